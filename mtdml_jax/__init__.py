@@ -1,0 +1,29 @@
+"""Multi-threshold deep metric learning in JAX: the functional API.
+
+An embedding is cut into slices; every slice learns the (dual) triplet loss at its own threshold with
+batch-hard mining, so that nobody has to search for "the" threshold. After Yang et al., "Multi-threshold
+deep metric learning for facial expression recognition", Pattern Recognition 156 (2024) 110711.
+
+Importing this package imports jax and nothing heavier; training lives in `mtdml_jax.training` and
+`python -m mtdml_jax`.
+"""
+
+from mtdml_jax.losses import LossAux, dual_triplet_loss, multi_threshold_loss, triplet_loss
+from mtdml_jax.mining import Triplets, mine_batch_hard
+from mtdml_jax.slicing import merge_slices, split_slices
+from mtdml_jax.thresholds import sample_thresholds, threshold_range
+
+__version__ = '0.1.0'
+
+__all__ = [
+    'LossAux',
+    'Triplets',
+    'dual_triplet_loss',
+    'merge_slices',
+    'mine_batch_hard',
+    'multi_threshold_loss',
+    'sample_thresholds',
+    'split_slices',
+    'threshold_range',
+    'triplet_loss',
+]
