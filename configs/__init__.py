@@ -1,0 +1,1 @@
+"""Run configurations: default.py lists every key, the others override."""

@@ -1,0 +1,133 @@
+"""Every key of a run, with its unit and scope. The other configs override some of them.
+
+Any key can be set on the command line: `--config.train.num_steps=500`.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The default config: ResNet-18 on 48 px grey faces, 8 slices, joint loss."""
+    config = ConfigDict()
+
+    # Seed of weights, sampling and augmentation. Same seed, same machine: same bits.
+    config.seed = 0
+
+    config.data = data = ConfigDict()
+    # A data set of this package ('synthetic_faces', 'fer2013') or any TFDS name with image and label.
+    data.name = 'synthetic_faces'
+    # Folder of the source files, for sets that are read from files on disk.
+    data.dir = 'data'
+    # Folder into which data sets are prepared, once.
+    data.prepared_dir = 'prepared'
+    # Split that is trained on, and that is the gallery of the evaluation.
+    data.train_split = 'train'
+    # Split that is watched during training and chooses the best checkpoint; '' for none.
+    data.validation_split = 'validation'
+    # Side in pixels to which images are resized.
+    data.image_size = 48
+    # 1 (grey) or 3 (RGB).
+    data.channels = 1
+    # Subtracted from and divided out of pixel values in [0, 1]; one number, or one a channel.
+    data.mean = (0.5,)
+    data.std = (0.25,)
+    # Global batch size, in images. Must be divisible by the number of devices.
+    data.batch_size = 128
+    # Faces K of a class in a batch, where not all classes fit a batch with K each (P x K sampling).
+    # With few classes every class is in every batch, with batch_size / num_classes faces.
+    data.samples_per_class = 4
+
+    config.augment = augment = ConfigDict()
+    # Probability of a horizontal flip.
+    augment.flip = 0.5
+    # Largest rotation, in degrees.
+    augment.rotation = 10.0
+    # Largest zoom in or out, as a share: 0.1 zooms by up to 1.1 or 1 / 1.1.
+    augment.scale = 0.1
+    # Largest shift, as a share of the side.
+    augment.shift = 0.08
+    # Largest change of all pixel values, of the range [0, 1].
+    augment.brightness = 0.1
+    # Largest change of contrast, as a share.
+    augment.contrast = 0.2
+    # Probability that a rectangle is erased, and the largest share of the area that it covers.
+    augment.erasing = 0.0
+    augment.erasing_area = 0.15
+
+    config.model = model = ConfigDict()
+    # 'resnet18', 'resnet34' or 'resnet50'.
+    model.backbone = 'resnet18'
+    # Multiplies the 64, 128, 256 and 512 channels of the four stages.
+    model.width_factor = 0.5
+    # 'small' (3x3 stride 2: up to 64 px) or 'imagenet' (7x7 stride 2 and max-pool: 224 px).
+    model.stem = 'small'
+    # Size E of the embedding; must be divisible by num_slices.
+    model.embedding_size = 256
+    # Number of slices S, each with a threshold of its own.
+    model.num_slices = 8
+    # (Initial) scale of the cosine classifier's logits, and whether it is learned.
+    model.logit_scale = 10.0
+    model.learn_logit_scale = True
+    # 'float32' or 'bfloat16': type of the backbone's computation. Parameters are float32.
+    model.dtype = 'float32'
+
+    config.loss = loss = ConfigDict()
+    # Weight of the multi-threshold loss. Far above 1 it collapses on noisy labels.
+    loss.metric_weight = 1.0
+    # Weight of the softmax cross-entropy on the whole embedding. At 0 hard sets collapse (README).
+    loss.softmax_weight = 1.0
+    # Share of the target that cross-entropy spreads over all classes.
+    loss.label_smoothing = 0.0
+    # 'euclidean' or 'squared_euclidean': distance between unit slices, and unit of the thresholds.
+    loss.distance = 'euclidean'
+    # Dual triplet loss, or the ordinary one.
+    loss.dual = True
+    # 'hard': hardest positive and negative of each anchor in the global batch.
+    loss.mining = 'hard'
+    # One threshold a slice; empty: midpoints of num_slices equal bins of the valid range.
+    loss.thresholds = ()
+
+    config.optim = optim = ConfigDict()
+    # 'adamw' or 'sgd' (Nesterov).
+    optim.name = 'adamw'
+    # Peak learning rate.
+    optim.learning_rate = 1e-3
+    # 'cosine' (linear warm-up, then a cosine down to 0) or 'constant' (after the warm-up).
+    optim.schedule = 'cosine'
+    # Share of all steps during which the learning rate rises from 0.
+    optim.warmup = 0.2
+    # Decoupled for adamw, added to the gradient for sgd; on kernels only.
+    optim.weight_decay = 0.01
+    # Of sgd.
+    optim.momentum = 0.9
+    # Largest global norm of the gradient; 0 for no limit.
+    optim.clip_norm = 5.0
+
+    config.train = train = ConfigDict()
+    # Number of optimizer steps.
+    train.num_steps = 1000
+    # Decay of the running mean of weights and BatchNorm statistics that is evaluated; 0 for none.
+    train.ema_decay = 0.0
+    # Steps from one line of metrics (means over these steps) to the next.
+    train.log_every = 20
+    # Steps from one checkpoint to the next; each is preceded by a look at the validation split.
+    train.checkpoint_every = 200
+    # Number of latest checkpoints kept, besides the best one.
+    train.keep_checkpoints = 2
+    # What the best checkpoint is best at: 'softmax_accuracy' or 'knn_accuracy' on the validation split.
+    train.best_metric = 'softmax_accuracy'
+    # Steps during which a slice must lie in one point before the collapse alarm goes off.
+    train.collapse_steps = 200
+
+    config.eval = evaluation = ConfigDict()
+    # Split that is evaluated at the end of training.
+    evaluation.split = 'test'
+    # 'best' or 'latest' checkpoint.
+    evaluation.checkpoint = 'best'
+    # Images embedded at a time, over this host's devices.
+    evaluation.batch_size = 256
+    # Neighbours k of the k-nearest-neighbour classifier.
+    evaluation.num_neighbors = 15
+    # Faces of the train split that kNN searches while training goes on (all of them at the end).
+    evaluation.gallery_size = 2000
+    return config.lock()

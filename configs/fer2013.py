@@ -1,0 +1,28 @@
+"""FER2013 on a CPU of 2 cores.
+
+    python -m mtdml_jax train --config=configs/fer2013.py --workdir=runs/fer2013 --config.data.dir=DIR
+
+with fer2013.csv, fer2013.csv.gz or icml_face_data.csv in DIR. PublicTest is the validation split;
+PrivateTest, if the file has it, is read by `evaluate --split=test` alone.
+"""
+
+from configs import default
+
+
+def get_config():
+    """ResNet-18 of quarter width, 9 faces of each class in a batch, joint loss, 22 epochs."""
+    config = default.get_config()
+    config.data.name = 'fer2013'
+    config.data.batch_size = 64
+    config.model.width_factor = 0.25
+    config.optim.learning_rate = 2e-3
+    config.optim.warmup = 0.1
+    config.optim.weight_decay = 0.05
+    config.train.num_steps = 10_000
+    config.train.log_every = 50
+    config.train.checkpoint_every = 1000
+    config.train.ema_decay = 0.998
+    config.eval.split = 'validation'
+    # The schedule ends at a learning rate of 0: the last weights, not those that PublicTest likes best.
+    config.eval.checkpoint = 'latest'
+    return config

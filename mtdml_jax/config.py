@@ -1,0 +1,146 @@
+"""Configs of runs: loading, overriding, keeping one beside its run, and checking it."""
+
+import difflib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from mtdml_jax.errors import UserError
+from mtdml_jax.losses import MININGS
+
+# Where things are is not what they are: a run may move to another machine.
+LOCATION_KEYS = ('data.dir', 'data.prepared_dir')
+
+
+def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
+    """Loads a config file and applies overrides.
+
+    Args:
+      path: 'FILE' or 'FILE:argument', a Python file with `get_config`.
+      overrides: arguments such as '--config.train.num_steps=500'.
+
+    Raises:
+      UserError: no such file, an unknown key, or a value of another type.
+    """
+    if not Path(path.split(':')[0]).is_file():
+        raise UserError(f'--config: no file {path.split(":")[0]!r}')
+    root = str(Path(path).absolute().parents[1])
+    if root not in sys.path:
+        # A config imports those that it builds on: `from configs import default`.
+        sys.path.append(root)
+    holder = flags.FlagValues()
+    argv = ['', f'--config={path}']
+    config_flags.DEFINE_config_file('config', flag_values=holder, sys_argv=argv)
+    holder(argv)
+    return apply_overrides(holder.config, overrides)
+
+
+def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
+    """Applies arguments such as '--config.train.num_steps=500'; values keep their key's type.
+
+    Raises:
+      UserError: an unknown key (names the nearest), an argument that is none, or a wrong value.
+    """
+    known = [key for key, _ in flatten(config)]
+    for override in overrides:
+        name = override.lstrip('-').split('=')[0]
+        if not override.startswith('--config.'):
+            continue
+        key = name.removeprefix('config.')
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+            raise UserError(f'unknown config key {key!r}; did you mean {near!r}?')
+    holder = flags.FlagValues()
+    argv = ['', *overrides]
+    config_flags.DEFINE_config_dict('config', config, flag_values=holder, sys_argv=argv)
+    try:
+        rest = holder(argv)
+    except (flags.Error, ValueError, TypeError) as error:
+        raise UserError(f'command line: {error}') from error
+    if rest[1:]:
+        raise UserError(f'unexpected argument {rest[1]!r}')
+    return holder.config
+
+
+def flatten(config, prefix: str = '') -> Iterator[tuple[str, object]]:
+    """The keys of a nested config with dots, and their values."""
+    for name, value in config.items():
+        if isinstance(value, (dict, ConfigDict)):
+            yield from flatten(value, f'{prefix}{name}.')
+        else:
+            yield prefix + name, value
+
+
+def read_config(workdir: Path) -> ConfigDict:
+    """The config of the run in `workdir`.
+
+    Raises:
+      UserError: no run there.
+    """
+    path = workdir / 'config.json'
+    if not path.is_file():
+        raise UserError(f'--workdir: no run in {workdir} (there is no {path})')
+    # JSON has no tuples, and a ConfigDict keeps the types of its values: lists become tuples first.
+    config = json.loads(path.read_text(encoding='utf-8'), object_hook=_lists_to_tuples)
+    return ConfigDict(config).lock()
+
+
+def _lists_to_tuples(section):
+    return {key: tuple(x) if isinstance(x, list) else x for key, x in section.items()}
+
+
+def claim_workdir(workdir: Path, config: ConfigDict) -> None:
+    """Keeps the config in the run's folder, which a run with another config may not use.
+
+    Raises:
+      UserError: the folder belongs to another config; names the keys that differ.
+    """
+    path = workdir / 'config.json'
+    if path.is_file():
+        found, wanted = dict(flatten(read_config(workdir))), dict(flatten(config))
+        different = [
+            f'{key} (there {found.get(key)!r}, now {wanted.get(key)!r})'
+            for key in sorted(found.keys() | wanted.keys())
+            if found.get(key) != wanted.get(key) and key not in LOCATION_KEYS
+        ]
+        if different:
+            raise UserError(
+                f'--workdir: {workdir} holds a run with another config: {", ".join(different)}. '
+                f'Choose another workdir, or the same settings to resume.'
+            )
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(config.to_dict(), indent=2)
+    # Written aside and renamed: a kill leaves no half a config, and hosts that share a folder agree.
+    partial = path.with_suffix('.partial')
+    partial.write_text(text + '\n', encoding='utf-8')
+    partial.replace(path)
+
+
+def check_config(config: ConfigDict, num_devices: int) -> None:
+    """Raises UserError for settings that cannot work together, before anything expensive starts."""
+    data, train = config.data, config.train
+    for key in ('train.num_steps', 'train.log_every', 'train.checkpoint_every', 'data.batch_size'):
+        section, name = key.split('.')
+        if config[section][name] < 1:
+            raise UserError(f'config.{key}: expected at least 1, found {config[section][name]}')
+    if data.batch_size % num_devices:
+        down = data.batch_size // num_devices * num_devices
+        raise UserError(
+            f'config.data.batch_size ({data.batch_size}) must be divisible by the number of devices '
+            f'({num_devices}); try {down or num_devices} or {down + num_devices}'
+        )
+    if config.loss.mining not in MININGS:
+        raise UserError(
+            f'config.loss.mining: expected one of {", ".join(MININGS)}, found {config.loss.mining!r}'
+        )
+    metrics = ('softmax_accuracy', 'knn_accuracy')
+    if train.best_metric not in metrics:
+        raise UserError(
+            f'config.train.best_metric: expected one of {", ".join(metrics)}, found '
+            f'{train.best_metric!r}'
+        )

@@ -1,0 +1,104 @@
+"""The network: a backbone, a sliced embedding, and a classifier on the whole of it."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mtdml_jax.errors import UserError
+from mtdml_jax.models.resnet import RESNETS, STEMS, ResNet
+from mtdml_jax.slicing import merge_slices, split_slices
+
+DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+
+
+class Outputs(NamedTuple):
+    """What the network says of a batch.
+
+    Attributes:
+      embedding: as it leaves the last layer, not normalised, float32 [B, E].
+      logits: class scores, float32 [B, C].
+    """
+
+    embedding: jax.Array
+    logits: jax.Array
+
+
+class Network(nn.Module):
+    """Backbone, embedding of S slices, and a cosine classifier on the slices side by side.
+
+    The classifier sees what the metric loss and the evaluation see: every slice normalised, all
+    together of length 1. Its logits are scale * cos(embedding, class vector).
+
+    Attributes:
+      backbone: module from images to features [B, F].
+      embedding_size: size E of the embedding.
+      num_slices: number of slices S; divides E.
+      num_classes: number of classes C.
+      scale: (initial) scale of the logits.
+      learn_scale: whether the scale is a parameter or fixed.
+
+    References:
+      Wang et al., "NormFace: L2 hypersphere embedding for face verification", ACM MM 2017.
+    """
+
+    backbone: nn.Module
+    embedding_size: int
+    num_slices: int
+    num_classes: int
+    scale: float
+    learn_scale: bool
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool = False) -> Outputs:
+        """Images [B, H, W, channels] -> `Outputs`; `train` takes BatchNorm's statistics from them."""
+        features = self.backbone(images, train=train)
+        embedding = nn.Dense(self.embedding_size, name='embedding')(features)
+        whole = merge_slices(split_slices(embedding, self.num_slices))
+        kernel = self.param(
+            'classes', nn.initializers.normal(1.0), (self.embedding_size, self.num_classes)
+        )
+        cosine = whole @ (kernel / jnp.linalg.norm(kernel, axis=0))
+        scale = self.scale
+        if self.learn_scale:
+            scale = self.param('scale', nn.initializers.constant(self.scale), ())
+        return Outputs(embedding, scale * cosine)
+
+
+def make_network(model, num_classes: int, axis_name: str | None = None) -> Network:
+    """The network that the section `model` of the config describes.
+
+    Args:
+      model: the section.
+      num_classes: number of classes C.
+      axis_name: mapped axis over which BatchNorm averages in training.
+
+    Raises:
+      UserError: a backbone, stem or dtype that does not exist, or sizes that do not fit.
+    """
+    for key, known in (('backbone', RESNETS), ('stem', STEMS), ('dtype', DTYPES)):
+        if model[key] not in known:
+            raise UserError(
+                f'config.model.{key}: expected one of {", ".join(known)}, found {model[key]!r}'
+            )
+    if model.num_slices < 1 or model.embedding_size % model.num_slices:
+        raise UserError(
+            f'config.model.embedding_size ({model.embedding_size}) must be divisible by '
+            f'config.model.num_slices ({model.num_slices})'
+        )
+    backbone = ResNet(
+        depth=model.backbone,
+        width_factor=model.width_factor,
+        stem=model.stem,
+        dtype=DTYPES[model.dtype],
+        axis_name=axis_name,
+    )
+    return Network(
+        backbone=backbone,
+        embedding_size=model.embedding_size,
+        num_slices=model.num_slices,
+        num_classes=num_classes,
+        scale=model.logit_scale,
+        learn_scale=model.learn_logit_scale,
+    )
