@@ -1,0 +1,1 @@
+"""Data sets as TFDS builders, P x K sampling, augmentation, and the input pipeline."""

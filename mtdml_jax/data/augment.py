@@ -1,0 +1,105 @@
+"""Random augmentation of a batch of images as a pure function of (seed, step)."""
+
+import math
+
+import tensorflow as tf
+
+NUM_DRAWS = 10
+
+
+def draw_uniforms(batch_size: int, *, seed: int, step: tf.Tensor) -> tf.Tensor:
+    """The random numbers of a batch: uniform in [0, 1), float32 [B, NUM_DRAWS].
+
+    Drawn for the global batch, so that a host that makes only some of its rows can cut out theirs.
+    """
+    seeds = tf.stack([tf.constant(seed, tf.int64), tf.cast(step, tf.int64)])
+    return tf.random.stateless_uniform([batch_size, NUM_DRAWS], seeds)
+
+
+def augment(images: tf.Tensor, uniforms: tf.Tensor, strength) -> tf.Tensor:
+    """Flips, warps, relights and erases parts of images, each image by its own random numbers.
+
+    Args:
+      images: grey values or colours in [0, 1], float32 [B, H, W, C].
+      uniforms: one row of random numbers an image, [B, NUM_DRAWS].
+      strength: the section `augment` of the config; a strength of 0 leaves that step out.
+
+    Returns:
+      Images of the same shape, in [0, 1].
+    """
+    draws = tf.unstack(uniforms, axis=1)
+    images = _warp(images, draws[:5], strength)
+    images = _relight(images, draws[5], draws[6], strength)
+    # The last three draws place the erased rectangle; the first of them also decides whether.
+    return _erase(images, draws[7:], strength)
+
+
+def _signed(uniform):
+    return 2.0 * uniform - 1.0
+
+
+def _warp(images, draws, strength):
+    """Flip, rotation, scale and shift in one bilinear resampling; the border is repeated outwards."""
+    if not any((strength.flip, strength.rotation, strength.scale, strength.shift)):
+        return images
+    flip, rotation, scale, shift_x, shift_y = draws
+    height, width = images.shape[1:3]
+    angle = _signed(rotation) * math.radians(strength.rotation)
+    # Zooming by z and by 1/z are equally likely.
+    zoom = tf.exp(_signed(scale) * math.log1p(strength.scale))
+    mirror = tf.where(flip < strength.flip, -1.0, 1.0)
+    cos, sin = tf.cos(angle) / zoom, tf.sin(angle) / zoom
+    centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
+    to_x = centre_x + _signed(shift_x) * strength.shift * width
+    to_y = centre_y + _signed(shift_y) * strength.shift * height
+    # Where each output pixel (x, y) reads: the centre of the output comes from (to_x, to_y).
+    a, b, d, e = cos * mirror, -sin, sin * mirror, cos
+    transforms = tf.stack(
+        [
+            *(a, b, to_x - a * centre_x - b * centre_y),
+            *(d, e, to_y - d * centre_x - e * centre_y),
+            *(tf.zeros_like(a), tf.zeros_like(a)),
+        ],
+        axis=1,
+    )
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=images,
+        transforms=transforms,
+        output_shape=[height, width],
+        fill_value=0.0,
+        interpolation='BILINEAR',
+        fill_mode='NEAREST',
+    )
+
+
+def _relight(images, brightness, contrast, strength):
+    """Contrast about each image's mean, then brightness; both uniform within their strength."""
+    if not (strength.brightness or strength.contrast):
+        return images
+    gain = (1.0 + _signed(contrast) * strength.contrast)[:, None, None, None]
+    offset = (_signed(brightness) * strength.brightness)[:, None, None, None]
+    mean = tf.reduce_mean(images, axis=(1, 2, 3), keepdims=True)
+    return tf.clip_by_value(mean + gain * (images - mean) + offset, 0.0, 1.0)
+
+
+def _erase(images, draws, strength):
+    """Fills a rectangle of up to `erasing_area` of the image with its mean, in a share of images.
+
+    Zhong et al., "Random erasing data augmentation", AAAI 2020.
+    """
+    if not strength.erasing:
+        return images
+    choice, centre_x, centre_y = draws
+    # Below the probability the choice is itself uniform: it also sets the area.
+    area = strength.erasing_area * choice / strength.erasing
+    half = tf.where(choice < strength.erasing, tf.sqrt(area) / 2, 0.0)
+    inside = _near(centre_y, half, images.shape[1])[:, :, None]
+    inside &= _near(centre_x, half, images.shape[2])[:, None, :]
+    mean = tf.reduce_mean(images, axis=(1, 2), keepdims=True)
+    return tf.where(inside[..., None], mean, images)
+
+
+def _near(centre, half, size):
+    """Which of `size` pixels lie within `half` of the centre, both in shares of the side: [B, size]."""
+    pixels = (tf.range(size, dtype=tf.float32) + 0.5) / size
+    return tf.abs(pixels - centre[:, None]) < half[:, None]

@@ -1,0 +1,104 @@
+"""P x K sampling: which faces stand in the batch of a step, as a pure function of (seed, step)."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+
+class ClassIndex(NamedTuple):
+    """The rows of a split, grouped by class; only classes that have rows.
+
+    Attributes:
+      rows: row numbers sorted by class, int64 [N].
+      start: where each class begins in `rows`, int64 [C].
+      size: number of rows of each class, int64 [C].
+    """
+
+    rows: np.ndarray
+    start: np.ndarray
+    size: np.ndarray
+
+
+def index_by_class(labels: np.ndarray) -> ClassIndex:
+    """Groups the rows of a split by label ([N] -> `ClassIndex`)."""
+    _, start, size = np.unique(np.sort(labels), return_index=True, return_counts=True)
+    rows = np.argsort(labels, kind='stable')
+    return ClassIndex(rows.astype(np.int64), start.astype(np.int64), size.astype(np.int64))
+
+
+def sample_rows(
+    index: ClassIndex, batch_size: int, samples_per_class: int, *, seed: int, step: tf.Tensor
+) -> tf.Tensor:
+    """The rows of the batch of `step`: P classes with K faces each.
+
+    With P = batch_size / samples_per_class at least the number of classes C, every class is in every
+    batch, with equal shares or, where C does not divide the batch, shares that differ by one and take
+    turns. With more classes, each batch holds P different ones; every class is drawn once, in random
+    order, before any is drawn again (but for as many as complete the last batch of a round, which take
+    turns). Each face of a class is drawn once, in random order, before any repeats.
+
+    Args:
+      index: the rows by class.
+      batch_size: number of rows B, over all hosts.
+      samples_per_class: faces K of each class; divides the batch size where C > P.
+      seed: seed of the run.
+      step: int64 scalar.
+
+    Returns:
+      Row numbers, int64 [B].
+
+    Raises:
+      ValueError: more classes than fit a batch and K that does not divide it.
+    """
+    num_classes = len(index.start)
+    classes_per_batch = batch_size // samples_per_class
+    step = tf.cast(step, tf.int64)
+    if num_classes <= classes_per_batch:
+        draw = step * batch_size + tf.range(batch_size, dtype=tf.int64)
+        return _draw_faces(index, draw % num_classes, draw // num_classes, seed)
+    if batch_size % samples_per_class:
+        raise ValueError(
+            f'expected samples_per_class to divide the batch size when not all {num_classes} classes '
+            f'fit a batch, found {samples_per_class} and {batch_size}'
+        )
+    classes, visits = _draw_classes(num_classes, classes_per_batch, seed, step)
+    draw = visits[:, None] * samples_per_class + tf.range(samples_per_class, dtype=tf.int64)
+    return _draw_faces(index, tf.repeat(classes, samples_per_class), tf.reshape(draw, [-1]), seed)
+
+
+def _draw_classes(num_classes, classes_per_batch, seed, step):
+    """P different classes, int64 [P], and how often each was drawn before, int64 [P].
+
+    A round of ceil(C / P) batches shows all C classes, and the first `surplus` of its order again in
+    its last batch. Those are the next `surplus` classes in a fixed order, round after round, so that
+    the number of visits of a class has a closed form.
+    """
+    batches = math.ceil(num_classes / classes_per_batch)
+    surplus = batches * classes_per_batch - num_classes
+    round_ = step // batches
+    place = (step % batches) * classes_per_batch + tf.range(classes_per_batch, dtype=tf.int64)
+    again = tf.cast(place >= num_classes, tf.int64)
+    place -= again * num_classes
+    others = num_classes - surplus
+    shuffled = surplus + _shuffle(tf.maximum(place - surplus, 0), others, (seed, round_, 1))
+    turn = (round_ * surplus + tf.where(place < surplus, place, shuffled)) % num_classes
+    visits = round_ + (round_ * surplus + num_classes - 1 - turn) // num_classes + again
+    return _shuffle(turn, num_classes, (seed, 0, 2)), visits
+
+
+def _draw_faces(index, classes, draw, seed):
+    """Rows of the `draw`-th face of each class, both int64 [B]: a new order every size[class] draws."""
+    size, start = tf.gather(index.size, classes), tf.gather(index.start, classes)
+    return tf.gather(index.rows, start + _shuffle(draw % size, size, (seed, draw // size, classes)))
+
+
+def _shuffle(position, size, seed):
+    """Where a random permutation of `size` things, drawn from three seeds, puts each `position`."""
+    seeds = [tf.broadcast_to(tf.cast(part, tf.int64), tf.shape(position)) for part in seed]
+    return tf.raw_ops.RandomIndexShuffle(
+        index=position,
+        seed=tf.cast(tf.stack(seeds, axis=-1), tf.int32),
+        max_index=tf.broadcast_to(tf.cast(size, tf.int64) - 1, tf.shape(position)),
+    )
