@@ -1,0 +1,1 @@
+"""Embeddings of whole splits, classifiers and retrieval on them, and the report."""

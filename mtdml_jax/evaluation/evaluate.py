@@ -1,0 +1,137 @@
+"""Evaluation of a run: from its checkpoint to evaluation.json and report.html."""
+
+import json
+import platform
+import subprocess
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+import mtdml_jax
+from mtdml_jax.data.pipeline import load_split
+from mtdml_jax.evaluation.classify import classification_scores, predict_classes
+from mtdml_jax.evaluation.embed import make_embedder
+from mtdml_jax.evaluation.report import write_report
+from mtdml_jax.evaluation.retrieval import retrieval_scores
+from mtdml_jax.evaluation.slices import slice_study
+from mtdml_jax.models import make_network
+from mtdml_jax.training import checkpoints
+from mtdml_jax.training.loop import make_thresholds
+from mtdml_jax.training.metrics import read_metrics
+from mtdml_jax.training.state import create_state, make_optimizer, make_schedule
+
+
+def evaluate(config: ConfigDict, workdir: Path, split: str, command: str = '') -> dict:
+    """Evaluates the run in `workdir` on a split, with the train split as the gallery.
+
+    Writes evaluation.json and report.html into the run's folder.
+
+    Args:
+      config: the run's config.
+      workdir: the run's folder.
+      split: name of the split.
+      command: how the run was started, for the report.
+
+    Returns:
+      The content of evaluation.json.
+
+    Raises:
+      UserError: no checkpoint, or a split that the data lacks.
+    """
+    data, options = config.data, config.eval
+    query_split = load_split(data, split)
+    gallery_split = load_split(data, data.train_split)
+    num_classes = len(gallery_split.class_names)
+    network = make_network(config.model, num_classes)
+    thresholds = np.asarray(make_thresholds(config, num_classes))
+    state, info = load_checkpoint(network, config, workdir)
+
+    embed = make_embedder(network, config)
+    gallery, queries = (embed(state.eval_variables, x) for x in (gallery_split, query_split))
+    neighbors = {'num_neighbors': options.num_neighbors}
+    predictions = predict_classes(gallery, queries, seed=config.seed, **neighbors)
+    evaluation = {
+        'split': split,
+        'gallery_split': data.train_split,
+        'num_examples': len(queries.labels),
+        'class_names': query_split.class_names,
+        'classifiers': {
+            name: classification_scores(queries.labels, predicted, num_classes)
+            for name, predicted in predictions.items()
+        },
+        'retrieval': retrieval_scores(queries.embeddings, queries.labels),
+        'slices': slice_study(
+            gallery,
+            queries,
+            thresholds,
+            distance=config.loss.distance,
+            dual=config.loss.dual,
+            batch_size=data.batch_size,
+            **neighbors,
+        ),
+        'run': describe_run(config, workdir, state, info, command),
+    }
+    text = json.dumps(evaluation, indent=2)
+    (workdir / 'evaluation.json').write_text(text + '\n', encoding='utf-8')
+    write_report(
+        workdir / 'report.html',
+        config=config.to_dict(),
+        history=read_metrics(workdir / 'metrics.jsonl'),
+        evaluation=evaluation,
+        queries=queries,
+        gallery=gallery,
+        query_images=query_split.images,
+        gallery_images=gallery_split.images,
+        predictions=predictions,
+        query_names=query_split.file_names,
+        seed=config.seed,
+    )
+    return evaluation
+
+
+def load_checkpoint(network, config: ConfigDict, workdir: Path):
+    """The (state, info) of the checkpoint that `config.eval.checkpoint` names.
+
+    Raises:
+      UserError: there is none.
+    """
+    optimizer = make_optimizer(config.optim, make_schedule(config.optim, config.train.num_steps))
+    target = jax.eval_shape(lambda: create_state(network, optimizer, config))
+    with checkpoints.open_checkpoints(workdir / 'checkpoints', config.train) as manager:
+        step = checkpoints.choose_step(manager, config.eval.checkpoint, config.train.best_metric)
+        return checkpoints.restore(manager, step, target)
+
+
+def describe_run(config, workdir: Path, state, info: dict, command: str) -> dict:
+    """What was run, where, and for how long: the 'run' of evaluation.json."""
+    seconds = info['seconds']
+    images = int(state.step) * config.data.batch_size
+    parameters = jax.tree.leaves(state.variables['params'])
+    return {
+        'command': command,
+        'workdir': str(workdir),
+        'steps': config.train.num_steps,
+        'checkpoint_step': int(state.step),
+        'seconds': round(seconds['total'], 1),
+        'images_per_second': round(images / max(seconds['steps'], 1e-9), 1),
+        'num_parameters': sum(x.size for x in parameters),
+        'devices': jax.device_count(),
+        'platform': jax.devices()[0].platform,
+        'python': platform.python_version(),
+        'jax': jax.__version__,
+        'mtdml_jax': mtdml_jax.__version__,
+        'commit': _commit(),
+    }
+
+
+def _commit() -> str:
+    """The commit of the working tree that the package is imported from; '' if there is none."""
+    found = subprocess.run(
+        ['git', '-C', str(Path(__file__).parent), 'describe', '--always', '--dirty'],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return found.stdout.strip()
