@@ -1,0 +1,129 @@
+"""Command line: python -m mtdml_jax train --config=FILE --workdir=DIR [--config.key=value ...]."""
+
+import argparse
+import logging
+import os
+import shlex
+import sys
+from pathlib import Path
+
+from mtdml_jax.errors import DivergenceError, UserError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a command; returns its exit code: 0, 2 for wrong input, 3 for a loss that diverged.
+
+    Args:
+      argv: arguments without the program's name; by default the process's.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    arguments, overrides = _parser().parse_known_args(argv)
+    command = shlex.join(['python', '-m', 'mtdml_jax', *argv])
+    try:
+        return arguments.function(arguments, overrides, command)
+    except (UserError, DivergenceError) as error:
+        if arguments.debug:
+            raise
+        print(f'mtdml_jax: {error}', file=sys.stderr)
+        return 2 if isinstance(error, UserError) else 3
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog='python -m mtdml_jax',
+        description='Multi-threshold deep metric learning in JAX and Flax.',
+        epilog='Any key of configs/default.py can follow as --config.section.key=value.',
+    )
+    common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    common.add_argument('--workdir', type=Path, required=True, help='folder of the run')
+    common.add_argument('--debug', action='store_true', help='show the traceback of an error')
+    commands = parser.add_subparsers(required=True, metavar='COMMAND')
+
+    train = commands.add_parser(
+        'train', parents=[common], allow_abbrev=False, help='train, evaluate, write the report'
+    )
+    train.add_argument('--config', required=True, help='config file, such as configs/quickstart.py')
+    train.add_argument(
+        '--distributed',
+        nargs='?',
+        const='auto',
+        metavar='HOST:PORT,NUM,ID',
+        help='one of several processes: as Cloud TPU or Slurm tell, or coordinator, number of '
+        'processes and number of this one',
+    )
+    train.set_defaults(function=_train)
+
+    evaluate = commands.add_parser(
+        'evaluate', parents=[common], allow_abbrev=False, help='evaluate a run on a split'
+    )
+    evaluate.add_argument(
+        '--split', help='train, validation, test, ...; default: config.eval.split'
+    )
+    evaluate.set_defaults(function=_evaluate)
+    return parser
+
+
+def _train(arguments, overrides, command) -> int:
+    from mtdml_jax.config import load_config
+
+    config = load_config(arguments.config, overrides)
+    if arguments.distributed:
+        _join_processes(arguments.distributed)
+    _quieten()
+    from mtdml_jax.training.loop import train
+
+    if not train(config, arguments.workdir):
+        print('stopped on request; the same command goes on from here', file=sys.stderr)
+        return 0
+    return _finish(config, arguments.workdir, config.eval.split, command)
+
+
+def _evaluate(arguments, overrides, command) -> int:
+    from mtdml_jax.config import apply_overrides, read_config
+
+    config = apply_overrides(read_config(arguments.workdir), overrides)
+    _quieten()
+    return _finish(config, arguments.workdir, arguments.split or config.eval.split, command)
+
+
+def _finish(config, workdir, split, command) -> int:
+    """Evaluation and report, by the first of several processes."""
+    import jax
+
+    if jax.process_index() != 0:
+        return 0
+    from mtdml_jax.evaluation.evaluate import evaluate
+
+    evaluation = evaluate(config, workdir, split, command)
+    print(f'{evaluation["num_examples"]} faces of the split {split}:')
+    for name, scores in evaluation['classifiers'].items():
+        low, high = scores['accuracy_ci95']
+        print(f'  {name:9s} {scores["accuracy"]:6.2%}  (95 % interval {low:.2%} to {high:.2%})')
+    print(f'report: {(workdir / "report.html").absolute()}')
+    return 0
+
+
+def _join_processes(where: str) -> None:
+    import jax
+
+    if where == 'auto':
+        jax.distributed.initialize()
+        return
+    try:
+        address, number, process = where.split(',')
+        jax.distributed.initialize(address, int(number), int(process))
+    except ValueError as error:
+        raise UserError(f'--distributed: expected HOST:PORT,NUM,ID, found {where!r}') from error
+
+
+def _quieten() -> None:
+    """Leaves the terminal to what the user asked for; must come before TensorFlow is imported."""
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+    from absl import logging as absl_logging
+
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    logging.getLogger('jax').setLevel(logging.ERROR)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""Checkpoints by Orbax: the latest k and the best one. The only module that knows Orbax."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from mtdml_jax.errors import UserError
+from mtdml_jax.training.state import TrainState
+
+
+def open_checkpoints(folder: Path, train) -> ocp.CheckpointManager:
+    """Opens the checkpoints in `folder`, for writing and reading.
+
+    Args:
+      folder: where they are.
+      train: the section `train` of the config.
+    """
+
+    def accuracy(metrics):
+        return metrics[train.best_metric]
+
+    keep = preservation_policy.AnyPreservationPolicy(
+        [
+            preservation_policy.LatestN(train.keep_checkpoints),
+            # Those without metrics were saved in a hurry (preemption): LatestN looks after them.
+            preservation_policy.BestN(
+                get_metric_fn=accuracy, n=1, keep_checkpoints_without_metrics=False
+            ),
+        ]
+    )
+    # Without `best_fn` Orbax forgets the metrics; the policy alone decides what is kept.
+    options = ocp.CheckpointManagerOptions(best_fn=accuracy, preservation_policy=keep)
+    return ocp.CheckpointManager(folder.absolute(), options=options)
+
+
+def save(
+    checkpoints: ocp.CheckpointManager, state: TrainState, metrics: dict | None, info: dict
+) -> None:
+    """Writes a checkpoint in the background; `wait_until_finished` before the process ends.
+
+    Args:
+      checkpoints: as opened.
+      state: the state, on the host (numpy).
+      metrics: what the best checkpoint is chosen by; None if nothing was measured.
+      info: JSON beside the state.
+    """
+    items = ocp.args.Composite(state=ocp.args.StandardSave(state), info=ocp.args.JsonSave(info))
+    checkpoints.save(int(state.step), args=items, metrics=metrics)
+
+
+def restore(
+    checkpoints: ocp.CheckpointManager, step: int, target: TrainState
+) -> tuple[TrainState, dict]:
+    """Reads the checkpoint of `step`: (state on the host, info).
+
+    Args:
+      checkpoints: as opened.
+      step: one of its steps.
+      target: a state of the same structure (arrays or shapes).
+    """
+    abstract = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), target)
+    items = ocp.args.Composite(
+        state=ocp.args.StandardRestore(abstract), info=ocp.args.JsonRestore()
+    )
+    restored = checkpoints.restore(step, args=items)
+    return restored.state, restored.info
+
+
+def choose_step(checkpoints: ocp.CheckpointManager, which: str, best_metric: str) -> int:
+    """The step of the 'best' or 'latest' checkpoint.
+
+    Without a measured checkpoint (no validation split) the best is the latest.
+
+    Raises:
+      UserError: no checkpoint, or another word.
+    """
+    steps = checkpoints.all_steps()
+    if not steps:
+        raise UserError(f'no checkpoint in {checkpoints.directory}')
+    if which == 'latest':
+        return max(steps)
+    if which != 'best':
+        raise UserError(f'config.eval.checkpoint: expected best or latest, found {which!r}')
+    metrics = {step: checkpoints.metrics(step) for step in steps}
+    measured = {step: found[best_metric] for step, found in metrics.items() if found}
+    return max(measured, key=measured.get, default=max(steps))

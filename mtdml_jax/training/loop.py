@@ -1,0 +1,176 @@
+"""The training loop: data in, steps over all devices, metrics, validation, checkpoints, resume."""
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import jax_utils
+from ml_collections import ConfigDict
+
+from mtdml_jax.config import check_config, claim_workdir
+from mtdml_jax.data.pipeline import Split, check_trainable, load_split, prepare, train_batches
+from mtdml_jax.errors import UserError
+from mtdml_jax.evaluation.classify import fit_neighbors
+from mtdml_jax.evaluation.embed import make_embedder
+from mtdml_jax.models import Network, make_network
+from mtdml_jax.thresholds import sample_thresholds, threshold_range
+from mtdml_jax.training import checkpoints
+from mtdml_jax.training.metrics import RunLog
+from mtdml_jax.training.state import create_state, make_optimizer, make_schedule
+from mtdml_jax.training.step import make_loss, make_train_step
+
+AXIS = 'batch'
+
+
+def train(config: ConfigDict, workdir: Path) -> bool:
+    """Trains the run in `workdir`, or goes on with it, up to `config.train.num_steps` steps.
+
+    Writes config.json, metrics.jsonl, TensorBoard events and checkpoints. SIGTERM saves a checkpoint
+    and returns.
+
+    Args:
+      config: the whole config.
+      workdir: the run's folder.
+
+    Returns:
+      Whether the run is complete.
+
+    Raises:
+      UserError: data or settings that cannot be trained on.
+      DivergenceError: the loss is no longer finite.
+    """
+    check_config(config, jax.device_count())
+    train_split, validation_split = load_training_splits(config.data)
+    num_classes, num_steps = len(train_split.class_names), config.train.num_steps
+    network = make_network(config.model, num_classes, AXIS)
+    thresholds = make_thresholds(config, num_classes)
+    schedule = make_schedule(config.optim, num_steps)
+    optimizer = make_optimizer(config.optim, schedule)
+    claim_workdir(workdir, config)
+
+    state = create_state(network, optimizer, config)
+    manager = checkpoints.open_checkpoints(workdir / 'checkpoints', config.train)
+    seconds = {'total': 0.0, 'steps': 0.0}
+    if manager.latest_step() is not None:
+        state, info = checkpoints.restore(manager, manager.latest_step(), state)
+        seconds = info['seconds']
+    step = int(state.step)
+
+    joint_loss = make_loss(network, thresholds, config.loss, AXIS)
+    train_step = make_train_step(joint_loss, optimizer, schedule, config.train.ema_decay, AXIS)
+    train_step = jax.pmap(train_step, axis_name=AXIS, donate_argnums=0)
+    state = jax_utils.replicate(state, axis_name=AXIS)
+    validate = make_validation(network, config, train_split, validation_split)
+    batches = train_batches(
+        train_split,
+        config,
+        start_step=step,
+        host=jax.process_index(),
+        num_hosts=jax.process_count(),
+    )
+    with RunLog(workdir, step, seconds, config, thresholds) as log, catch_sigterm() as stopping:
+        for step, batch in enumerate(batches, start=step + 1):  # noqa: B020 (counts on)
+            state, metrics = train_step(state, split_over_devices(batch))
+            log.add(metrics)
+            stop = stopping(manager, step)
+            save = stop or step == num_steps or step % config.train.checkpoint_every == 0
+            if save or step % config.train.log_every == 0:
+                # Before anything is saved: it raises if the loss is not finite.
+                log.flush(step)
+            if save:
+                host_state = jax.device_get(jax_utils.unreplicate(state))
+                found = None if stop else validate(host_state.eval_variables)
+                log.validation(step, found or {})
+                info = {'class_names': train_split.class_names, 'seconds': log.seconds}
+                checkpoints.save(manager, host_state, found, info)
+            if stop:
+                break
+    manager.close()
+    return step == num_steps
+
+
+def load_training_splits(data) -> tuple[Split, Split | None]:
+    """The train split, checked, and the validation split, or None if there is none to watch.
+
+    Raises:
+      UserError: data that cannot be read or trained on.
+    """
+    train_split = load_split(data, data.train_split)
+    check_trainable(train_split)
+    if data.validation_split not in prepare(data).info.splits:
+        return train_split, None
+    return train_split, load_split(data, data.validation_split)
+
+
+def make_thresholds(config, num_classes: int) -> jax.Array:
+    """The thresholds of the slices, [S]: as configured, or over the valid range.
+
+    Raises:
+      UserError: another number of thresholds than of slices, or an unknown distance.
+    """
+    loss, model = config.loss, config.model
+    if loss.thresholds and len(loss.thresholds) != model.num_slices:
+        raise UserError(
+            f'config.loss.thresholds: expected {model.num_slices} of them (config.model.num_slices), '
+            f'found {len(loss.thresholds)}'
+        )
+    try:
+        slice_dim = model.embedding_size // model.num_slices
+        low, high = threshold_range(num_classes, slice_dim, loss.distance)
+    except ValueError as error:
+        raise UserError(f'config.loss: {error}') from error
+    if loss.thresholds:
+        return jnp.array(loss.thresholds, jnp.float32)
+    return sample_thresholds(model.num_slices, low, high)
+
+
+def make_validation(
+    network: Network, config, train_split: Split, validation_split: Split | None
+) -> Callable[[dict], dict | None]:
+    """A function from variables to accuracies on the validation split (None without such a split).
+
+    kNN searches `config.eval.gallery_size` faces of the train split, the same ones each time.
+    """
+    if validation_split is None:
+        return lambda variables: None
+    rows = np.random.default_rng(config.seed).permutation(len(train_split.labels))
+    gallery_split = train_split.take(np.sort(rows[: config.eval.gallery_size]))
+    embed = make_embedder(network, config)
+
+    def validate(variables):
+        gallery, queries = embed(variables, gallery_split), embed(variables, validation_split)
+        knn = fit_neighbors(gallery.embeddings, gallery.labels, config.eval.num_neighbors)
+        predictions = {
+            'softmax_accuracy': np.argmax(queries.logits, axis=1),
+            'knn_accuracy': knn.predict(queries.embeddings),
+        }
+        return {name: float(np.mean(x == queries.labels)) for name, x in predictions.items()}
+
+    return validate
+
+
+def split_over_devices(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Arrays [B, ...] to [local devices, B / local devices, ...], as pmap takes them."""
+    devices = jax.local_device_count()
+    return {name: x.reshape(devices, -1, *x.shape[1:]) for name, x in batch.items()}
+
+
+@contextlib.contextmanager
+def catch_sigterm() -> Iterator[Callable]:
+    """While it lasts, SIGTERM asks the run to save and stop; yields (manager, step) -> whether to.
+
+    Several processes must stop at the same step: they leave that to JAX's coordination service.
+    """
+    if jax.process_count() > 1:
+        yield lambda manager, step: manager.reached_preemption(step)
+        return
+    received = []
+    previous = signal.signal(signal.SIGTERM, lambda *_: received.append(True))
+    try:
+        yield lambda manager, step: bool(received)
+    finally:
+        signal.signal(signal.SIGTERM, previous)

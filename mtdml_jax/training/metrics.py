@@ -1,0 +1,213 @@
+"""What a run writes while it goes: metrics.jsonl, TensorBoard events, and the collapse alarm."""
+
+import json
+import math
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import tensorboardX
+from flax import jax_utils
+from tqdm import tqdm
+
+from mtdml_jax.errors import DivergenceError
+
+# Unit vectors are at most 2 apart. Below this they are one point for every purpose here.
+COLLAPSE_DISTANCE = 0.05
+
+
+class RunLog:
+    """Collects the metrics of steps and writes their means to the run's folder.
+
+    Rates and times go to TensorBoard and the progress bar only: two runs with the same seed have the
+    same metrics.jsonl.
+
+    Attributes:
+      seconds: {'total', 'steps'}: time that the run has taken over all its starts, and the part of
+        it that went into training steps.
+    """
+
+    def __init__(self, workdir: Path, start_step: int, seconds: dict, config, thresholds):
+        """Continues after `start_step`: later lines, of a run that was killed, are dropped."""
+        self.seconds = dict(seconds)
+        self._config, self._workdir, self._thresholds = config, workdir, np.asarray(thresholds)
+        self._collapsed_steps = np.zeros(len(thresholds), int)
+        self._window, self._flushed_at = [], time.monotonic()
+        self._lines = self._events = None
+        if jax.process_index() == 0:
+            self._lines = _reopen_lines(workdir / 'metrics.jsonl', start_step)
+            self._events = tensorboardX.SummaryWriter(str(workdir), purge_step=start_step + 1)
+        self._bar = tqdm(
+            total=config.train.num_steps,
+            initial=start_step,
+            unit='step',
+            mininterval=1.0 if sys.stderr.isatty() else 30.0,
+            disable=jax.process_index() != 0,
+        )
+
+    def __enter__(self):
+        """The log itself."""
+        return self
+
+    def __exit__(self, *_):
+        """Closes the files and the progress bar."""
+        self._bar.close()
+        if self._lines is not None:
+            self._lines.close()
+            self._events.close()
+
+    def add(self, metrics: dict) -> None:
+        """Takes the metrics of a step, replicated over devices, without waiting for them."""
+        self._window.append(metrics)
+        self._bar.update()
+
+    def flush(self, step: int) -> None:
+        """Checks the collected steps, the last of which is `step`, and writes their mean.
+
+        Raises:
+          DivergenceError: one of the steps has a loss that is not finite.
+        """
+        window = jax.device_get([jax_utils.unreplicate(metrics) for metrics in self._window])
+        self._window = []
+        for number, metrics in enumerate(window, start=step - len(window) + 1):
+            check_finite(number, metrics, self._config, self._workdir)
+            self._watch_collapse(number, metrics)
+        seconds = self._tick('steps')
+        mean = {name: np.mean([found[name] for found in window], axis=0) for name in window[0]}
+        rate = len(window) * self._config.data.batch_size / seconds
+        self._write(step, 'train', mean, images_per_second=rate)
+        self._bar.set_postfix_str(
+            f'loss {mean["loss"]:.3f}, accuracy {mean["accuracy"]:.1%}, active '
+            f'{np.mean(mean["slice_active_share"]):.0%}, {rate:.0f} images/s'
+        )
+
+    def validation(self, step: int, metrics: dict) -> None:
+        """Writes what was measured on the validation split."""
+        self._tick('validation')
+        self._write(step, 'validation', metrics)
+        if metrics:
+            found = ', '.join(f'{name} {value:.2%}' for name, value in metrics.items())
+            self._say(f'step {step}: validation {found}')
+
+    def _tick(self, kind):
+        """Seconds since the last tick; added to the run's time."""
+        now = time.monotonic()
+        seconds, self._flushed_at = now - self._flushed_at, now
+        self.seconds['total'] += seconds
+        if kind in self.seconds:
+            self.seconds[kind] += seconds
+        return seconds
+
+    def _write(self, step, prefix, metrics, **only_events):
+        if self._lines is None or not metrics:
+            return
+        values = {f'{prefix}/{name}': np.asarray(x).tolist() for name, x in metrics.items()}
+        self._lines.write(json.dumps({'step': step, **values}) + '\n')
+        timings = {f'{prefix}/{name}': value for name, value in only_events.items()}
+        for name, value in (values | timings).items():
+            if isinstance(value, list):
+                for number, item in enumerate(value):
+                    self._events.add_scalar(f'{name}/{number}', item, step)
+            else:
+                self._events.add_scalar(name, value, step)
+
+    def _watch_collapse(self, step, metrics):
+        count = count_collapsed_steps(self._collapsed_steps, metrics, self._thresholds)
+        self._collapsed_steps = count
+        if np.any(count == self._config.train.collapse_steps):
+            collapsed = np.flatnonzero(count >= self._config.train.collapse_steps)
+            self._write(step, 'alarm', {'collapsed_slices': collapsed})
+            self._say(collapse_alarm(step, collapsed, self._config))
+
+    def _say(self, text):
+        if not self._bar.disable:
+            self._bar.write(text, file=sys.stderr)
+
+
+def _reopen_lines(path, last_step):
+    """Opens a metrics.jsonl for appending, without the lines after `last_step`."""
+    kept = [line for line in read_metrics(path) if line['step'] <= last_step]
+    file = path.open('w', encoding='utf-8', buffering=1)
+    file.writelines(json.dumps(line) + '\n' for line in kept)
+    return file
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """The lines of a metrics.jsonl; a last line that was cut off by a kill is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding='utf-8').split('\n')
+    return [json.loads(line) for line in lines[:-1] if line]
+
+
+def check_finite(step: int, metrics: dict, config, workdir: Path) -> None:
+    """Raises DivergenceError, with the step and what led there, if the loss is not finite.
+
+    Args:
+      step: the step after which the metrics were taken, counted from 1.
+      metrics: that step's metrics.
+      config: the whole config.
+      workdir: the run's folder.
+    """
+    if math.isfinite(metrics['loss']) and math.isfinite(metrics['grad_norm']):
+        return
+    optim, loss = config.optim, config.loss
+    raise DivergenceError(
+        f'step {step}: the loss is no longer finite (loss {metrics["loss"]}, gradient norm '
+        f'{metrics["grad_norm"]}, metric loss {metrics["metric_loss"]} x config.loss.metric_weight='
+        f'{loss.metric_weight}, softmax loss {metrics["softmax_loss"]} x config.loss.softmax_weight='
+        f'{loss.softmax_weight}, learning rate {metrics["learning_rate"]:.3g} of '
+        f'config.optim.learning_rate={optim.learning_rate}, config.optim.clip_norm='
+        f'{optim.clip_norm}). Config of the run: {workdir / "config.json"}. The last checkpoint is '
+        f'from before; try a lower config.optim.learning_rate in a new workdir.'
+    )
+
+
+def count_collapsed_steps(count: np.ndarray, metrics: dict, thresholds: np.ndarray) -> np.ndarray:
+    """For how many steps in a row each slice has been lying in one point.
+
+    That is: mean positive and negative distances below `COLLAPSE_DISTANCE`, and the loss as far
+    from its threshold at most. Full collapse is a stationary point: with all distances 0 the triplet
+    loss is the threshold and its gradient 0.
+
+    Args:
+      count: the counts before this step, int [S].
+      metrics: the step's metrics.
+      thresholds: one a slice, [S].
+
+    Returns:
+      The counts after it, int [S].
+    """
+    collapsed = (
+        (np.asarray(metrics['slice_positive_distance']) < COLLAPSE_DISTANCE)
+        & (np.asarray(metrics['slice_negative_distance']) < COLLAPSE_DISTANCE)
+        & (np.abs(metrics['slice_loss'] - thresholds) < COLLAPSE_DISTANCE)
+    )
+    return np.where(collapsed, count + 1, 0)
+
+
+def collapse_alarm(step: int, collapsed: np.ndarray, config) -> str:
+    """The alarm in plain words.
+
+    Args:
+      step: the step at which it goes off.
+      collapsed: numbers of the slices that have collapsed.
+      config: the whole config.
+    """
+    loss = config.loss
+    advice = [
+        f'a lower config.loss.metric_weight (now {loss.metric_weight})',
+        f'a lower config.optim.learning_rate (now {config.optim.learning_rate})',
+    ]
+    if loss.softmax_weight == 0:
+        advice.insert(0, 'config.loss.softmax_weight=1.0 (now 0: nothing else holds classes apart)')
+    if not loss.dual:
+        advice.append('config.loss.dual=True')
+    return (
+        f'COLLAPSE at step {step}: for {config.train.collapse_steps} steps slices '
+        f'{", ".join(map(str, collapsed))} (of {config.model.num_slices}) have mapped all faces to '
+        f'almost one point: distances are near 0 and the loss stays at the threshold, where the '
+        f'triplet loss has no gradient. It will hardly recover. Try {"; or ".join(advice)}.'
+    )

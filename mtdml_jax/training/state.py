@@ -1,0 +1,97 @@
+"""What a training run carries from step to step, and the optimizer that changes it."""
+
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+
+from mtdml_jax.errors import UserError
+from mtdml_jax.models import Network
+
+
+@flax.struct.dataclass
+class TrainState:
+    """State of a run between two steps; all that a checkpoint holds.
+
+    Attributes:
+      step: number of steps done, int32 scalar.
+      variables: {'params', 'batch_stats'} of the network.
+      opt_state: the optimizer's state.
+      ema: running mean of `variables`, or None.
+    """
+
+    step: jax.Array
+    variables: Any
+    opt_state: optax.OptState
+    ema: Any
+
+    @property
+    def eval_variables(self) -> Any:
+        """The variables to evaluate: their running mean where there is one."""
+        return self.variables if self.ema is None else self.ema
+
+
+def create_state(network: Network, optimizer: optax.GradientTransformation, config) -> TrainState:
+    """The state before the first step.
+
+    Args:
+      network: the network.
+      optimizer: the optimizer.
+      config: the whole config.
+    """
+    side = config.data.image_size
+    images = jnp.zeros((1, side, side, config.data.channels))
+    variables = jax.jit(network.init)(jax.random.key(config.seed), images)
+    # Two buffers: the step donates its state, and one buffer cannot be given away twice.
+    ema = jax.tree.map(jnp.copy, variables) if config.train.ema_decay else None
+    opt_state = optimizer.init(variables['params'])
+    return TrainState(jnp.zeros((), jnp.int32), variables, opt_state, ema)
+
+
+def make_schedule(optim, num_steps: int) -> optax.Schedule:
+    """The learning rate as a function of the step.
+
+    Args:
+      optim: the section `optim` of the config.
+      num_steps: number of steps of the run.
+
+    Raises:
+      UserError: an unknown schedule.
+    """
+    warmup = round(optim.warmup * num_steps)
+    peak = optim.learning_rate
+    match optim.schedule:
+        case 'cosine':
+            return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(num_steps, warmup + 1))
+        case 'constant':
+            # optax 0.2.8 stays at the initial value for ever after a warm-up of 0 steps.
+            constant = optax.constant_schedule(peak)
+            return optax.warmup_constant_schedule(0.0, peak, warmup) if warmup else constant
+    raise UserError(f'config.optim.schedule: expected cosine or constant, found {optim.schedule!r}')
+
+
+def make_optimizer(optim, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """The optimizer that the section `optim` of the config describes.
+
+    Raises:
+      UserError: an unknown optimizer.
+    """
+
+    def is_kernel(params):
+        return jax.tree.map(lambda x: x.ndim > 1, params)
+
+    match optim.name:
+        case 'adamw':
+            update = optax.adamw(schedule, weight_decay=optim.weight_decay, mask=is_kernel)
+        case 'sgd':
+            update = optax.chain(
+                optax.add_decayed_weights(optim.weight_decay, is_kernel),
+                optax.sgd(schedule, optim.momentum, nesterov=True),
+            )
+        case _:
+            raise UserError(f'config.optim.name: expected adamw or sgd, found {optim.name!r}')
+    if not optim.clip_norm:
+        return update
+    return optax.chain(optax.clip_by_global_norm(optim.clip_norm), update)

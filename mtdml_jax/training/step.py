@@ -1,0 +1,106 @@
+"""One training step as a pure function; the loop maps it over devices."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mtdml_jax.losses import global_mean, multi_threshold_loss
+from mtdml_jax.models import Network
+from mtdml_jax.training.state import TrainState
+
+
+def make_loss(network: Network, thresholds: jax.Array, loss, axis_name: str | None) -> Callable:
+    """The joint loss of a batch, (params, batch_stats, batch) -> (loss, (batch_stats, metrics)).
+
+    loss = metric_weight * multi-threshold loss + softmax_weight * softmax cross-entropy
+
+    A term of weight 0 is still reported, but adds no gradient.
+
+    Args:
+      network: the network.
+      thresholds: one a slice, [S].
+      loss: the section `loss` of the config.
+      axis_name: mapped axis over whose devices the batch is spread.
+    """
+
+    def joint_loss(params, batch_stats, batch):
+        outputs, updated = network.apply(
+            {'params': params, 'batch_stats': batch_stats},
+            batch['image'],
+            train=True,
+            mutable=['batch_stats'],
+        )
+        labels, mask = batch['label'], batch['mask']
+        metric_loss, aux = multi_threshold_loss(
+            outputs.embedding,
+            labels,
+            thresholds,
+            distance=loss.distance,
+            dual=loss.dual,
+            mining=loss.mining,
+            mask=mask,
+            axis_name=axis_name,
+        )
+        targets = optax.smooth_labels(
+            jax.nn.one_hot(labels, outputs.logits.shape[-1]), loss.label_smoothing
+        )
+        cross_entropy = optax.softmax_cross_entropy(outputs.logits, targets)
+        softmax_loss = global_mean(cross_entropy, mask, axis_name)
+        correct = jnp.argmax(outputs.logits, axis=-1) == labels
+        metrics = {
+            'metric_loss': metric_loss,
+            'softmax_loss': softmax_loss,
+            'accuracy': global_mean(correct, mask, axis_name),
+            **{f'slice_{name}': value for name, value in aux._asdict().items()},
+        }
+        total = loss.metric_weight * metric_loss + loss.softmax_weight * softmax_loss
+        return total, (updated['batch_stats'], metrics)
+
+    return joint_loss
+
+
+def make_train_step(
+    joint_loss: Callable,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    ema_decay: float,
+    axis_name: str | None,
+) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
+    """The step: (state, batch) -> (state, metrics), for pmap, shard_map, or plain jit.
+
+    Args:
+      joint_loss: as made by `make_loss` with the same `axis_name`.
+      optimizer: the optimizer.
+      schedule: learning rate of a step, for the metrics.
+      ema_decay: decay of the running mean of the variables; 0 for none.
+      axis_name: mapped axis over whose devices the batch is spread; None for one device.
+    """
+
+    def train_step(state, batch):
+        params, batch_stats = state.variables['params'], state.variables['batch_stats']
+        gradient = jax.value_and_grad(joint_loss, has_aux=True)
+        (loss, (batch_stats, metrics)), grads = gradient(params, batch_stats, batch)
+        if axis_name is not None:
+            # BatchNorm averaged over the devices in the forward pass already; the mean keeps replicas
+            # equal to the bit where the sums of two devices are rounded differently.
+            grads, batch_stats = jax.lax.pmean((grads, batch_stats), axis_name)
+        updates, opt_state = optimizer.update(grads, state.opt_state, params)
+        variables = {
+            'params': optax.apply_updates(params, updates),
+            'batch_stats': batch_stats,
+        }
+        metrics |= {
+            'loss': loss,
+            'grad_norm': optax.tree.norm(grads),
+            'learning_rate': schedule(state.step),
+        }
+        ema = state.ema
+        if ema_decay:
+            # The early mean would otherwise remember the random start for 1 / (1 - decay) steps.
+            decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+            ema = optax.incremental_update(variables, ema, 1 - decay)
+        return TrainState(state.step + 1, variables, opt_state, ema), metrics
+
+    return train_step
