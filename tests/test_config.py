@@ -1,0 +1,97 @@
+import pytest
+from small_data import CONFIG
+
+from mtdml_jax.config import (
+    apply_overrides,
+    check_config,
+    claim_workdir,
+    flatten,
+    load_config,
+    read_config,
+)
+from mtdml_jax.errors import UserError
+
+
+def test_overrides_keep_the_type_of_their_key():
+    config = load_config(
+        CONFIG,
+        [
+            '--config.train.num_steps=7',
+            '--config.optim.learning_rate=1',
+            '--config.loss.dual=False',
+            '--config.loss.thresholds=(0.25, 1)',
+        ],
+    )
+    assert config.train.num_steps == 7
+    assert isinstance(config.optim.learning_rate, float)
+    assert config.loss.dual is False
+    assert config.loss.thresholds == (0.25, 1)
+
+
+def test_each_config_of_the_project_has_the_keys_of_the_default():
+    keys = {key for key, _ in flatten(load_config(CONFIG))}
+    for name in ('quickstart', 'fer2013'):
+        assert {key for key, _ in flatten(load_config(CONFIG.replace('default', name)))} == keys
+
+
+@pytest.mark.parametrize(
+    ('override', 'message'),
+    [
+        ('--config.optim.learning_rat=1', "unknown config key 'optim.learning_rat'; did you mean 'optim.learning_rate'"),
+        ('--config.train=5', "unknown config key 'train'"),
+        ('--config.train.num_steps=many', 'num_steps'),
+        ('--confg.train.num_steps=5', 'confg'),
+        ('stray', "unexpected argument 'stray'"),
+    ],
+)  # fmt: skip
+def test_wrong_override_is_named(override, message):
+    with pytest.raises(UserError, match=message):
+        load_config(CONFIG, [override])
+
+
+def test_missing_config_file_is_named():
+    with pytest.raises(UserError, match="no file 'configs/nothing.py'"):
+        load_config('configs/nothing.py')
+
+
+def test_config_comes_back_from_its_run_as_it_was(tmp_path):
+    config = load_config(CONFIG, ['--config.loss.thresholds=(0.5, 1.0)'])
+    claim_workdir(tmp_path / 'run', config)
+    assert read_config(tmp_path / 'run').to_dict() == config.to_dict()
+    again = apply_overrides(read_config(tmp_path / 'run'), ['--config.data.mean=(0.1,)'])
+    assert again.data.mean == (0.1,)
+
+
+def test_workdir_of_another_config_is_refused_with_the_keys_that_differ(tmp_path):
+    claim_workdir(tmp_path, load_config(CONFIG))
+    other = load_config(CONFIG, ['--config.seed=3', '--config.optim.learning_rate=0.5'])
+    with pytest.raises(UserError, match=r'optim.learning_rate \(there 0.001, now 0.5\), seed'):
+        claim_workdir(tmp_path, other)
+
+
+def test_run_may_move_to_where_the_data_lie_elsewhere(tmp_path):
+    claim_workdir(tmp_path, load_config(CONFIG))
+    claim_workdir(tmp_path, load_config(CONFIG, ['--config.data.dir=/mnt/faces']))
+
+
+def test_folder_without_a_run_is_named(tmp_path):
+    with pytest.raises(UserError, match='no run in'):
+        read_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('override', 'message'),
+    [
+        (
+            '--config.data.batch_size=63',
+            r'batch_size \(63\) must be divisible .* \(8\); try 56 or 64',
+        ),
+        ('--config.data.batch_size=4', 'try 8'),
+        ('--config.train.log_every=0', 'config.train.log_every: expected at least 1, found 0'),
+        ('--config.loss.mining=soft', "config.loss.mining: expected one of hard, found 'soft'"),
+        ('--config.train.best_metric=f1', 'config.train.best_metric'),
+    ],
+)
+def test_settings_that_cannot_work_are_named(override, message):
+    with pytest.raises(UserError, match=message):
+        check_config(load_config(CONFIG, [override]), num_devices=8)

@@ -1,0 +1,151 @@
+import os
+import signal
+
+import chex
+import numpy as np
+import pytest
+from small_data import CONFIG, csv_rows, small_config, write_csv
+
+from mtdml_jax.config import load_config
+from mtdml_jax.errors import DivergenceError, UserError
+from mtdml_jax.evaluation.evaluate import load_checkpoint
+from mtdml_jax.models import make_network
+from mtdml_jax.thresholds import sample_thresholds, threshold_range
+from mtdml_jax.training import loop
+from mtdml_jax.training.metrics import read_metrics
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('faces')
+    write_csv(folder / 'data' / 'fer2013.csv', csv_rows())
+    return folder
+
+
+@pytest.fixture(scope='module')
+def config(folder):
+    return small_config(folder, '--config.train.ema_decay=0.9', '--config.eval.checkpoint=latest')
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(config, folder):
+    assert loop.train(config, folder / 'uninterrupted')
+    return folder / 'uninterrupted'
+
+
+def final_state(config, workdir):
+    state, _ = load_checkpoint(make_network(config.model, 7), config, workdir)
+    return state
+
+
+def interrupt_before(monkeypatch, step, action):
+    """Lets something happen when the batch of `step` is asked for."""
+    make_batches = loop.train_batches
+
+    def batches(*args, start_step, **kwargs):
+        for number, batch in enumerate(make_batches(*args, start_step=start_step, **kwargs)):
+            if start_step + number + 1 == step:
+                action()
+            yield batch
+
+    monkeypatch.setattr(loop, 'train_batches', batches)
+
+
+def test_same_seed_gives_the_same_metrics_bit_for_bit(config, uninterrupted, tmp_path):
+    loop.train(config, tmp_path)
+    text = (tmp_path / 'metrics.jsonl').read_text()
+    assert text == (uninterrupted / 'metrics.jsonl').read_text()
+    assert [line['step'] for line in read_metrics(tmp_path / 'metrics.jsonl')] == [
+        *(1, 2, 3, 3, 4, 5, 6, 6)
+    ]
+
+
+def test_another_seed_gives_other_metrics(folder, uninterrupted, tmp_path):
+    loop.train(small_config(folder, '--config.train.num_steps=1', '--config.seed=1'), tmp_path)
+    first, other = (read_metrics(x / 'metrics.jsonl')[0] for x in (uninterrupted, tmp_path))
+    assert first['train/loss'] != other['train/loss']
+
+
+def test_run_that_crashed_and_is_resumed_ends_with_the_same_bits(
+    config, uninterrupted, tmp_path, monkeypatch
+):
+    def crash():
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt_before(patch, 5, crash)
+        loop.train(config, tmp_path)
+    assert read_metrics(tmp_path / 'metrics.jsonl')[-1]['step'] == 4
+    assert loop.train(config, tmp_path)
+    chex.assert_trees_all_equal(final_state(config, tmp_path), final_state(config, uninterrupted))
+    # The lines after the checkpoint of step 3 were written again.
+    assert read_metrics(tmp_path / 'metrics.jsonl') == read_metrics(uninterrupted / 'metrics.jsonl')
+
+
+def test_sigterm_saves_the_step_at_which_it_came(config, uninterrupted, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt_before(patch, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        assert not loop.train(config, tmp_path)
+    assert int(final_state(config, tmp_path).step) == 5
+    assert loop.train(config, tmp_path)
+    chex.assert_trees_all_equal(final_state(config, tmp_path), final_state(config, uninterrupted))
+
+
+def test_finished_run_is_left_as_it_is(config, uninterrupted):
+    before = (uninterrupted / 'metrics.jsonl').read_text()
+    assert loop.train(config, uninterrupted)
+    assert (uninterrupted / 'metrics.jsonl').read_text() == before
+
+
+def test_running_mean_is_what_validation_sees(config, uninterrupted):
+    state = final_state(config, uninterrupted)
+    assert state.eval_variables is state.ema
+    kernel, mean = (x['params']['embedding']['kernel'] for x in (state.variables, state.ema))
+    assert np.any(kernel != mean)
+
+
+def test_workdir_of_another_run_is_refused_and_left_alone(config, folder, uninterrupted):
+    before = {path: path.stat().st_mtime_ns for path in uninterrupted.rglob('*')}
+    other = small_config(folder, '--config.optim.learning_rate=0.5')
+    with pytest.raises(UserError, match='optim.learning_rate'):
+        loop.train(other, uninterrupted)
+    assert {path: path.stat().st_mtime_ns for path in uninterrupted.rglob('*')} == before
+
+
+def test_loss_that_is_no_longer_finite_stops_the_run_without_a_checkpoint(folder, tmp_path):
+    config = small_config(
+        folder,
+        '--config.optim.name=sgd',
+        '--config.optim.learning_rate=1e38',
+        '--config.optim.warmup=0.0',
+        '--config.optim.clip_norm=0.0',
+    )
+    with pytest.raises(DivergenceError, match='step 2: the loss is no longer finite'):
+        loop.train(config, tmp_path)
+    assert not [x for x in (tmp_path / 'checkpoints').iterdir() if x.name.isdigit()]
+
+
+def test_data_without_the_validation_split_train_without_looking(folder, tmp_path):
+    write_csv(tmp_path / 'data' / 'fer2013.csv', csv_rows({'Training': 2}))
+    config = small_config(tmp_path, '--config.train.num_steps=1')
+    assert loop.train(config, tmp_path / 'run')
+    lines = read_metrics(tmp_path / 'run' / 'metrics.jsonl')
+    assert [line['step'] for line in lines] == [1]
+
+
+def test_thresholds_are_midpoints_of_the_valid_range_unless_given():
+    config = load_config(CONFIG)
+    np.testing.assert_allclose(
+        loop.make_thresholds(config, 7), sample_thresholds(8, *threshold_range(7)), rtol=1e-6
+    )
+    given = load_config(
+        CONFIG,
+        ['--config.model.num_slices=2', '--config.loss.thresholds=(0.25, 0.75)'],
+    )
+    np.testing.assert_allclose(loop.make_thresholds(given, 7), [0.25, 0.75])
+
+
+def test_thresholds_must_be_one_a_slice():
+    config = load_config(CONFIG, ['--config.loss.thresholds=(0.25, 0.75)'])
+    with pytest.raises(UserError, match='expected 8 of them .*, found 2'):
+        loop.make_thresholds(config, 7)

@@ -1,0 +1,370 @@
+"""The triplet losses by hand, and the multi-threshold loss against plain loops."""
+
+from functools import partial
+from itertools import product
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from mtdml_jax import dual_triplet_loss, multi_threshold_loss, triplet_loss
+from mtdml_jax.distances import DISTANCES
+
+LABELS = np.array([0, 1, 0, 2, 1, 0, 3, 2], np.int32)
+THRESHOLDS = np.array([0.1, 0.6, 1.1])
+EVERYONE = np.ones(8, bool)
+DEVICES = 8
+
+
+def random_embeddings(seed=0):
+    """Loose clusters of any length, [8, 6]: part of the triplets keeps part of the thresholds."""
+    rng = np.random.default_rng(seed)
+    angles = np.pi / 2 * LABELS[:, None] + rng.normal(size=(8, 3)) * 0.4
+    directions = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+    return (directions * rng.uniform(0.5, 2.0, size=(8, 3, 1))).reshape(8, 6)
+
+
+def loss_aux_gradient(embeddings, labels, thresholds, mask, **options):
+    """The gradient is that of the sum where the loss is not reduced."""
+
+    def scalar(e):
+        loss, aux = multi_threshold_loss(e, labels, thresholds, mask=mask, **options)
+        return jnp.sum(loss), (loss, aux)
+
+    gradient, (loss, aux) = jax.grad(scalar, has_aux=True)(embeddings)
+    return loss, aux, gradient
+
+
+compiled = jax.jit(loss_aux_gradient, static_argnames=('distance', 'dual', 'reduction'))
+
+
+def judge(embeddings, labels=LABELS, thresholds=THRESHOLDS, mask=EVERYONE, **options):
+    """(loss, aux, gradient by the embeddings), in float64."""
+    with jax.enable_x64(True):
+        found = compiled(embeddings, labels, thresholds, mask, **options)
+    return jax.tree.map(np.asarray, found)
+
+
+def assert_aux_matches(aux, judged, **tolerance):
+    found, expected = aux._asdict(), reference.expected_aux(judged)
+    assert found.keys() == expected.keys()
+    for name in expected:
+        np.testing.assert_allclose(found[name], expected[name], err_msg=name, **tolerance)
+
+
+def test_triplet_loss_is_what_the_threshold_lacks():
+    losses = triplet_loss(jnp.array([0.5, 0.5, 0.5]), jnp.array([0.9, 1.5, 1.0]), 0.6)
+    np.testing.assert_allclose(losses, [0.2, 0.0, 0.1], atol=1e-6)
+
+
+def test_triplet_that_meets_its_threshold_has_no_gradient():
+    assert jax.grad(triplet_loss)(0.5, 1.0, 0.5) == 0
+
+
+@pytest.mark.parametrize(
+    ('d_pn', 'expected', 'slope'),
+    [
+        # 1/2 (0.2 + 0.1): the sum would be 0.3, the smaller of both sides 0.2.
+        (1.0, 0.15, 1.0),
+        # The positive's side is satisfied: half of the anchor's.
+        (2.0, 0.1, 0.5),
+        # Both sides equal: the ordinary loss.
+        (0.9, 0.2, 1.0),
+    ],
+)
+def test_dual_loss_is_half_of_the_sum_of_both_sides(d_pn, expected, slope):
+    value, gradient = jax.value_and_grad(dual_triplet_loss)(0.5, 0.9, d_pn, 0.6)
+    assert float(value) == pytest.approx(expected, rel=1e-6)
+    assert gradient == slope
+
+
+def test_dual_loss_measures_the_positive_to_the_negative_of_the_anchor():
+    # Anchor at 0, positive at 40 degrees; the anchor's negative at -50, the positive's own at 100.
+    angles = np.radians([0, 40, -50, 100, 0, 0, 0, 0])
+    embeddings = np.tile(np.stack([np.cos(angles), np.sin(angles)], axis=1), 3)
+    labels = np.array([0, 0, 1, 1, 0, 0, 0, 0], np.int32)
+    losses, _, _ = judge(embeddings, labels, np.ones(3), np.arange(8) < 4, reduction='none')
+    d40, d50, d60, d90 = 2 * np.sin(np.radians([20, 25, 30, 45]))
+    hinges = {other: max(0, d40 - other + 1) for other in (d50, d60, d90)}
+    np.testing.assert_allclose(losses[:, 0], (hinges[d50] + hinges[d90]) / 2)
+    # Plausible and wrong: the positive's own negative, and the nearer of both ends.
+    assert abs(losses[0, 0] - (hinges[d50] + hinges[d60]) / 2) > 0.1
+    assert abs(losses[0, 0] - hinges[d50]) > 0.1
+
+
+@pytest.mark.parametrize('mask', [EVERYONE, np.arange(8) % 4 != 1], ids=['everyone', 'some'])
+@pytest.mark.parametrize(
+    ('distance', 'dual', 'reduction'),
+    [
+        *product(DISTANCES, (True, False), ['mean']),
+        ('euclidean', True, 'none'),
+        ('euclidean', False, 'active_mean'),
+    ],
+)
+def test_loss_aux_and_gradient_match_loops(distance, dual, reduction, mask):
+    def loops(e):
+        return reference.judge(e, LABELS, THRESHOLDS, distance, dual, mask)
+
+    def total(e):
+        return np.sum(reference.reduce(loops(e), reduction, batch_size=8))
+
+    embeddings = random_embeddings()
+    options = {'distance': distance, 'dual': dual, 'reduction': reduction}
+    loss, aux, gradient = judge(embeddings, mask=mask, **options)
+    np.testing.assert_allclose(loss, reference.reduce(loops(embeddings), reduction, 8))
+    assert_aux_matches(aux, loops(embeddings), rtol=1e-7)
+    slope = reference.numeric_gradient(total, embeddings)
+    assert np.max(np.abs(slope)) > 0.01
+    np.testing.assert_allclose(gradient, slope, atol=1e-7)
+
+
+def test_active_mean_counts_the_active_anchors_of_each_slice_by_themselves():
+    judged = reference.judge(random_embeddings(), LABELS, THRESHOLDS, dual=False)
+    active = [[v for v in s.losses.values() if v > 0] for s in judged]
+    found, _, _ = judge(random_embeddings(), dual=False, reduction='active_mean')
+    assert found == pytest.approx(np.mean([np.mean(a) for a in active]))
+    assert abs(found - np.mean(np.concatenate(active))) > 0.01
+
+
+@settings(derandomize=True, deadline=None, max_examples=30)
+@given(
+    seed=st.integers(0, 1000),
+    labels=arrays(np.int32, 8, elements=st.integers(0, 3)),
+    mask=arrays(bool, 8, fill=st.just(True)),
+    thresholds=arrays(np.float64, 3, elements=st.sampled_from([0.0, 0.3, 0.9, 1.6])),
+)
+def test_any_labels_mask_and_thresholds_match_loops(seed, labels, mask, thresholds):
+    loss, aux, gradient = judge(random_embeddings(seed), labels, thresholds, mask)
+    judged = reference.judge(random_embeddings(seed), labels, thresholds, mask=mask)
+    np.testing.assert_allclose(loss, reference.reduce(judged, 'mean', 8))
+    assert_aux_matches(aux, judged, rtol=1e-7)
+    assert np.all(np.isfinite(gradient))
+    np.testing.assert_array_equal(gradient[~mask], 0)
+
+
+def test_every_slice_counts_as_much_as_it_does_alone():
+    embeddings = random_embeddings(1)
+    whole, aux, gradient = judge(embeddings)
+    for s, columns in enumerate(np.split(np.arange(6), 3)):
+        alone, _, part = judge(embeddings[:, columns], thresholds=THRESHOLDS[s : s + 1])
+        np.testing.assert_allclose(aux.loss[s], alone)
+        np.testing.assert_allclose(gradient[:, columns], part / 3, atol=1e-12)
+    assert whole == pytest.approx(np.mean(aux.loss))
+
+
+@pytest.mark.parametrize(
+    ('labels', 'mask'),
+    [
+        (np.zeros(8, np.int32), EVERYONE),
+        (np.arange(8, dtype=np.int32), EVERYONE),
+        (LABELS, ~EVERYONE),
+        # What is left has positives or negatives, but no anchor has both.
+        (LABELS, np.isin(np.arange(8), [0, 2])),
+        (LABELS, np.isin(np.arange(8), [0, 1, 3])),
+        (np.zeros(1, np.int32), np.ones(1, bool)),
+    ],
+    ids=['one class', 'all differ', 'all masked', 'one class left', 'singles left', 'one row'],
+)
+def test_batch_without_triplets_has_loss_and_gradient_zero(labels, mask):
+    loss, aux, gradient = judge(random_embeddings()[: len(labels)], labels, mask=mask)
+    assert loss == 0
+    np.testing.assert_array_equal(gradient, 0)
+    for name in ('loss', 'active_share', 'positive_distance', 'negative_distance', 'num_valid'):
+        np.testing.assert_array_equal(getattr(aux, name), 0, err_msg=name)
+    assert np.all(np.isfinite(aux.spread))
+
+
+@pytest.mark.parametrize('distance', DISTANCES)
+@pytest.mark.parametrize('row', [[0.0] * 6, [0, 2, -3, 0, 1, 0]], ids=['zero', 'equal'])
+def test_collapsed_embeddings_sit_at_the_mean_threshold_without_gradient(row, distance):
+    loss, aux, gradient = judge(np.tile(np.float64(row), (8, 1)), distance=distance)
+    assert loss == pytest.approx(0.6)
+    np.testing.assert_array_equal(gradient, 0)
+    np.testing.assert_allclose(aux.spread, 0, atol=1e-12)
+    np.testing.assert_array_equal(aux.positive_distance, 0)
+    np.testing.assert_array_equal(aux.active_share, 1)
+
+
+@pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16])
+def test_low_precision_embeddings_are_judged_in_float32(dtype):
+    embeddings = jnp.asarray(300 * random_embeddings(3), dtype)
+    arguments = LABELS, THRESHOLDS.astype(np.float32), EVERYONE
+    loss, aux, gradient = compiled(embeddings, *arguments)
+    expected = compiled(embeddings.astype(jnp.float32), *arguments)
+    assert loss.dtype == aux.loss.dtype == aux.spread.dtype == jnp.float32
+    assert gradient.dtype == dtype
+    chex.assert_trees_all_close((loss, aux), expected[:2], rtol=1e-6)
+    np.testing.assert_allclose(gradient, expected[2].astype(dtype), rtol=1e-2, atol=1e-6)
+
+
+def test_masked_rows_may_hold_anything():
+    mask = np.arange(8) < 6
+    clean = random_embeddings(4)
+    garbage, labels = clean.copy(), LABELS.copy()
+    garbage[6], garbage[7], labels[6:] = 1e300, clean[0], (0, 1)
+    found = judge(garbage, labels, mask=mask)
+    chex.assert_trees_all_equal(found, judge(clean, mask=mask))
+    np.testing.assert_array_equal(found[2][6:], 0)
+    assert abs(judge(garbage, labels)[0] - found[0]) > 0.01
+
+
+def rotated(embeddings):
+    """Each slice turned by an angle of its own."""
+    turned = []
+    for columns, a in zip(np.split(embeddings, 3, axis=1), (0.3, 1.2, 2.5), strict=True):
+        turned.append(columns @ [[np.cos(a), np.sin(a)], [-np.sin(a), np.cos(a)]])
+    return np.concatenate(turned, axis=1)
+
+
+@pytest.mark.parametrize(
+    ('change', 'labels'),
+    [
+        (rotated, LABELS),
+        (lambda e: e * np.linspace(0.1, 9, 8)[:, None], LABELS),
+        (lambda e: e * np.repeat([0.1, 1.0, 7.0], 2), LABELS),
+        (lambda e: e, 7 - 2 * LABELS),
+    ],
+    ids=['rotated slices', 'scaled rows', 'scaled slices', 'other names of the classes'],
+)
+def test_loss_and_aux_do_not_change_with(change, labels):
+    expected, found = judge(random_embeddings(5)), judge(change(random_embeddings(5)), labels)
+    chex.assert_trees_all_close(found[:2], expected[:2], rtol=1e-9)
+
+
+def test_permuted_batch_has_the_same_loss_and_a_permuted_gradient():
+    order = np.random.default_rng(0).permutation(8)
+    loss, aux, gradient = judge(random_embeddings(6))
+    found = judge(random_embeddings(6)[order], LABELS[order])
+    chex.assert_trees_all_close(found, (loss, aux, gradient[order]), rtol=1e-9)
+
+
+def test_aux_passes_no_gradient():
+    def watched(e):
+        return sum(jnp.sum(field) for field in multi_threshold_loss(e, LABELS, THRESHOLDS)[1])
+
+    np.testing.assert_array_equal(jax.jit(jax.grad(watched))(random_embeddings()), 0)
+
+
+class EveryTransformation(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True, with_pmap=True)
+    def test_matches_loops_in_float32(self):
+        mask = np.arange(8) != 2
+        loss, aux = self.variant(lambda *args: multi_threshold_loss(*args[:3], mask=args[3]))(
+            random_embeddings(), LABELS, THRESHOLDS, mask
+        )
+        judged = reference.judge(random_embeddings(), LABELS, THRESHOLDS, mask=mask)
+        np.testing.assert_allclose(loss, reference.reduce(judged, 'mean', 8), rtol=1e-5)
+        assert_aux_matches(aux, judged, rtol=1e-5)
+
+
+def test_batches_under_vmap_equal_each_alone():
+    batches = [random_embeddings(seed) for seed in range(3)]
+    labels = [np.roll(LABELS, shift) for shift in range(3)]
+    mapped = jax.vmap(partial(multi_threshold_loss, thresholds=THRESHOLDS))
+    losses, _ = jax.jit(mapped)(np.stack(batches), np.stack(labels))
+    alone = [judge(*batch)[0] for batch in zip(batches, labels, strict=True)]
+    np.testing.assert_allclose(losses, alone, rtol=1e-5)
+
+
+def test_changing_values_are_traced_once():
+    chex.clear_trace_counter()
+    traced_once = jax.jit(chex.assert_max_traces(loss_aux_gradient, n=1))
+    for seed in range(3):
+        labels, mask = np.roll(LABELS, seed), np.arange(8) != seed
+        traced_once(random_embeddings(seed), labels, THRESHOLDS + seed, mask)
+
+
+def step(weights, inputs, labels, mask, axis_name=None, **options):
+    """(loss, aux, gradient by the weights) of a linear network, as a training step has them."""
+
+    def loss(w):
+        options.update(mask=mask, axis_name=axis_name)
+        return multi_threshold_loss(inputs @ w, labels, THRESHOLDS, **options)
+
+    (loss, aux), gradient = jax.value_and_grad(loss, has_aux=True)(weights)
+    return loss, aux, gradient if axis_name is None else jax.lax.pmean(gradient, axis_name)
+
+
+def by_pmap(mapped, weights, *batch):
+    shards = [x.reshape(DEVICES, -1, *x.shape[1:]) for x in batch]
+    outputs = jax.pmap(mapped, axis_name='batch', in_axes=(None, 0, 0, 0))(weights, *shards)
+    replicas = [jax.tree.map(lambda x, d=d: np.asarray(x)[d], outputs) for d in range(DEVICES)]
+    for replica in replicas[1:]:
+        chex.assert_trees_all_equal(replica, replicas[0])
+    return replicas[0]
+
+
+def by_shard_map(mapped, weights, *batch):
+    mesh = jax.sharding.Mesh(jax.devices(), 'batch')
+    specs = {'in_specs': (jax.P(), *[jax.P('batch')] * 3), 'out_specs': jax.P()}
+    return jax.jit(jax.shard_map(mapped, mesh=mesh, **specs))(weights, *batch)
+
+
+def uneven_batch():
+    """Weights and 16 rows ordered by class, two a device, some of the last ones padding."""
+    labels = np.repeat(np.arange(4, dtype=np.int32), (7, 5, 3, 1))
+    mask = np.isin(np.arange(16), [9, 12, 14, 15], invert=True)
+    rng = np.random.default_rng(7)
+    weights, inputs = (rng.normal(size=shape).astype('f') for shape in ((4, 6), (16, 4)))
+    return weights, inputs, labels, mask
+
+
+@pytest.mark.parametrize(
+    ('parallel', 'options'),
+    [
+        (by_pmap, {}),
+        (by_shard_map, {'distance': 'squared_euclidean', 'reduction': 'active_mean'}),
+    ],
+)
+def test_eight_devices_equal_one_in_loss_aux_and_mean_gradient(parallel, options):
+    *batch, mask = uneven_batch()
+    for padding in (mask, np.ones(16, bool)):
+        one = jax.jit(partial(step, **options))(*batch, padding)
+        eight = parallel(partial(step, axis_name='batch', **options), *batch, padding)
+        chex.assert_trees_all_close(eight, one, rtol=1e-6, atol=1e-6)
+
+
+def test_mean_of_the_devices_means_would_be_another_loss():
+    weights, inputs, labels, mask = uneven_batch()
+    judged = reference.judge(inputs @ weights, labels, THRESHOLDS, mask=mask)
+    per_device = [
+        reference.mean(loss for row, loss in s.losses.items() if row // 2 == device)
+        for s, device in product(judged, range(DEVICES))
+    ]
+    assert abs(np.mean(per_device) - reference.reduce(judged, 'mean', 16)) > 0.01
+
+
+def test_unreduced_losses_stay_on_the_devices_of_their_anchors():
+    weights, inputs, labels, _ = uneven_batch()
+    judged = reference.judge(inputs @ weights, labels, THRESHOLDS)
+    options = {'thresholds': THRESHOLDS, 'axis_name': 'batch', 'reduction': 'none'}
+    mapped = jax.pmap(partial(multi_threshold_loss, **options), axis_name='batch')
+    losses, _ = mapped((inputs @ weights).reshape(DEVICES, 2, 6), labels.reshape(DEVICES, 2))
+    expected = reference.reduce(judged, 'none', 16)
+    np.testing.assert_allclose(np.concatenate(losses, axis=1), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ('changed', 'message'),
+    [
+        ({'distance': 'cosine'}, r"distance .*'squared_euclidean'.*found 'cosine'"),
+        ({'mining': 'easy'}, r"mining .*'hard'.*found 'easy'"),
+        ({'reduction': 'sum'}, r"reduction .*'active_mean', 'none'.*found 'sum'"),
+        ({'thresholds': np.ones((3, 1))}, r'thresholds of shape \[S\], found \(3, 1\)'),
+        ({'thresholds': np.ones(4)}, 'divisible by the number of slices, found 6 and 4'),
+        ({'embeddings': np.ones((8, 3, 2))}, r'shape \[B, E\].*found \(8, 3, 2\) and \(8,\)'),
+        ({'mask': np.ones((8, 1), bool)}, r'mask of shape \(8,\), found \(8, 1\)'),
+        ({'mask': np.ones(1, bool)}, r'mask of shape \(8,\), found \(1,\)'),
+        ({'labels': np.zeros(7, int)}, r'labels of shape \[B\], found \(8, 6\) and \(7,\)'),
+    ],
+)
+def test_bad_arguments_name_expected_and_found_when_traced(changed, message):
+    arguments = {'embeddings': np.ones((8, 6)), 'labels': LABELS, 'thresholds': THRESHOLDS}
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(partial(multi_threshold_loss, **(arguments | changed)))

@@ -1,0 +1,124 @@
+import json
+import math
+
+import numpy as np
+import pytest
+from small_data import CONFIG
+
+from mtdml_jax.config import load_config
+from mtdml_jax.errors import DivergenceError
+from mtdml_jax.training.metrics import (
+    RunLog,
+    check_finite,
+    collapse_alarm,
+    count_collapsed_steps,
+    read_metrics,
+)
+
+THRESHOLDS = np.array([0.5, 1.0], np.float32)
+SECONDS = {'total': 0.0, 'steps': 0.0}
+
+
+def step_metrics(loss=1.0, positive=(0.6, 0.6), negative=(0.4, 0.4), slice_loss=(0.7, 1.2)):
+    """Metrics of a step as two devices return them."""
+    metrics = {
+        'loss': loss,
+        'metric_loss': 0.5,
+        'softmax_loss': 0.25,
+        'accuracy': 0.5,
+        'grad_norm': 2.0,
+        'learning_rate': 0.1,
+        'slice_loss': slice_loss,
+        'slice_active_share': (1.0, 0.5),
+        'slice_positive_distance': positive,
+        'slice_negative_distance': negative,
+    }
+    return {name: np.stack([np.float32(value)] * 2) for name, value in metrics.items()}
+
+
+def run_log(folder, start_step=0, **train):
+    overrides = [f'--config.train.{key}={value}' for key, value in train.items()]
+    return RunLog(folder, start_step, SECONDS, load_config(CONFIG, overrides), THRESHOLDS)
+
+
+def test_metrics_are_means_over_the_steps_since_the_last_line(tmp_path):
+    with run_log(tmp_path) as log:
+        for loss in (1.0, 3.0):
+            log.add(step_metrics(loss))
+        log.flush(2)
+        log.add(step_metrics(7.0))
+        log.flush(3)
+        log.validation(3, {'knn_accuracy': 0.25})
+    first, second, third = read_metrics(tmp_path / 'metrics.jsonl')
+    assert (first['step'], first['train/loss']) == (2, 2.0)
+    assert first['train/slice_active_share'] == [1.0, 0.5]
+    assert (second['step'], second['train/loss']) == (3, 7.0)
+    assert third == {'step': 3, 'validation/knn_accuracy': 0.25}
+    assert log.seconds['total'] >= log.seconds['steps'] > 0
+
+
+def test_metrics_file_holds_no_times(tmp_path):
+    with run_log(tmp_path) as log:
+        log.add(step_metrics())
+        log.flush(1)
+    (line,) = read_metrics(tmp_path / 'metrics.jsonl')
+    assert not [name for name in line if 'second' in name]
+    assert list(tmp_path.glob('events.*'))
+
+
+def test_resume_drops_the_lines_after_its_checkpoint_and_a_line_cut_in_two(tmp_path):
+    lines = [json.dumps({'step': step, 'train/loss': step}) for step in (1, 2, 3)]
+    (tmp_path / 'metrics.jsonl').write_text('\n'.join(lines) + '\n{"step": 4, "tra')
+    with run_log(tmp_path, start_step=2) as log:
+        log.add(step_metrics(9.0))
+        log.flush(3)
+    found = [
+        (line['step'], line['train/loss']) for line in read_metrics(tmp_path / 'metrics.jsonl')
+    ]
+    assert found == [(1, 1), (2, 2), (3, 9.0)]
+
+
+@pytest.mark.parametrize('name', ['loss', 'grad_norm'])
+@pytest.mark.parametrize('value', [math.nan, math.inf])
+def test_loss_that_is_not_finite_stops_with_step_terms_and_config(tmp_path, name, value):
+    config = load_config(CONFIG, ['--config.optim.learning_rate=10'])
+    metrics = {key: x[0] for key, x in step_metrics().items()} | {name: value}
+    with pytest.raises(DivergenceError) as error:
+        check_finite(17, metrics, config, tmp_path)
+    for part in ('step 17', 'config.optim.learning_rate=10.0', 'config.json', 'softmax loss 0.25'):
+        assert part in str(error.value)
+
+
+def test_first_step_that_is_not_finite_is_the_one_that_is_named(tmp_path):
+    with run_log(tmp_path) as log, pytest.raises(DivergenceError, match='step 12:'):
+        for loss in (1.0, math.nan, math.nan):
+            log.add(step_metrics(loss))
+        log.flush(13)
+
+
+def test_only_slices_in_one_point_at_their_threshold_count_as_collapsed():
+    count = np.array([4, 4])
+    spread_out = step_metrics(positive=(0.01, 0.6), negative=(0.01, 0.4), slice_loss=(0.5, 1.2))
+    one_device = {name: x[0] for name, x in spread_out.items()}
+    np.testing.assert_array_equal(count_collapsed_steps(count, one_device, THRESHOLDS), [5, 0])
+    # Near 0 on one side only is a slice that has learned its classes, not a collapse.
+    learned = step_metrics(positive=(0.01, 0.01), negative=(1.2, 1.2), slice_loss=(0.0, 0.0))
+    one_device = {name: x[0] for name, x in learned.items()}
+    np.testing.assert_array_equal(count_collapsed_steps(count, one_device, THRESHOLDS), [0, 0])
+
+
+def test_alarm_goes_off_once_after_so_many_steps_in_a_row(tmp_path, capfd):
+    with run_log(tmp_path, collapse_steps=3) as log:
+        for step in range(1, 7):
+            log.add(step_metrics(positive=(0.01, 0.6), negative=(0.0, 0.4), slice_loss=(0.51, 1.2)))
+            log.flush(step)
+    assert capfd.readouterr().err.count('COLLAPSE at step 3') == 1
+    alarms = [x for x in read_metrics(tmp_path / 'metrics.jsonl') if 'alarm/collapsed_slices' in x]
+    assert alarms == [{'step': 3, 'alarm/collapsed_slices': [0]}]
+
+
+def test_alarm_says_what_happens_and_what_to_try():
+    config = load_config(CONFIG, ['--config.loss.softmax_weight=0', '--config.loss.dual=False'])
+    text = collapse_alarm(40, np.array([0, 2]), config)
+    for part in ('step 40', 'slices 0, 2 (of 8)', 'no gradient', 'softmax_weight=1.0', 'dual=True'):
+        assert part in text

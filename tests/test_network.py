@@ -1,0 +1,153 @@
+"""The network: sliced embedding, cosine classifier, and what it refuses to be."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from reference import unit_slices
+
+from mtdml_jax.errors import UserError
+from mtdml_jax.models import Network, Outputs, make_network
+
+NUM_CLASSES = 7
+MODEL = {
+    'backbone': 'resnet18',
+    'width_factor': 1 / 16,
+    'stem': 'small',
+    'embedding_size': 12,
+    'num_slices': 3,
+    'logit_scale': 10.0,
+    'learn_logit_scale': True,
+    'dtype': 'float32',
+}
+IMAGES = np.random.default_rng(0).normal(size=(6, 8, 8, 1)).astype(np.float32)
+
+
+def network(**changed):
+    return make_network(ConfigDict(MODEL | changed), NUM_CLASSES)
+
+
+def shapes(model, images=IMAGES):
+    """(outputs, variables) as shapes."""
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    return jax.eval_shape(model.apply, variables, images), variables
+
+
+@pytest.fixture(scope='module')
+def trained():
+    """A small network, its variables, and its compiled evaluation."""
+    model = network()
+    variables = jax.jit(model.init)(jax.random.key(1), IMAGES)
+    return variables, jax.jit(model.apply)
+
+
+def with_parameters(variables, **changed):
+    return variables | {'params': variables['params'] | changed}
+
+
+@pytest.mark.parametrize('backbone', ['resnet18', 'resnet34', 'resnet50'])
+def test_outputs_are_embedding_and_logits_in_float32(backbone):
+    outputs, _ = shapes(
+        network(backbone=backbone, width_factor=1, embedding_size=256, num_slices=8)
+    )
+    assert isinstance(outputs, Outputs)
+    assert outputs.embedding.shape == (6, 256)
+    assert outputs.logits.shape == (6, NUM_CLASSES)
+    assert outputs.embedding.dtype == outputs.logits.dtype == jnp.float32
+
+
+def test_bfloat16_keeps_parameters_embedding_and_logits_in_float32():
+    outputs, variables = shapes(network(dtype='bfloat16'))
+    leaves = jax.tree.leaves((outputs, variables))
+    assert {leaf.dtype for leaf in leaves} == {np.dtype(np.float32)}
+
+
+def test_settings_of_the_config_reach_the_backbone():
+    model = make_network(
+        ConfigDict(MODEL | {'backbone': 'resnet50', 'dtype': 'bfloat16'}), 3, axis_name='devices'
+    )
+    assert isinstance(model, Network)
+    assert model.num_classes == 3
+    backbone = model.backbone
+    found = backbone.depth, backbone.width_factor, backbone.stem, backbone.axis_name
+    assert found == ('resnet50', 1 / 16, 'small', 'devices')
+    assert backbone.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize('channels', [1, 3, 5])
+def test_any_number_of_channels_is_taken(channels):
+    outputs, _ = shapes(network(), np.ones((2, 48, 48, channels), np.float32))
+    assert outputs.embedding.shape == (2, 12)
+
+
+def test_logits_are_the_scaled_cosine_of_the_sliced_embedding_and_the_class(trained):
+    variables, apply = trained
+    embedding, logits = apply(variables, IMAGES)
+    whole = np.concatenate(unit_slices(embedding, 3), axis=1) / 3**0.5
+    classes = np.asarray(variables['params']['classes'], np.float64)
+    cosine = whole @ (classes / np.linalg.norm(classes, axis=0))
+    np.testing.assert_allclose(logits, 10 * cosine, atol=1e-4)
+    # Normalising the embedding as a whole would give other logits.
+    unsliced = unit_slices(embedding, 1)[0] @ (classes / np.linalg.norm(classes, axis=0))
+    assert np.max(np.abs(unsliced - cosine)) > 0.01
+    assert np.max(np.abs(logits)) <= 10
+
+
+def test_length_of_embedding_and_class_vectors_does_not_change_the_logits(trained):
+    variables, apply = trained
+    embedding, logits = apply(variables, IMAGES)
+    params = variables['params']
+    longer = with_parameters(
+        variables,
+        embedding=jax.tree.map(lambda x: 5 * x, params['embedding']),
+        classes=params['classes'] * np.arange(1, NUM_CLASSES + 1),
+    )
+    found = apply(longer, IMAGES)
+    np.testing.assert_allclose(found.embedding, 5 * embedding, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found.logits, logits, atol=1e-4)
+
+
+def test_learned_scale_is_a_parameter_that_multiplies_the_logits(trained):
+    variables, apply = trained
+    assert variables['params']['scale'] == 10
+    doubled = apply(with_parameters(variables, scale=jnp.float32(20)), IMAGES)
+    np.testing.assert_allclose(
+        doubled.logits, 2 * apply(variables, IMAGES).logits, rtol=1e-5, atol=1e-6
+    )
+
+
+def test_fixed_scale_is_no_parameter_but_counts(trained):
+    variables, apply = trained
+    model = network(learn_logit_scale=False, logit_scale=4.0)
+    _, fixed = shapes(model)
+    assert fixed['params'].keys() == variables['params'].keys() - {'scale'}
+    params = {name: variables['params'][name] for name in fixed['params']}
+    found = jax.jit(model.apply)(variables | {'params': params}, IMAGES)
+    np.testing.assert_allclose(
+        found.logits, 0.4 * apply(variables, IMAGES).logits, rtol=1e-5, atol=1e-6
+    )
+
+
+def test_evaluation_is_the_default(trained):
+    variables, _ = trained
+    outputs = jax.eval_shape(partial(network().apply, train=False), variables, IMAGES)
+    # In training BatchNorm would have to change its statistics, which are not mutable here.
+    assert jax.eval_shape(network().apply, variables, IMAGES) == outputs
+
+
+@pytest.mark.parametrize(
+    ('changed', 'message'),
+    [
+        ({'backbone': 'vgg16'}, r"config\.model\.backbone: .*resnet18, .*resnet50, found 'vgg16'"),
+        ({'stem': 'large'}, r"config\.model\.stem: .*imagenet, small, found 'large'"),
+        ({'dtype': 'float16'}, r"config\.model\.dtype: .*float32, bfloat16, found 'float16'"),
+        ({'num_slices': 5}, r'embedding_size \(12\) must be divisible by .*num_slices \(5\)'),
+        ({'num_slices': 0}, r'num_slices \(0\)'),
+    ],
+)
+def test_impossible_network_names_the_key_and_what_was_found(changed, message):
+    with pytest.raises(UserError, match=message):
+        network(**changed)

@@ -1,0 +1,141 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+from small_data import csv_rows, small_config, write_csv
+
+from mtdml_jax.data.pipeline import (
+    Split,
+    check_images,
+    check_trainable,
+    eval_batches,
+    load_split,
+    prepare,
+    train_batches,
+)
+from mtdml_jax.errors import UserError
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('faces')
+    write_csv(folder / 'data' / 'fer2013.csv', csv_rows())
+    return folder
+
+
+@pytest.fixture(scope='module')
+def split(folder):
+    return load_split(small_config(folder).data, 'train')
+
+
+def in_memory(images, labels=None):
+    labels = np.zeros(len(images), np.int32) if labels is None else np.array(labels, np.int32)
+    names = [f'face{row}' for row in range(len(images))]
+    return Split('train', images, labels, names, ['a', 'b'])
+
+
+def png(pixels):
+    return tf.io.encode_png(tf.constant(pixels, tf.uint8)).numpy()
+
+
+def test_split_holds_encoded_images_labels_and_names(split):
+    assert len(split.images) == 42
+    assert split.images[0].startswith(b'\x89PNG')
+    np.testing.assert_array_equal(np.bincount(split.labels), [6] * 7)
+    assert split.class_names[3] == 'happy'
+    assert split.file_names[0].startswith('fer2013.csv:')
+
+
+def test_second_load_does_not_need_to_prepare_again(folder, split):
+    before = sorted((folder / 'prepared').rglob('*.tfrecord*'))
+    times = [path.stat().st_mtime_ns for path in before]
+    again = load_split(small_config(folder).data, 'train')
+    assert again.images == split.images
+    assert [path.stat().st_mtime_ns for path in before] == times
+
+
+def test_another_source_file_is_another_data_set(folder, tmp_path, split):
+    write_csv(tmp_path / 'data' / 'fer2013.csv', csv_rows({'Training': 3}, seed=1))
+    config = small_config(folder, f'--config.data.dir={tmp_path / "data"}')
+    assert len(load_split(config.data, 'train').images) == 21
+
+
+def test_missing_split_is_named_with_those_that_exist(folder):
+    with pytest.raises(UserError, match="no split 'test'; it has train, validation"):
+        load_split(small_config(folder).data, 'test')
+
+
+def test_unknown_data_set_is_named_with_the_nearest(folder):
+    config = small_config(folder, '--config.data.name=fer2031')
+    with pytest.raises(UserError, match="no data set 'fer2031'; did you mean 'fer2013'"):
+        prepare(config.data)
+
+
+def test_classes_with_one_face_or_none_cannot_be_trained_on():
+    with pytest.raises(UserError, match=r'too few in a \(1\)'):
+        check_trainable(in_memory([b''] * 3, [0, 1, 1]))
+    with pytest.raises(UserError, match=r'too few in b \(0\)'):
+        check_trainable(in_memory([b''] * 2, [0, 0]))
+
+
+def test_corrupt_images_are_named(folder):
+    good = png(np.zeros((4, 4, 1)))
+    corrupt = in_memory([good, good[:30], good, b'no image'])
+    with pytest.raises(UserError, match='2 of 4 images cannot be decoded: face1, face3'):
+        check_images(corrupt, small_config(folder).data)
+
+
+def test_training_batches_have_the_promised_shapes_and_range(folder, split):
+    config = small_config(folder)
+    batch = next(train_batches(split, config))
+    assert batch['image'].shape == (16, 16, 16, 1)
+    assert batch['image'].dtype == np.float32
+    assert batch['label'].dtype == np.int32
+    assert batch['mask'].all()
+    # (0 - 0.5) / 0.25 and (1 - 0.5) / 0.25.
+    assert batch['image'].min() >= -2
+    assert batch['image'].max() <= 2
+
+
+def assert_same_batches(first, second):
+    for a, b in zip(first, second, strict=True):
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_batches_after_a_resume_are_those_of_an_uninterrupted_run(folder, split):
+    config = small_config(folder)
+    whole = list(train_batches(split, config))
+    assert len(whole) == 6
+    assert_same_batches(whole[4:], train_batches(split, config, start_step=4))
+
+
+def test_two_hosts_make_the_batch_that_one_host_would(folder, split):
+    config = small_config(folder)
+    whole = train_batches(split, config)
+    halves = [train_batches(split, config, host=host, num_hosts=2) for host in range(2)]
+    joined = [
+        {name: np.concatenate([half[name] for half in pair]) for name in pair[0]}
+        for pair in zip(*halves, strict=True)
+    ]
+    assert_same_batches(whole, joined)
+
+
+def test_evaluation_covers_each_image_once_in_order_and_masks_the_rest(folder):
+    pixels = [np.full((16, 16, 1), value) for value in (0, 51, 102, 153, 255)]
+    split = in_memory([png(image) for image in pixels], [0, 1, 0, 1, 1])
+    batches = list(eval_batches(split, small_config(folder).data, 2))
+    assert len(batches) == 3
+    mask = np.concatenate([batch['mask'] for batch in batches])
+    np.testing.assert_array_equal(mask, [1, 1, 1, 1, 1, 0])
+    values = np.concatenate([batch['image'][:, 0, 0, 0] for batch in batches])[mask]
+    np.testing.assert_allclose(values, (np.array([0, 0.2, 0.4, 0.6, 1]) - 0.5) / 0.25, atol=1e-6)
+    labels = np.concatenate([batch['label'] for batch in batches])[mask]
+    np.testing.assert_array_equal(labels, split.labels)
+
+
+def test_images_of_other_sizes_and_colours_are_resized_to_the_configured_ones(folder):
+    split = in_memory([png(np.full((30, 20, 3), 255)), png(np.zeros((16, 16, 1)))])
+    (batch,) = eval_batches(split, small_config(folder).data, 2)
+    assert batch['image'].shape == (2, 16, 16, 1)
+    np.testing.assert_allclose(batch['image'][0], 2.0, atol=1e-4)
+    np.testing.assert_allclose(batch['image'][1], -2.0)

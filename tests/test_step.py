@@ -1,0 +1,166 @@
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import jax_utils
+from jax.sharding import Mesh, PartitionSpec
+from ml_collections import ConfigDict
+
+from mtdml_jax.losses import multi_threshold_loss
+from mtdml_jax.models.network import Network, Outputs
+from mtdml_jax.models.resnet import ResNet
+from mtdml_jax.training.state import TrainState
+from mtdml_jax.training.step import make_loss, make_train_step
+
+AXIS = 'batch'
+LOSS = ConfigDict(
+    {
+        'metric_weight': 0.7,
+        'softmax_weight': 0.3,
+        'label_smoothing': 0.1,
+        'distance': 'euclidean',
+        'dual': True,
+        'mining': 'hard',
+    }
+)
+THRESHOLDS = np.array([0.4, 0.9], np.float32)
+
+
+def make_batch(size=16):
+    rng = np.random.default_rng(0)
+    return {
+        'image': rng.normal(size=(size, 16, 16, 1)).astype(np.float32),
+        # Uneven over 8 devices: a mean over each device's own rows would differ.
+        'label': np.array([0] * 6 + [1] * 7 + [2] * 2 + [3], np.int32)[:size],
+        'mask': np.array([True] * 15 + [False]),
+    }
+
+
+def make_step(axis_name, ema_decay=0.0):
+    backbone = ResNet(width_factor=1 / 16, stem='small', axis_name=axis_name)
+    network = Network(backbone, 8, 2, 4, scale=5.0, learn_scale=True)
+    schedule = optax.constant_schedule(0.1)
+    optimizer = optax.sgd(schedule)
+    variables = Network(backbone, 8, 2, 4, scale=5.0, learn_scale=True).init(
+        jax.random.key(0), jnp.zeros((1, 16, 16, 1))
+    )
+    state = TrainState(
+        jnp.zeros((), jnp.int32),
+        variables,
+        optimizer.init(variables['params']),
+        jax.tree.map(jnp.copy, variables) if ema_decay else None,
+    )
+    joint_loss = make_loss(network, THRESHOLDS, LOSS, axis_name)
+    return make_train_step(joint_loss, optimizer, schedule, ema_decay, axis_name), state
+
+
+@pytest.fixture(scope='module')
+def one_device():
+    step, state = make_step(None)
+    return jax.device_get(jax.jit(step)(state, make_batch()))
+
+
+def split(batch):
+    return {name: x.reshape(8, -1, *x.shape[1:]) for name, x in batch.items()}
+
+
+def test_pmap_over_8_devices_gives_the_step_of_one_device(one_device):
+    step, state = make_step(AXIS)
+    state = jax_utils.replicate(state, axis_name=AXIS)
+    mapped = jax.pmap(step, axis_name=AXIS)(state, split(make_batch()))
+    chex.assert_trees_all_close(jax_utils.unreplicate(mapped), one_device, atol=2e-5, rtol=1e-4)
+
+
+def test_replicas_are_identical_after_a_step():
+    step, state = make_step(AXIS)
+    state = jax_utils.replicate(state, axis_name=AXIS)
+    new_state, metrics = jax.pmap(step, axis_name=AXIS)(state, split(make_batch()))
+    for leaf in jax.tree.leaves((new_state, metrics)):
+        replicas = np.asarray(leaf)
+        np.testing.assert_array_equal(replicas, np.broadcast_to(replicas[:1], replicas.shape))
+
+
+def test_shard_map_over_8_devices_gives_the_step_of_one_device(one_device):
+    step, state = make_step(AXIS)
+    replicated, spread = PartitionSpec(), PartitionSpec(AXIS)
+    mapped = jax.shard_map(
+        step,
+        mesh=Mesh(np.array(jax.devices()), AXIS),
+        in_specs=(replicated, spread),
+        out_specs=replicated,
+        check_vma=False,
+    )
+    chex.assert_trees_all_close(
+        jax.jit(mapped)(state, make_batch()), one_device, atol=2e-5, rtol=1e-4
+    )
+
+
+class Fixed:
+    """Stands in for a network: gives what it was given."""
+
+    def __init__(self, embedding, logits):
+        self.outputs = Outputs(embedding, logits)
+
+    def apply(self, variables, images, *, train, mutable):
+        return self.outputs, {'batch_stats': {}}
+
+
+def test_joint_loss_is_the_weighted_sum_of_both_terms_by_hand():
+    batch = make_batch()
+    rng = np.random.default_rng(1)
+    embedding = jnp.asarray(rng.normal(size=(16, 8)), jnp.float32)
+    logits = rng.normal(size=(16, 4)).astype(np.float32)
+    total, (_, metrics) = make_loss(Fixed(embedding, logits), THRESHOLDS, LOSS, None)({}, {}, batch)
+
+    log_probability = logits - np.log(np.sum(np.exp(logits), axis=1, keepdims=True))
+    cross_entropy, correct = [], []
+    for row in range(15):
+        target = np.full(4, 0.1 / 4)
+        target[batch['label'][row]] += 0.9
+        cross_entropy.append(-np.sum(target * log_probability[row]))
+        correct.append(np.argmax(logits[row]) == batch['label'][row])
+    metric, _ = multi_threshold_loss(embedding, batch['label'], THRESHOLDS, mask=batch['mask'])
+    np.testing.assert_allclose(metrics['softmax_loss'], np.mean(cross_entropy), rtol=1e-5)
+    np.testing.assert_allclose(metrics['accuracy'], np.mean(correct), rtol=1e-6)
+    np.testing.assert_allclose(total, 0.7 * metric + 0.3 * np.mean(cross_entropy), rtol=1e-5)
+
+
+def test_running_mean_follows_the_variables_with_the_given_decay():
+    step, state = make_step(None, ema_decay=0.05)
+    new_state, _ = jax.jit(step)(state, make_batch())
+    # At step 0 the decay is at most 1/10: 0.05 is below.
+    expected = jax.tree.map(
+        lambda old, new: 0.05 * old + 0.95 * new, state.variables, new_state.variables
+    )
+    chex.assert_trees_all_close(new_state.ema, expected, rtol=1e-5, atol=1e-6)
+    assert new_state.eval_variables is new_state.ema
+
+
+def test_running_mean_starts_with_a_short_memory():
+    step, state = make_step(None, ema_decay=0.999)
+    new_state, _ = jax.jit(step)(state, make_batch())
+    expected = jax.tree.map(
+        lambda old, new: 0.1 * old + 0.9 * new, state.variables, new_state.variables
+    )
+    chex.assert_trees_all_close(new_state.ema, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_step_is_traced_once_for_changing_values():
+    step, state = make_step(None)
+    traced = jax.jit(chex.assert_max_traces(step, n=1))
+    chex.clear_trace_counter()
+    for seed in range(3):
+        batch = make_batch()
+        batch['image'] = batch['image'] + seed
+        state, _ = traced(state, batch)
+    assert int(state.step) == 3
+
+
+def test_step_repeats_bit_for_bit():
+    step, state = make_step(None)
+    compiled = jax.jit(partial(step))
+    chex.assert_trees_all_equal(compiled(state, make_batch()), compiled(state, make_batch()))
