@@ -87,11 +87,7 @@ def _evaluate(arguments, overrides, command) -> int:
 
 
 def _finish(config, workdir, split, command) -> int:
-    """Evaluation and report, by the first of several processes."""
-    import jax
-
-    if jax.process_index() != 0:
-        return 0
+    """Evaluation and report."""
     from mtdml_jax.evaluation.evaluate import evaluate
 
     evaluation = evaluate(config, workdir, split, command)

@@ -98,7 +98,7 @@ def reduce(judged, reduction, batch_size):
 
 def expected_aux(judged):
     """The fields of `LossAux` by name."""
-    return {
+    fields = {
         'loss': [mean(s.losses.values()) for s in judged],
         'active_share': [mean(v > 0 for v in s.losses.values()) for s in judged],
         'positive_distance': [mean(s.positive_distances) for s in judged],
@@ -106,6 +106,7 @@ def expected_aux(judged):
         'spread': [s.spread for s in judged],
         'num_valid': [len(s.losses) for s in judged],
     }
+    return {name: np.array(values) for name, values in fields.items()}
 
 
 def numeric_gradient(function, x, step=1e-6):

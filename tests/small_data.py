@@ -42,6 +42,7 @@ def small_overrides(folder):
         'model.width_factor': 0.0625,
         'model.embedding_size': 16,
         'model.num_slices': 4,
+        'train.ema_decay': 0.9,
         'train.num_steps': 6,
         'train.log_every': 1,
         'train.checkpoint_every': 3,

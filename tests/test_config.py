@@ -37,13 +37,16 @@ def test_each_config_of_the_project_has_the_keys_of_the_default():
 @pytest.mark.parametrize(
     ('override', 'message'),
     [
-        ('--config.optim.learning_rat=1', "unknown config key 'optim.learning_rat'; did you mean 'optim.learning_rate'"),
+        (
+            '--config.optim.lerning_rate=1',
+            "'optim.lerning_rate'; did you mean 'optim.learning_rate'",
+        ),
         ('--config.train=5', "unknown config key 'train'"),
         ('--config.train.num_steps=many', 'num_steps'),
         ('--confg.train.num_steps=5', 'confg'),
         ('stray', "unexpected argument 'stray'"),
     ],
-)  # fmt: skip
+)
 def test_wrong_override_is_named(override, message):
     with pytest.raises(UserError, match=message):
         load_config(CONFIG, [override])

@@ -4,13 +4,11 @@ import signal
 import chex
 import numpy as np
 import pytest
-from small_data import CONFIG, csv_rows, small_config, write_csv
+from small_data import csv_rows, small_config, write_csv
 
-from mtdml_jax.config import load_config
 from mtdml_jax.errors import DivergenceError, UserError
 from mtdml_jax.evaluation.evaluate import load_checkpoint
 from mtdml_jax.models import make_network
-from mtdml_jax.thresholds import sample_thresholds, threshold_range
 from mtdml_jax.training import loop
 from mtdml_jax.training.metrics import read_metrics
 
@@ -24,7 +22,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def config(folder):
-    return small_config(folder, '--config.train.ema_decay=0.9', '--config.eval.checkpoint=latest')
+    return small_config(folder, '--config.eval.checkpoint=latest')
 
 
 @pytest.fixture(scope='module')
@@ -61,7 +59,7 @@ def test_same_seed_gives_the_same_metrics_bit_for_bit(config, uninterrupted, tmp
 
 
 def test_another_seed_gives_other_metrics(folder, uninterrupted, tmp_path):
-    loop.train(small_config(folder, '--config.train.num_steps=1', '--config.seed=1'), tmp_path)
+    loop.train(small_config(folder, '--config.seed=1'), tmp_path)
     first, other = (read_metrics(x / 'metrics.jsonl')[0] for x in (uninterrupted, tmp_path))
     assert first['train/loss'] != other['train/loss']
 
@@ -127,25 +125,7 @@ def test_loss_that_is_no_longer_finite_stops_the_run_without_a_checkpoint(folder
 
 def test_data_without_the_validation_split_train_without_looking(folder, tmp_path):
     write_csv(tmp_path / 'data' / 'fer2013.csv', csv_rows({'Training': 2}))
-    config = small_config(tmp_path, '--config.train.num_steps=1')
+    config = small_config(tmp_path)
     assert loop.train(config, tmp_path / 'run')
     lines = read_metrics(tmp_path / 'run' / 'metrics.jsonl')
-    assert [line['step'] for line in lines] == [1]
-
-
-def test_thresholds_are_midpoints_of_the_valid_range_unless_given():
-    config = load_config(CONFIG)
-    np.testing.assert_allclose(
-        loop.make_thresholds(config, 7), sample_thresholds(8, *threshold_range(7)), rtol=1e-6
-    )
-    given = load_config(
-        CONFIG,
-        ['--config.model.num_slices=2', '--config.loss.thresholds=(0.25, 0.75)'],
-    )
-    np.testing.assert_allclose(loop.make_thresholds(given, 7), [0.25, 0.75])
-
-
-def test_thresholds_must_be_one_a_slice():
-    config = load_config(CONFIG, ['--config.loss.thresholds=(0.25, 0.75)'])
-    with pytest.raises(UserError, match='expected 8 of them .*, found 2'):
-        loop.make_thresholds(config, 7)
+    assert [line['step'] for line in lines] == [1, 2, 3, 4, 5, 6]

@@ -1,11 +1,10 @@
 """The network: sliced embedding, cosine classifier, and what it refuses to be."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from ml_collections import ConfigDict
 from reference import unit_slices
 
@@ -36,12 +35,23 @@ def shapes(model, images=IMAGES):
     return jax.eval_shape(model.apply, variables, images), variables
 
 
+class Backbone(nn.Module):
+    """Stands in for a ResNet: the columns' mean pixels, doubled in training."""
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        return jnp.mean(images, axis=(1, 3)) * (2 if train else 1)
+
+
+def small_network(scale=10.0, learn_scale=True):
+    return Network(Backbone(), 12, 3, NUM_CLASSES, scale, learn_scale)
+
+
 @pytest.fixture(scope='module')
-def trained():
-    """A small network, its variables, and its compiled evaluation."""
-    model = network()
-    variables = jax.jit(model.init)(jax.random.key(1), IMAGES)
-    return variables, jax.jit(model.apply)
+def small():
+    """The variables of a small network and its compiled evaluation."""
+    model = small_network()
+    return jax.jit(model.init)(jax.random.key(1), IMAGES), jax.jit(model.apply)
 
 
 def with_parameters(variables, **changed):
@@ -66,12 +76,8 @@ def test_bfloat16_keeps_parameters_embedding_and_logits_in_float32():
 
 
 def test_settings_of_the_config_reach_the_backbone():
-    model = make_network(
-        ConfigDict(MODEL | {'backbone': 'resnet50', 'dtype': 'bfloat16'}), 3, axis_name='devices'
-    )
-    assert isinstance(model, Network)
-    assert model.num_classes == 3
-    backbone = model.backbone
+    config = ConfigDict(MODEL | {'backbone': 'resnet50', 'dtype': 'bfloat16'})
+    backbone = make_network(config, NUM_CLASSES, axis_name='devices').backbone
     found = backbone.depth, backbone.width_factor, backbone.stem, backbone.axis_name
     assert found == ('resnet50', 1 / 16, 'small', 'devices')
     assert backbone.dtype == jnp.bfloat16
@@ -83,8 +89,8 @@ def test_any_number_of_channels_is_taken(channels):
     assert outputs.embedding.shape == (2, 12)
 
 
-def test_logits_are_the_scaled_cosine_of_the_sliced_embedding_and_the_class(trained):
-    variables, apply = trained
+def test_logits_are_the_scaled_cosine_of_the_sliced_embedding_and_the_class(small):
+    variables, apply = small
     embedding, logits = apply(variables, IMAGES)
     whole = np.concatenate(unit_slices(embedding, 3), axis=1) / 3**0.5
     classes = np.asarray(variables['params']['classes'], np.float64)
@@ -96,8 +102,8 @@ def test_logits_are_the_scaled_cosine_of_the_sliced_embedding_and_the_class(trai
     assert np.max(np.abs(logits)) <= 10
 
 
-def test_length_of_embedding_and_class_vectors_does_not_change_the_logits(trained):
-    variables, apply = trained
+def test_length_of_embedding_and_class_vectors_does_not_change_the_logits(small):
+    variables, apply = small
     embedding, logits = apply(variables, IMAGES)
     params = variables['params']
     longer = with_parameters(
@@ -110,8 +116,8 @@ def test_length_of_embedding_and_class_vectors_does_not_change_the_logits(traine
     np.testing.assert_allclose(found.logits, logits, atol=1e-4)
 
 
-def test_learned_scale_is_a_parameter_that_multiplies_the_logits(trained):
-    variables, apply = trained
+def test_learned_scale_is_a_parameter_that_multiplies_the_logits(small):
+    variables, apply = small
     assert variables['params']['scale'] == 10
     doubled = apply(with_parameters(variables, scale=jnp.float32(20)), IMAGES)
     np.testing.assert_allclose(
@@ -119,23 +125,23 @@ def test_learned_scale_is_a_parameter_that_multiplies_the_logits(trained):
     )
 
 
-def test_fixed_scale_is_no_parameter_but_counts(trained):
-    variables, apply = trained
-    model = network(learn_logit_scale=False, logit_scale=4.0)
-    _, fixed = shapes(model)
-    assert fixed['params'].keys() == variables['params'].keys() - {'scale'}
-    params = {name: variables['params'][name] for name in fixed['params']}
-    found = jax.jit(model.apply)(variables | {'params': params}, IMAGES)
+def test_fixed_scale_is_no_parameter_but_counts(small):
+    variables, apply = small
+    fixed = small_network(scale=4.0, learn_scale=False)
+    params = {name: leaf for name, leaf in variables['params'].items() if name != 'scale'}
+    assert jax.eval_shape(fixed.init, jax.random.key(0), IMAGES)['params'].keys() == params.keys()
+    found = jax.jit(fixed.apply)({'params': params}, IMAGES)
     np.testing.assert_allclose(
         found.logits, 0.4 * apply(variables, IMAGES).logits, rtol=1e-5, atol=1e-6
     )
 
 
-def test_evaluation_is_the_default(trained):
-    variables, _ = trained
-    outputs = jax.eval_shape(partial(network().apply, train=False), variables, IMAGES)
-    # In training BatchNorm would have to change its statistics, which are not mutable here.
-    assert jax.eval_shape(network().apply, variables, IMAGES) == outputs
+def test_backbone_is_told_whether_it_trains_and_does_not_by_default(small):
+    variables, apply = small
+    trained = small_network().apply(variables, IMAGES, train=True)
+    np.testing.assert_allclose(
+        trained.embedding, 2 * apply(variables, IMAGES).embedding, rtol=1e-5, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(

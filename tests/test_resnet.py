@@ -89,13 +89,21 @@ def test_bfloat16_computes_so_but_keeps_parameters_statistics_and_features_in_fl
     assert {x.dtype for x in outputs} == {jnp.dtype(jnp.bfloat16)}
 
 
-def narrow_network(images, **options):
-    model = ResNet(width_factor=NARROW, stem='small', **options)
-    return model, jax.jit(partial(model.init, train=False))(jax.random.key(0), images)
-
-
 def random_images(batch=8, side=8, seed=0):
     return np.random.default_rng(seed).normal(size=(batch, side, side, 1)).astype(np.float32)
+
+
+def compiled_init(model):
+    # Unoptimised: XLA takes half a minute over the random numbers of twenty layers.
+    options = {'xla_backend_optimization_level': 0}
+    return jax.jit(partial(model.init, train=False), compiler_options=options)
+
+
+@pytest.fixture(scope='module')
+def narrow():
+    """A narrow ResNet-18 and its variables."""
+    model = ResNet(width_factor=NARROW, stem='small')
+    return model, compiled_init(model)(jax.random.key(0), random_images())
 
 
 @pytest.mark.parametrize(
@@ -104,21 +112,24 @@ def random_images(batch=8, side=8, seed=0):
 )
 def test_every_block_starts_with_a_silent_branch(depth, block, branch, blocks):
     # The last BatchNorm of the branch; that of the shortcut, after it, starts at 1 like the others.
-    _, variables = narrow_network(random_images(), depth=depth)
-    scales = {
-        (path[0].key, path[1].key): np.asarray(leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(variables['params'])
-        if path[-1].key == 'scale' and block in path[0].key
-    }
-    silent = {(f'{block}_{b}', f'BatchNorm_{branch - 1}') for b in range(blocks)}
-    for name, scale in scales.items():
-        np.testing.assert_array_equal(scale, 0 if name in silent else 1, err_msg=str(name))
-    assert silent <= scales.keys()
+    model = ResNet(depth=depth, width_factor=NARROW, stem='small')
+
+    def scales(key):
+        params = model.init(key, random_images(), train=False)['params']
+        leaves = jax.tree_util.tree_leaves_with_path(params)
+        return {
+            '/'.join(k.key for k in path): leaf for path, leaf in leaves if 'scale' in str(path)
+        }
+
+    silent = {f'{block}_{number}/BatchNorm_{branch - 1}/scale' for number in range(blocks)}
+    found = jax.jit(scales)(jax.random.key(0))
+    assert silent <= found.keys()
+    for name, scale in found.items():
+        np.testing.assert_array_equal(scale, 0 if name in silent else 1, err_msg=name)
 
 
-def test_convolutions_of_the_branch_do_not_matter_at_the_start():
-    images = random_images()
-    model, variables = narrow_network(images)
+def test_convolutions_of_the_branch_do_not_matter_at_the_start(narrow):
+    images, (model, variables) = random_images(), narrow
     apply = jax.jit(partial(model.apply, train=False))
 
     def changed(is_changed):
@@ -136,9 +147,8 @@ def test_convolutions_of_the_branch_do_not_matter_at_the_start():
     assert np.max(np.abs(changed(lambda size: size == 1) - features)) > 0.1
 
 
-def test_statistics_change_in_training_only():
-    images = random_images() + 3
-    model, variables = narrow_network(images)
+def test_statistics_change_in_training_only(narrow):
+    images, (model, variables) = random_images() + 3, narrow
 
     @partial(jax.jit, static_argnames='train')
     def apply(train):
@@ -156,9 +166,8 @@ def test_statistics_change_in_training_only():
     np.testing.assert_allclose(mean, 0.1 * np.mean(stem, axis=(0, 1, 2)), rtol=1e-4, atol=1e-5)
 
 
-def test_features_of_an_image_depend_on_its_batch_in_training_only():
-    images = random_images()
-    model, variables = narrow_network(images)
+def test_features_of_an_image_depend_on_its_batch_in_training_only(narrow):
+    images, (model, variables) = random_images(), narrow
 
     @partial(jax.jit, static_argnames='train')
     def first(images, train):
@@ -169,9 +178,9 @@ def test_features_of_an_image_depend_on_its_batch_in_training_only():
     assert np.max(np.abs(first(others, True) - first(images, True))) > 0.01
 
 
-def test_batch_statistics_are_those_of_all_devices():
+def test_batch_statistics_are_those_of_all_devices(narrow):
     images = random_images() * np.linspace(1, 4, 8, dtype=np.float32)[:, None, None, None]
-    model, variables = narrow_network(images)
+    model, variables = narrow
     parallel = ResNet(width_factor=NARROW, stem='small', axis_name='batch')
 
     def train(model, images):

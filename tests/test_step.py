@@ -9,12 +9,16 @@ import pytest
 from flax import jax_utils
 from jax.sharding import Mesh, PartitionSpec
 from ml_collections import ConfigDict
+from small_data import CONFIG
 
+from mtdml_jax.config import load_config
+from mtdml_jax.errors import UserError
 from mtdml_jax.losses import multi_threshold_loss
 from mtdml_jax.models.network import Network, Outputs
 from mtdml_jax.models.resnet import ResNet
+from mtdml_jax.thresholds import sample_thresholds, threshold_range
 from mtdml_jax.training.state import TrainState
-from mtdml_jax.training.step import make_loss, make_train_step
+from mtdml_jax.training.step import make_loss, make_thresholds, make_train_step
 
 AXIS = 'batch'
 LOSS = ConfigDict(
@@ -164,3 +168,21 @@ def test_step_repeats_bit_for_bit():
     step, state = make_step(None)
     compiled = jax.jit(partial(step))
     chex.assert_trees_all_equal(compiled(state, make_batch()), compiled(state, make_batch()))
+
+
+def test_thresholds_are_midpoints_of_the_valid_range_unless_given():
+    config = load_config(CONFIG)
+    np.testing.assert_allclose(
+        make_thresholds(config, 7), sample_thresholds(8, *threshold_range(7)), rtol=1e-6
+    )
+    given = load_config(
+        CONFIG,
+        ['--config.model.num_slices=2', '--config.loss.thresholds=(0.25, 0.75)'],
+    )
+    np.testing.assert_allclose(make_thresholds(given, 7), [0.25, 0.75])
+
+
+def test_thresholds_must_be_one_a_slice():
+    config = load_config(CONFIG, ['--config.loss.thresholds=(0.25, 0.75)'])
+    with pytest.raises(UserError, match='expected 8 of them .*, found 2'):
+        make_thresholds(config, 7)

@@ -18,15 +18,16 @@ from mtdml_jax.evaluation.retrieval import retrieval_scores
 from mtdml_jax.evaluation.slices import slice_study
 from mtdml_jax.models import make_network
 from mtdml_jax.training import checkpoints
-from mtdml_jax.training.loop import make_thresholds
 from mtdml_jax.training.metrics import read_metrics
 from mtdml_jax.training.state import create_state, make_optimizer, make_schedule
+from mtdml_jax.training.step import make_thresholds
 
 
 def evaluate(config: ConfigDict, workdir: Path, split: str, command: str = '') -> dict:
     """Evaluates the run in `workdir` on a split, with the train split as the gallery.
 
-    Writes evaluation.json and report.html into the run's folder.
+    Writes evaluation.json and report.html into the run's folder. Of several processes all must call
+    this (they read the checkpoint together); the first writes.
 
     Args:
       config: the run's config.
@@ -73,6 +74,8 @@ def evaluate(config: ConfigDict, workdir: Path, split: str, command: str = '') -
         ),
         'run': describe_run(config, workdir, state, info, command),
     }
+    if jax.process_index() != 0:
+        return evaluation
     text = json.dumps(evaluation, indent=2)
     (workdir / 'evaluation.json').write_text(text + '\n', encoding='utf-8')
     write_report(

@@ -6,22 +6,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import jax_utils
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from mtdml_jax.config import check_config, claim_workdir
 from mtdml_jax.data.pipeline import Split, check_trainable, load_split, prepare, train_batches
-from mtdml_jax.errors import UserError
 from mtdml_jax.evaluation.classify import fit_neighbors
 from mtdml_jax.evaluation.embed import make_embedder
 from mtdml_jax.models import Network, make_network
-from mtdml_jax.thresholds import sample_thresholds, threshold_range
 from mtdml_jax.training import checkpoints
 from mtdml_jax.training.metrics import RunLog
-from mtdml_jax.training.state import create_state, make_optimizer, make_schedule
-from mtdml_jax.training.step import make_loss, make_train_step
+from mtdml_jax.training.state import TrainState, create_state, make_optimizer, make_schedule
+from mtdml_jax.training.step import make_loss, make_thresholds, make_train_step
 
 AXIS = 'batch'
 
@@ -46,23 +44,15 @@ def train(config: ConfigDict, workdir: Path) -> bool:
     check_config(config, jax.device_count())
     train_split, validation_split = load_training_splits(config.data)
     num_classes, num_steps = len(train_split.class_names), config.train.num_steps
-    network = make_network(config.model, num_classes, AXIS)
-    thresholds = make_thresholds(config, num_classes)
-    schedule = make_schedule(config.optim, num_steps)
-    optimizer = make_optimizer(config.optim, schedule)
+    network, state, train_step = make_training(config, num_classes)
     claim_workdir(workdir, config)
 
-    state = create_state(network, optimizer, config)
     manager = checkpoints.open_checkpoints(workdir / 'checkpoints', config.train)
     seconds = {'total': 0.0, 'steps': 0.0}
     if manager.latest_step() is not None:
         state, info = checkpoints.restore(manager, manager.latest_step(), state)
         seconds = info['seconds']
     step = int(state.step)
-
-    joint_loss = make_loss(network, thresholds, config.loss, AXIS)
-    train_step = make_train_step(joint_loss, optimizer, schedule, config.train.ema_decay, AXIS)
-    train_step = jax.pmap(train_step, axis_name=AXIS, donate_argnums=0)
     state = jax_utils.replicate(state, axis_name=AXIS)
     validate = make_validation(network, config, train_split, validation_split)
     batches = train_batches(
@@ -72,7 +62,8 @@ def train(config: ConfigDict, workdir: Path) -> bool:
         host=jax.process_index(),
         num_hosts=jax.process_count(),
     )
-    with RunLog(workdir, step, seconds, config, thresholds) as log, catch_sigterm() as stopping:
+    log = RunLog(workdir, step, seconds, config, make_thresholds(config, num_classes))
+    with log, catch_sigterm() as stopping:
         for step, batch in enumerate(batches, start=step + 1):  # noqa: B020 (counts on)
             state, metrics = train_step(state, split_over_devices(batch))
             log.add(metrics)
@@ -93,39 +84,45 @@ def train(config: ConfigDict, workdir: Path) -> bool:
     return step == num_steps
 
 
+def make_training(config, num_classes: int) -> tuple[Network, TrainState, Callable]:
+    """What the config describes: the network, its first state, and the step over all devices.
+
+    Args:
+      config: the whole config.
+      num_classes: number of classes C.
+
+    Returns:
+      (network, state, step); the step takes the state replicated over the devices (and gives it
+      back), and a batch as `split_over_devices` leaves it.
+
+    Raises:
+      UserError: settings that do not exist or do not fit.
+    """
+    network = make_network(config.model, num_classes, AXIS)
+    thresholds = make_thresholds(config, num_classes)
+    schedule = make_schedule(config.optim, config.train.num_steps)
+    optimizer = make_optimizer(config.optim, schedule)
+    joint_loss = make_loss(network, thresholds, config.loss, AXIS)
+    step = make_train_step(joint_loss, optimizer, schedule, config.train.ema_decay, AXIS)
+    state = create_state(network, optimizer, config)
+    return network, state, jax.pmap(step, axis_name=AXIS, donate_argnums=0)
+
+
 def load_training_splits(data) -> tuple[Split, Split | None]:
     """The train split, checked, and the validation split, or None if there is none to watch.
 
     Raises:
       UserError: data that cannot be read or trained on.
     """
+    # Hosts may share a disk: the first prepares the data, then the others find it, or prepare theirs.
+    if jax.process_index() == 0:
+        prepare(data)
+    multihost_utils.sync_global_devices('data prepared')
     train_split = load_split(data, data.train_split)
     check_trainable(train_split)
     if data.validation_split not in prepare(data).info.splits:
         return train_split, None
     return train_split, load_split(data, data.validation_split)
-
-
-def make_thresholds(config, num_classes: int) -> jax.Array:
-    """The thresholds of the slices, [S]: as configured, or over the valid range.
-
-    Raises:
-      UserError: another number of thresholds than of slices, or an unknown distance.
-    """
-    loss, model = config.loss, config.model
-    if loss.thresholds and len(loss.thresholds) != model.num_slices:
-        raise UserError(
-            f'config.loss.thresholds: expected {model.num_slices} of them (config.model.num_slices), '
-            f'found {len(loss.thresholds)}'
-        )
-    try:
-        slice_dim = model.embedding_size // model.num_slices
-        low, high = threshold_range(num_classes, slice_dim, loss.distance)
-    except ValueError as error:
-        raise UserError(f'config.loss: {error}') from error
-    if loss.thresholds:
-        return jnp.array(loss.thresholds, jnp.float32)
-    return sample_thresholds(model.num_slices, low, high)
 
 
 def make_validation(

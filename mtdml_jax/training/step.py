@@ -6,9 +6,33 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mtdml_jax.errors import UserError
 from mtdml_jax.losses import global_mean, multi_threshold_loss
 from mtdml_jax.models import Network
+from mtdml_jax.thresholds import sample_thresholds, threshold_range
 from mtdml_jax.training.state import TrainState
+
+
+def make_thresholds(config, num_classes: int) -> jax.Array:
+    """The thresholds of the slices, [S]: as configured, or over the valid range.
+
+    Raises:
+      UserError: another number of thresholds than of slices, or an unknown distance.
+    """
+    loss, model = config.loss, config.model
+    if loss.thresholds and len(loss.thresholds) != model.num_slices:
+        raise UserError(
+            f'config.loss.thresholds: expected {model.num_slices} of them (config.model.num_slices), '
+            f'found {len(loss.thresholds)}'
+        )
+    try:
+        slice_dim = model.embedding_size // model.num_slices
+        low, high = threshold_range(num_classes, slice_dim, loss.distance)
+    except ValueError as error:
+        raise UserError(f'config.loss: {error}') from error
+    if loss.thresholds:
+        return jnp.array(loss.thresholds, jnp.float32)
+    return sample_thresholds(model.num_slices, low, high)
 
 
 def make_loss(network: Network, thresholds: jax.Array, loss, axis_name: str | None) -> Callable:

@@ -1,0 +1,156 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from small_data import CONFIG, csv_rows, small_overrides, write_csv
+
+from mtdml_jax.__main__ import main
+from mtdml_jax.data import pipeline
+
+GOOD = ' '.join(['7'] * 2304)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('faces')
+    write_csv(folder / 'data' / 'fer2013.csv', csv_rows())
+    return folder
+
+
+@pytest.fixture(scope='module')
+def run(folder):
+    """A finished run."""
+    assert main(train_command(folder, folder / 'run')) == 0
+    return folder / 'run'
+
+
+def train_command(folder, workdir, *overrides):
+    overrides = [*small_overrides(folder), *overrides]
+    return ['train', f'--config={CONFIG}', f'--workdir={workdir}', *overrides]
+
+
+def error_of(command, capsys):
+    """What a command that ends with exit code 2 prints: one line."""
+    assert main(command) == 2
+    lines = [x for x in capsys.readouterr().err.splitlines() if x.startswith('mtdml_jax: ')]
+    (line,) = lines
+    return line
+
+
+def test_training_leaves_the_promised_files(run):
+    names = {path.name.split('.')[0] for path in run.iterdir()}
+    assert names == {'config', 'metrics', 'events', 'checkpoints', 'evaluation', 'report'}
+    evaluation = json.loads((run / 'evaluation.json').read_text())
+    assert evaluation['split'] == 'validation'
+    assert evaluation['num_examples'] == 21
+    assert evaluation['class_names'][3] == 'happy'
+    assert list(evaluation['classifiers']) == ['softmax', 'knn', 'centroid', 'linear']
+    assert len(evaluation['slices']) == 4
+    assert evaluation['run']['checkpoint_step'] in (3, 6)
+    confusion = np.array(evaluation['classifiers']['knn']['confusion_matrix'])
+    np.testing.assert_array_equal(confusion.sum(axis=1), [3] * 7)
+
+
+def test_evaluate_reads_the_config_of_the_run_and_takes_another_split(run, capsys):
+    assert main(['evaluate', f'--workdir={run}', '--split=train']) == 0
+    printed = capsys.readouterr().out
+    assert '42 faces of the split train' in printed
+    assert f'report: {run / "report.html"}' in printed
+    assert json.loads((run / 'evaluation.json').read_text())['split'] == 'train'
+
+
+def test_split_that_the_data_lack(run, capsys):
+    before = (run / 'evaluation.json').read_text()
+    error = error_of(['evaluate', f'--workdir={run}', '--split=test'], capsys)
+    assert "fer2013 has no split 'test'; it has train, validation" in error
+    assert (run / 'evaluation.json').read_text() == before
+
+
+def test_missing_data_file(tmp_path, capsys):
+    error = error_of(train_command(tmp_path, tmp_path / 'run'), capsys)
+    for part in (str(tmp_path / 'data'), 'fer2013.csv', 'icml_face_data.csv', 'Kaggle'):
+        assert part in error
+    assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize(
+    ('row', 'message'),
+    [
+        ((3, ' '.join(['7'] * 2303), 'Training'), 'expected 2304 pixels, found 2303'),
+        ((3, GOOD[:-1] + '300', 'Training'), 'expected pixel values from 0 to 255, found 300'),
+        ((9, GOOD, 'Training'), "expected a label from 0 to 6, found '9'"),
+    ],
+)
+def test_wrong_row_of_the_csv_file(tmp_path, capsys, row, message):
+    path = write_csv(tmp_path / 'data' / 'fer2013.csv', [(0, GOOD, 'Training'), row])
+    error = error_of(train_command(tmp_path, tmp_path / 'run'), capsys)
+    assert f'{path}: row 3: {message}' in error
+    assert not list((tmp_path / 'prepared').rglob('*.tfrecord*'))
+
+
+def test_class_with_one_face(tmp_path, capsys):
+    rows = [row for row in csv_rows({'Training': 2}) if row[0] != 1]
+    write_csv(tmp_path / 'data' / 'fer2013.csv', [*rows, (1, GOOD, 'Training')])
+    error = error_of(train_command(tmp_path, tmp_path / 'run'), capsys)
+    assert 'every class needs at least 2 faces' in error
+    assert 'disgust (1)' in error
+
+
+def test_corrupt_image(folder, tmp_path, capsys, monkeypatch):
+    skip = pipeline.tfds.decode.SkipDecoding
+
+    class Cut(skip):
+        """Reads every image without its second half."""
+
+        def decode_example(self, serialized):
+            return tf.strings.substr(serialized, 0, tf.strings.length(serialized) // 2)
+
+    monkeypatch.setattr(pipeline.tfds.decode, 'SkipDecoding', Cut)
+    error = error_of(train_command(folder, tmp_path / 'run'), capsys)
+    assert '42 of 42 images cannot be decoded: fer2013.csv:' in error
+
+
+@pytest.mark.parametrize(
+    ('override', 'message'),
+    [
+        ('--config.optim.lerning_rate=1', "did you mean 'optim.learning_rate'"),
+        ('--config.data.batch_size=20', 'config.data.batch_size (20) must be divisible'),
+        ('--config.model.embedding_size=18', 'config.model.embedding_size (18) must be divisible'),
+        ('--config.model.stem=tiny', "config.model.stem: expected one of imagenet, small, found 'tiny'"),
+        ('--config.optim.name=lion', 'config.optim.name: expected adamw or sgd'),
+        ('--config.loss.distance=cosine', "config.loss: expected distance to be one of"),
+    ],
+)  # fmt: skip
+def test_wrong_setting(folder, tmp_path, capsys, override, message):
+    assert message in error_of(train_command(folder, tmp_path / 'run', override), capsys)
+    assert not (tmp_path / 'run').exists()
+
+
+def test_workdir_of_another_run(folder, run, capsys):
+    error = error_of(train_command(folder, run, '--config.seed=5'), capsys)
+    assert 'seed (there 0, now 5)' in error
+
+
+def test_loss_that_diverges_has_an_exit_code_of_its_own(folder, tmp_path, capsys):
+    overrides = (
+        'optim.name=sgd',
+        'optim.learning_rate=1e38',
+        'optim.warmup=0',
+        'optim.clip_norm=0',
+    )
+    command = train_command(folder, tmp_path, *(f'--config.{x}' for x in overrides))
+    assert main(command) == 3
+    assert 'mtdml_jax: step 2: the loss is no longer finite' in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    command = [sys.executable, '-m', 'mtdml_jax', 'evaluate', f'--workdir={tmp_path}']
+    short = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert short.returncode == 2
+    assert short.stderr.splitlines()[0].startswith('mtdml_jax: --workdir: no run in')
+    assert len(short.stderr.splitlines()) == 1
+    long = subprocess.run([*command, '--debug'], capture_output=True, text=True, check=False)
+    assert 'Traceback' in long.stderr
