@@ -144,3 +144,8 @@ def check_config(config: ConfigDict, num_devices: int) -> None:
             f'config.train.best_metric: expected one of {", ".join(metrics)}, found '
             f'{train.best_metric!r}'
         )
+    if train.best_metric == 'softmax_accuracy' and config.loss.softmax_weight == 0:
+        raise UserError(
+            'config.train.best_metric: with config.loss.softmax_weight=0 there is no softmax head '
+            'to choose by; set it to knn_accuracy'
+        )

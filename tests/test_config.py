@@ -93,6 +93,7 @@ def test_folder_without_a_run_is_named(tmp_path):
         ('--config.train.log_every=0', 'config.train.log_every: expected at least 1, found 0'),
         ('--config.loss.mining=soft', "config.loss.mining: expected one of hard, found 'soft'"),
         ('--config.train.best_metric=f1', 'config.train.best_metric'),
+        ('--config.loss.softmax_weight=0', 'no softmax head to choose by; set it to knn_accuracy'),
     ],
 )
 def test_settings_that_cannot_work_are_named(override, message):

@@ -62,6 +62,13 @@ def test_evaluate_reads_the_config_of_the_run_and_takes_another_split(run, capsy
     assert json.loads((run / 'evaluation.json').read_text())['split'] == 'train'
 
 
+def test_run_without_the_softmax_term_has_no_softmax_classifier(folder, tmp_path):
+    overrides = ('loss.softmax_weight=0', 'train.best_metric=knn_accuracy')
+    assert main(train_command(folder, tmp_path, *(f'--config.{x}' for x in overrides))) == 0
+    evaluation = json.loads((tmp_path / 'evaluation.json').read_text())
+    assert list(evaluation['classifiers']) == ['knn', 'centroid', 'linear']
+
+
 def test_split_that_the_data_lack(run, capsys):
     before = (run / 'evaluation.json').read_text()
     error = error_of(['evaluate', f'--workdir={run}', '--split=test'], capsys)

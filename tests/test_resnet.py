@@ -93,19 +93,6 @@ def random_images(batch=8, side=8, seed=0):
     return np.random.default_rng(seed).normal(size=(batch, side, side, 1)).astype(np.float32)
 
 
-def compiled_init(model):
-    # Unoptimised: XLA takes half a minute over the random numbers of twenty layers.
-    options = {'xla_backend_optimization_level': 0}
-    return jax.jit(partial(model.init, train=False), compiler_options=options)
-
-
-@pytest.fixture(scope='module')
-def narrow():
-    """A narrow ResNet-18 and its variables."""
-    model = ResNet(width_factor=NARROW, stem='small')
-    return model, compiled_init(model)(jax.random.key(0), random_images())
-
-
 @pytest.mark.parametrize(
     ('depth', 'block', 'branch', 'blocks'),
     [('resnet18', 'BasicBlock', 2, 8), ('resnet50', 'Bottleneck', 3, 16)],
@@ -128,66 +115,84 @@ def test_every_block_starts_with_a_silent_branch(depth, block, branch, blocks):
         np.testing.assert_array_equal(scale, 0 if name in silent else 1, err_msg=name)
 
 
-def test_convolutions_of_the_branch_do_not_matter_at_the_start(narrow):
-    images, (model, variables) = random_images(), narrow
-    apply = jax.jit(partial(model.apply, train=False))
+@pytest.fixture(scope='module')
+def narrow():
+    """Variables of a narrow ResNet-18, and its compiled (features, state after the batch)."""
+    model = ResNet(width_factor=NARROW, stem='small')
+    rng = np.random.default_rng(1)
 
-    def changed(is_changed):
-        """The features after doubling the kernels of the given size within the blocks."""
+    def start(path, shape):
+        names = [key.key for key in path]
+        if names[-1] == 'kernel':
+            return rng.normal(size=shape, scale=np.prod(shape[:3]) ** -0.5)
+        # As `test_every_block_starts_with_a_silent_branch` has it.
+        silent = 'BasicBlock' in names[1] and names[-2:] == ['BatchNorm_1', 'scale']
+        return np.full(shape, names[-1] in ('scale', 'var') and not silent, np.float32)
+
+    init = partial(model.init, train=False)
+    shapes = jax.eval_shape(init, jax.random.key(0), random_images())
+    variables = jax.tree_util.tree_map_with_path(lambda p, x: np.float32(start(p, x.shape)), shapes)
+
+    @partial(jax.jit, static_argnames='train')
+    def apply(variables, images, train):
+        return model.apply(variables, images, train=train, mutable='batch_stats')
+
+    return variables, apply
+
+
+def test_silent_branches_make_their_convolutions_irrelevant(narrow):
+    (variables, apply), images = narrow, random_images()
+
+    def features(is_doubled=lambda size: False):
+        """After doubling the kernels of the given sizes within the blocks."""
 
         def change(path, leaf):
             in_block = 'BasicBlock' in path[0].key and path[-1].key == 'kernel'
-            return leaf * 2 if in_block and is_changed(leaf.shape[0]) else leaf
+            return leaf * 2 if in_block and is_doubled(leaf.shape[0]) else leaf
 
         params = jax.tree_util.tree_map_with_path(change, variables['params'])
-        return apply(variables | {'params': params}, images)
+        return apply(variables | {'params': params}, images, train=False)[0]
 
-    features = apply(variables, images)
-    np.testing.assert_array_equal(changed(lambda size: size == 3), features)
-    assert np.max(np.abs(changed(lambda size: size == 1) - features)) > 0.1
+    np.testing.assert_array_equal(features(lambda size: size == 3), features())
+    assert np.max(np.abs(features(lambda size: size == 1) - features())) > 0.1
 
 
 def test_statistics_change_in_training_only(narrow):
-    images, (model, variables) = random_images() + 3, narrow
-
-    @partial(jax.jit, static_argnames='train')
-    def apply(train):
-        return model.apply(variables, images, train=train, mutable='batch_stats')
-
-    _, evaluated = apply(train=False)
-    _, trained = apply(train=True)
+    (variables, apply), images = narrow, random_images() + 3
+    _, evaluated = apply(variables, images, train=False)
+    _, trained = apply(variables, images, train=True)
     chex.assert_trees_all_equal(evaluated['batch_stats'], variables['batch_stats'])
-    mean = trained['batch_stats']['BatchNorm_0']['mean']
     # The running mean starts at 0 and moves a tenth of the way to the batch's.
     kernel = variables['params']['Conv_0']['kernel']
     stem = jax.lax.conv_general_dilated(
         images, kernel, (2, 2), [(1, 1)] * 2, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
     )
+    mean = trained['batch_stats']['BatchNorm_0']['mean']
     np.testing.assert_allclose(mean, 0.1 * np.mean(stem, axis=(0, 1, 2)), rtol=1e-4, atol=1e-5)
 
 
 def test_features_of_an_image_depend_on_its_batch_in_training_only(narrow):
-    images, (model, variables) = random_images(), narrow
-
-    @partial(jax.jit, static_argnames='train')
-    def first(images, train):
-        return model.apply(variables, images, train=train, mutable='batch_stats')[0][0]
-
+    (variables, apply), images = narrow, random_images()
     others = np.concatenate([images[:1], 2 * images[1:] + 1])
-    np.testing.assert_allclose(first(others, False), first(images, False), rtol=1e-5)
-    assert np.max(np.abs(first(others, True) - first(images, True))) > 0.01
+
+    def difference(train):
+        first, second = (apply(variables, x, train=train)[0][0] for x in (images, others))
+        return np.max(np.abs(first - second))
+
+    assert difference(train=False) < 1e-5
+    assert difference(train=True) > 0.01
 
 
 def test_batch_statistics_are_those_of_all_devices(narrow):
-    images = random_images() * np.linspace(1, 4, 8, dtype=np.float32)[:, None, None, None]
-    model, variables = narrow
+    (variables, apply), images = narrow, random_images()
+    images *= np.linspace(1, 4, 8, dtype=np.float32)[:, None, None, None]
     parallel = ResNet(width_factor=NARROW, stem='small', axis_name='batch')
 
-    def train(model, images):
-        return model.apply(variables, images, train=True, mutable='batch_stats')
+    def train(image):
+        return parallel.apply(variables, image, train=True, mutable='batch_stats')
 
-    one, one_state = jax.jit(partial(train, model))(images)
-    eight, states = jax.pmap(partial(train, parallel), axis_name='batch')(images[:, None])
+    one, one_state = apply(variables, images, train=True)
+    eight, states = jax.pmap(train, axis_name='batch')(images[:, None])
     np.testing.assert_allclose(eight[:, 0], one, rtol=1e-4, atol=1e-5)
     for device in range(8):
         state = jax.tree.map(lambda x, device=device: np.asarray(x)[device], states)
