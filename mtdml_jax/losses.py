@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mtdml_jax.distances import check_distance, paired_distance
-from mtdml_jax.mining import mine_batch_hard
+from mtdml_jax.mining import as_mask, mine_batch_hard
 from mtdml_jax.slicing import split_slices
 
 MININGS = ('hard',)
@@ -127,7 +127,7 @@ def multi_threshold_loss(
     """
     _check_arguments(embeddings, labels, thresholds, distance, mining, reduction)
     slices = split_slices(embeddings, len(thresholds))
-    mask = jnp.ones(labels.shape, bool) if mask is None else mask
+    mask = as_mask(mask, labels.shape)
     gallery, gallery_labels, gallery_mask, rows = _gather_gallery(slices, labels, mask, axis_name)
 
     triplets = mine_batch_hard(
@@ -161,7 +161,7 @@ def multi_threshold_loss(
         active_share=mean(active, triplets.valid),
         positive_distance=mean(d_ap, triplets.valid),
         negative_distance=mean(d_an, triplets.valid),
-        spread=_spread(gallery, gallery_mask),
+        spread=_spread(slices, mask, axis_name),
         num_valid=_global_sum(triplets.valid, axis_name),
     )
     if reduction == 'none':
@@ -202,12 +202,12 @@ def global_mean(x: jax.Array, where: jax.Array, axis_name: str | None = None) ->
     return _global_sum(jnp.where(where, x, 0), axis_name) / jnp.maximum(count, 1)
 
 
-def _spread(slices, mask):
-    """Root mean squared distance of unit slices [B, S, D] to their mean, per slice [S]."""
-    weights = (mask / jnp.maximum(jnp.sum(mask), 1)).astype(slices.dtype)
-    centre = jnp.einsum('b,bsd->sd', weights, slices)
-    deviation = jnp.sum(jnp.square(slices - centre), axis=-1)
-    return jnp.sqrt(jnp.einsum('b,bs->s', weights, deviation))
+def _spread(slices, mask, axis_name):
+    """Root mean squared distance of unit slices [B, S, D] to their mean, on all devices, [S]."""
+    vectors = jnp.moveaxis(slices, 0, -1)
+    centre = global_mean(vectors, mask, axis_name)
+    squared = jnp.sum(jnp.square(vectors - centre[..., None]), axis=1)
+    return jnp.sqrt(global_mean(squared, mask, axis_name))
 
 
 def _check_arguments(embeddings, labels, thresholds, distance, mining, reduction):

@@ -59,17 +59,25 @@ def mine_batch_hard(
     Raises:
       ValueError: shapes that do not fit each other.
     """
+    if slices.ndim not in (2, 3) or labels.shape != slices.shape[:1]:
+        raise ValueError(
+            f'expected slices of shape [B, S, D] or [B, D] and labels of shape [B], found '
+            f'{slices.shape} and {labels.shape}'
+        )
     sliced = slices if slices.ndim == 3 else slices[:, None]
+    mask = as_mask(mask, labels.shape)
     if gallery is None:
+        if gallery_labels is not None or gallery_mask is not None:
+            raise ValueError(
+                'found gallery_labels or gallery_mask without a gallery, which they go with'
+            )
         gallery, gallery_labels, gallery_mask = sliced, labels, mask
         rows = jnp.arange(len(labels)) if rows is None else rows
     elif gallery.ndim == 2:
         gallery = gallery[:, None]
-    _check_shapes(sliced, labels, gallery, gallery_labels)
-
-    mask = jnp.ones(labels.shape, bool) if mask is None else mask
     rows = jnp.full(labels.shape, -1) if rows is None else rows
-    gallery_mask = jnp.ones(gallery_labels.shape, bool) if gallery_mask is None else gallery_mask
+    _check_shapes(sliced, rows, gallery, gallery_labels)
+    gallery_mask = as_mask(gallery_mask, gallery_labels.shape, 'gallery_mask')
     mine_slice = partial(
         _mine_slice,
         labels=labels,
@@ -104,12 +112,18 @@ def _mine_slice(anchors, gallery, *, labels, gallery_labels, gallery_mask, rows,
     return jax.lax.map(mine_anchor, (anchors, labels, rows), batch_size=tile)
 
 
-def _check_shapes(slices, labels, gallery, gallery_labels):
-    if slices.ndim != 3 or labels.shape != slices.shape[:1]:
-        raise ValueError(
-            f'expected slices of shape [B, S, D] or [B, D] and labels of shape [B], found '
-            f'{slices.shape} and {labels.shape}'
-        )
+def as_mask(mask: jax.Array | None, shape: tuple[int, ...], name: str = 'mask') -> jax.Array:
+    """`mask` as booleans of that shape (True for None); raises ValueError for another shape."""
+    if mask is None:
+        return jnp.ones(shape, bool)
+    if jnp.shape(mask) != shape:
+        raise ValueError(f'expected {name} of shape {shape}, found {jnp.shape(mask)}')
+    return jnp.asarray(mask, bool)
+
+
+def _check_shapes(slices, rows, gallery, gallery_labels):
+    if rows.shape != slices.shape[:1]:
+        raise ValueError(f'expected rows of shape {slices.shape[:1]}, found {rows.shape}')
     if gallery_labels is None or gallery_labels.shape != gallery.shape[:1]:
         found = None if gallery_labels is None else gallery_labels.shape
         raise ValueError(
