@@ -126,6 +126,8 @@ def get_config() -> ConfigDict:
     evaluation.checkpoint = 'best'
     # Images embedded at a time, over this host's devices.
     evaluation.batch_size = 256
+    # Whether an image and its mirror image are embedded and averaged (twice the time).
+    evaluation.flip = False
     # Neighbours k of the k-nearest-neighbour classifier.
     evaluation.num_neighbors = 15
     # Faces of the train split that kNN searches while training goes on (all of them at the end).

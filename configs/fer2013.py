@@ -23,6 +23,7 @@ def get_config():
     config.train.checkpoint_every = 1000
     config.train.ema_decay = 0.998
     config.eval.split = 'validation'
+    config.eval.flip = True
     # The schedule ends at a learning rate of 0: the last weights, not those that PublicTest likes best.
     config.eval.checkpoint = 'latest'
     return config

@@ -38,10 +38,20 @@ def make_embedder(network: Network, config) -> Callable[[Any, Split], EmbeddedSp
     replicated = NamedSharding(mesh, PartitionSpec())
     batch_size = -(-config.eval.batch_size // mesh.size) * mesh.size
 
+    def look(variables, images):
+        outputs = network.apply(variables, images, train=False)
+        return split_slices(outputs.embedding, network.num_slices), outputs.logits
+
     @jax.jit
     def embed(variables, images):
-        outputs = network.apply(variables, images, train=False)
-        return merge_slices(split_slices(outputs.embedding, network.num_slices)), outputs.logits
+        slices, logits = look(variables, images)
+        if config.eval.flip:
+            mirrored_slices, mirrored_logits = look(variables, images[:, :, ::-1])
+            mean = (slices + mirrored_slices) / 2
+            # The mean of two unit slices is shorter: it is made a unit slice again.
+            slices = split_slices(merge_slices(mean), network.num_slices)
+            logits = (logits + mirrored_logits) / 2
+        return merge_slices(slices), logits
 
     def embed_split(variables, split):
         variables = jax.device_put(variables, replicated)

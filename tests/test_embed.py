@@ -1,0 +1,54 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tensorflow as tf
+from small_data import CONFIG
+
+from mtdml_jax.config import load_config
+from mtdml_jax.data.pipeline import Split
+from mtdml_jax.evaluation.embed import make_embedder
+from mtdml_jax.models import Outputs
+
+
+class Corner:
+    """Stands in for a network: embeds an image by its upper corners, one slice of [left, 1] each."""
+
+    num_slices = 2
+
+    def apply(self, variables, images, *, train):
+        left, right = images[:, 0, 0, 0] + variables['shift'], images[:, 0, -1, 0]
+        ones = jnp.ones_like(left)
+        return Outputs(jnp.stack([left, ones, right, 3 * ones], axis=1), left[:, None])
+
+
+def split_of(corners):
+    """A split of 2x2 images with these grey values in the upper corners."""
+    pixels = [np.array([[[left], [right]], [[0], [0]]]) for left, right in corners]
+    images = [tf.io.encode_png(tf.constant(x, tf.uint8)).numpy() for x in pixels]
+    labels = np.arange(len(images), dtype=np.int32)
+    return Split('test', images, labels, [str(x) for x in labels], ['a', 'b', 'c'])
+
+
+def unit(*vector):
+    return np.array(vector) / np.linalg.norm(vector)
+
+
+@pytest.mark.parametrize('flip', [False, True])
+def test_rows_are_unit_slices_of_all_images_in_order(flip):
+    overrides = ['data.image_size=2', 'data.mean=(0.0,)', 'data.std=(1.0,)', f'eval.flip={flip}']
+    config = load_config(CONFIG, [f'--config.{x}' for x in (*overrides, 'eval.batch_size=2')])
+    corners = [(0, 255), (255, 255), (51, 102)]
+    embedded = make_embedder(Corner(), config)({'shift': jnp.array(1.0)}, split_of(corners))
+
+    def look(left, right):
+        return np.stack([unit(left + 1, 1), unit(right, 3)]), left + 1
+
+    for row, (left, right) in enumerate(np.array(corners) / 255):
+        slices, logit = look(left, right)
+        if flip:
+            mirrored, mirrored_logit = look(right, left)
+            slices = np.stack([unit(*x) for x in slices + mirrored])
+            logit = (logit + mirrored_logit) / 2
+        np.testing.assert_allclose(embedded.embeddings[row], slices.ravel() / 2**0.5, rtol=1e-5)
+        np.testing.assert_allclose(embedded.logits[row], [logit], rtol=1e-5)
+    np.testing.assert_array_equal(embedded.labels, [0, 1, 2])
