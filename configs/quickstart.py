@@ -20,8 +20,8 @@ def get_config():
     config.augment.shift = 0.05
     config.optim.learning_rate = 2e-3
     config.optim.warmup = 0.1
-    config.train.num_steps = 900
+    config.train.num_steps = 800
     config.train.log_every = 20
-    config.train.checkpoint_every = 300
+    config.train.checkpoint_every = 200
     config.train.ema_decay = 0.98
     return config

@@ -62,10 +62,10 @@ def test_evaluate_reads_the_config_of_the_run_and_takes_another_split(run, capsy
     assert json.loads((run / 'evaluation.json').read_text())['split'] == 'train'
 
 
-def test_run_without_the_softmax_term_has_no_softmax_classifier(folder, tmp_path):
-    overrides = ('loss.softmax_weight=0', 'train.best_metric=knn_accuracy')
-    assert main(train_command(folder, tmp_path, *(f'--config.{x}' for x in overrides))) == 0
-    evaluation = json.loads((tmp_path / 'evaluation.json').read_text())
+def test_run_without_the_softmax_term_has_no_softmax_classifier(run):
+    command = ['evaluate', f'--workdir={run}', '--split=train', '--config.loss.softmax_weight=0']
+    assert main(command) == 0
+    evaluation = json.loads((run / 'evaluation.json').read_text())
     assert list(evaluation['classifiers']) == ['knn', 'centroid', 'linear']
 
 
@@ -141,7 +141,7 @@ def test_workdir_of_another_run(folder, run, capsys):
     assert 'seed (there 0, now 5)' in error
 
 
-def test_loss_that_diverges_has_an_exit_code_of_its_own(folder, tmp_path, capsys):
+def test_loss_that_diverges_ends_with_its_exit_code_and_saves_nothing(folder, tmp_path, capsys):
     overrides = (
         'optim.name=sgd',
         'optim.learning_rate=1e38',
@@ -151,6 +151,7 @@ def test_loss_that_diverges_has_an_exit_code_of_its_own(folder, tmp_path, capsys
     command = train_command(folder, tmp_path, *(f'--config.{x}' for x in overrides))
     assert main(command) == 3
     assert 'mtdml_jax: step 2: the loss is no longer finite' in capsys.readouterr().err
+    assert not [path for path in (tmp_path / 'checkpoints').iterdir() if path.name.isdigit()]
 
 
 def test_debug_shows_the_traceback(tmp_path):

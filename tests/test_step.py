@@ -17,7 +17,7 @@ from mtdml_jax.losses import multi_threshold_loss
 from mtdml_jax.models.network import Network, Outputs
 from mtdml_jax.models.resnet import ResNet
 from mtdml_jax.thresholds import sample_thresholds, threshold_range
-from mtdml_jax.training.state import TrainState
+from mtdml_jax.training.state import TrainState, init_variables
 from mtdml_jax.training.step import make_loss, make_thresholds, make_train_step
 
 AXIS = 'batch'
@@ -49,9 +49,7 @@ def make_step(axis_name, ema_decay=0.0):
     network = Network(backbone, 8, 2, 4, scale=5.0, learn_scale=True)
     schedule = optax.constant_schedule(0.1)
     optimizer = optax.sgd(schedule)
-    variables = Network(backbone, 8, 2, 4, scale=5.0, learn_scale=True).init(
-        jax.random.key(0), jnp.zeros((1, 16, 16, 1))
-    )
+    variables = init_variables(network, 0, (16, 16, 1))
     state = TrainState(
         jnp.zeros((), jnp.int32),
         variables,
