@@ -7,7 +7,19 @@ os.environ['JAX_NUM_CPU_DEVICES'] = '8'
 os.environ['TF_CPP_MIN_LOG_LEVEL'] = '2'
 
 import jax
+import pytest
 
 CACHE = Path(__file__).parents[1] / '.pytest_cache' / 'jax'
 jax.config.update('jax_compilation_cache_dir', str(CACHE))
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """A folder with a small FER2013 file in `data`."""
+    # Here, because it imports the package, which uses JAX.
+    from small_data import csv_rows, write_csv
+
+    folder = tmp_path_factory.mktemp('faces')
+    write_csv(folder / 'data' / 'fer2013.csv', csv_rows())
+    return folder

@@ -14,13 +14,6 @@ from mtdml_jax.training.metrics import read_metrics
 
 
 @pytest.fixture(scope='module')
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('faces')
-    write_csv(folder / 'data' / 'fer2013.csv', csv_rows())
-    return folder
-
-
-@pytest.fixture(scope='module')
 def config(folder):
     return small_config(folder, '--config.eval.checkpoint=latest')
 

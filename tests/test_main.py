@@ -14,13 +14,6 @@ GOOD = ' '.join(['7'] * 2304)
 
 
 @pytest.fixture(scope='module')
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('faces')
-    write_csv(folder / 'data' / 'fer2013.csv', csv_rows())
-    return folder
-
-
-@pytest.fixture(scope='module')
 def run(folder):
     """A finished run."""
     assert main(train_command(folder, folder / 'run')) == 0

@@ -16,13 +16,6 @@ from mtdml_jax.errors import UserError
 
 
 @pytest.fixture(scope='module')
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('faces')
-    write_csv(folder / 'data' / 'fer2013.csv', csv_rows())
-    return folder
-
-
-@pytest.fixture(scope='module')
 def split(folder):
     return load_split(small_config(folder).data, 'train')
 
