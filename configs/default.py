@@ -82,8 +82,14 @@ def get_config() -> ConfigDict:
     loss.distance = 'euclidean'
     # Dual triplet loss, or the ordinary one.
     loss.dual = True
-    # 'hard': hardest positive and negative of each anchor in the global batch.
+    # Of each anchor, in the global batch. 'hard': its hardest positive and negative; 'semihard': the
+    # hardest negative that is farther than the positive; 'quantile': pairs of rank `quantile` from the
+    # hardest, for noisy labels; 'all': every triplet.
     loss.mining = 'hard'
+    # Rank of the mined pairs for mining 'quantile', from 0 (the hardest) to 1 (the easiest).
+    loss.quantile = 0.25
+    # 0 for the hinge [x]_+; above 0 for softness * log(1 + exp(x / softness)), in units of the distance.
+    loss.softness = 0.0
     # One threshold a slice; empty: midpoints of num_slices equal bins of the valid range.
     loss.thresholds = ()
 

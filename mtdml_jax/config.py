@@ -138,6 +138,12 @@ def check_config(config: ConfigDict, num_devices: int) -> None:
         raise UserError(
             f'config.loss.mining: expected one of {", ".join(MININGS)}, found {config.loss.mining!r}'
         )
+    if not 0 <= config.loss.quantile <= 1:
+        raise UserError(
+            f'config.loss.quantile: expected between 0 and 1, found {config.loss.quantile}'
+        )
+    if config.loss.softness < 0:
+        raise UserError(f'config.loss.softness: expected at least 0, found {config.loss.softness}')
     metrics = ('softmax_accuracy', 'knn_accuracy')
     if train.best_metric not in metrics:
         raise UserError(

@@ -16,7 +16,9 @@ def paired_distance(x: jax.Array, y: jax.Array, distance: str = 'euclidean') -> 
     """Distance of each vector of `x` to its partner in `y`.
 
     Computed from the difference, which keeps the digits that |x|^2 - 2xy + |y|^2 would cancel. Where
-    the partners are equal, the Euclidean distance takes the subgradient 0.
+    the partners are equal up to rounding (|x - y| <= 4 eps |x|), the Euclidean distance is 0 and takes
+    the subgradient 0: normalising equal rows may round them apart, and the direction between them would
+    be noise of length 1.
 
     Args:
       x: vectors, shape [..., D].
@@ -33,6 +35,7 @@ def paired_distance(x: jax.Array, y: jax.Array, distance: str = 'euclidean') -> 
     squared = jnp.sum(jnp.square(x - y), axis=-1)
     if distance == 'squared_euclidean':
         return squared
-    is_zero = squared == 0
+    rounding = 4 * jnp.finfo(squared.dtype).eps
+    is_zero = squared <= rounding**2 * jnp.sum(jnp.square(x), axis=-1)
     # The root of a stand-in, chosen before the root: `where` after it would still multiply 0 by inf.
     return jnp.where(is_zero, 0.0, jnp.sqrt(jnp.where(is_zero, 1.0, squared)))

@@ -5,27 +5,34 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mtdml_jax.distances import check_distance, paired_distance
-from mtdml_jax.mining import as_mask, mine_batch_hard
+from mtdml_jax.exchange import Share, return_to_rows, share_out, sum_shares
+from mtdml_jax.mining import PAIR_MININGS, as_mask, mine_batch_hard
 from mtdml_jax.slicing import split_slices
 
-MININGS = ('hard',)
+MININGS = (*PAIR_MININGS, 'all')
 REDUCTIONS = ('mean', 'active_mean', 'none')
+# Triplets judged at a time by mining 'all': 16 MiB.
+_BLOCK_ENTRIES = 2**22
 
 
 class LossAux(NamedTuple):
-    """What happened in each slice; every field has shape [S].
+    """What happened in each slice; every field has shape [S]. Means are weighted like the loss.
 
     Attributes:
-      loss: mean loss of the valid anchors.
-      active_share: share of the valid anchors whose loss is above 0. At 1.0 the hinge never acts and
-        the threshold has no influence on the gradient.
-      positive_distance: mean distance of the valid anchors to their mined positives.
-      negative_distance: mean distance of the valid anchors to their mined negatives.
+      loss: mean loss of the triplets.
+      active_share: share of the triplets that violate their threshold (one of the two sides, in the
+        dual loss). At 1.0 the hinge never acts and the threshold has no influence on the gradient.
+      positive_distance: mean distance of the anchors to the positives of their triplets.
+      negative_distance: mean distance of the anchors to the negatives.
       spread: root of the mean squared distance of the unit slices to their mean, from 0 (all
         embeddings are one point) to 1.
-      num_valid: number of anchors that have a positive and a negative.
+      collapse: 1 - max(positive_distance, negative_distance) / D, at least 0, with D the distance of
+        orthogonal vectors: at 1 all triplets have shrunk to a point, where the loss has no gradient.
+        0 without any triplet. Unlike the spread it sees a collapse that leaves out a few rows.
+      num_valid: number of anchors that have a triplet.
     """
 
     loss: jax.Array
@@ -33,16 +40,33 @@ class LossAux(NamedTuple):
     positive_distance: jax.Array
     negative_distance: jax.Array
     spread: jax.Array
+    collapse: jax.Array
     num_valid: jax.Array
 
 
-def triplet_loss(d_ap: jax.Array, d_an: jax.Array, threshold: jax.Array | float) -> jax.Array:
+class _Judged(NamedTuple):
+    """Sums over the triplets of each anchor in each slice, [T, N]; 0 for anchors without any."""
+
+    loss: jax.Array
+    active_loss: jax.Array  # of the triplets that violate their threshold
+    active: jax.Array  # their number
+    positive_distance: jax.Array
+    negative_distance: jax.Array
+    triplets: jax.Array  # number of triplets
+
+
+def triplet_loss(
+    d_ap: jax.Array, d_an: jax.Array, threshold: jax.Array | float, *, softness: float = 0.0
+) -> jax.Array:
     """Triplet loss, elementwise: [D(a, p) - D(a, n) + threshold]_+.
 
     Args:
       d_ap: distances of anchors to positives, any shape.
       d_an: distances of anchors to negatives, same shape.
       threshold: the margin that a triplet must keep, broadcastable, in units of the distance.
+      softness: 0 for the hinge [x]_+; above 0 for softness * log(1 + exp(x / softness)), which
+        weighs a triplet by how far it is from its threshold instead of switching it on and off. In
+        units of the distance; a Python number.
 
     Returns:
       Losses, unreduced.
@@ -50,11 +74,16 @@ def triplet_loss(d_ap: jax.Array, d_an: jax.Array, threshold: jax.Array | float)
     References:
       Schroff et al., "FaceNet", CVPR 2015. Hermans et al., "In defense of the triplet loss", 2017.
     """
-    return jax.nn.relu(d_ap - d_an + threshold)
+    return _hinge(d_ap - d_an + threshold, softness)
 
 
 def dual_triplet_loss(
-    d_ap: jax.Array, d_an: jax.Array, d_pn: jax.Array, threshold: jax.Array | float
+    d_ap: jax.Array,
+    d_an: jax.Array,
+    d_pn: jax.Array,
+    threshold: jax.Array | float,
+    *,
+    softness: float = 0.0,
 ) -> jax.Array:
     """Dual triplet loss, elementwise: the positive pair is judged from both of its ends.
 
@@ -68,6 +97,7 @@ def dual_triplet_loss(
       d_an: distances of anchors to negatives, same shape.
       d_pn: distances of the positives to the same negatives, same shape.
       threshold: the margin that a triplet must keep, broadcastable, in units of the distance.
+      softness: as in `triplet_loss`.
 
     Returns:
       Losses, unreduced.
@@ -75,7 +105,12 @@ def dual_triplet_loss(
     References:
       Yang et al., Pattern Recognition 156, 110711, 2024.
     """
-    return 0.5 * (triplet_loss(d_ap, d_an, threshold) + triplet_loss(d_ap, d_pn, threshold))
+    anchor_side = triplet_loss(d_ap, d_an, threshold, softness=softness)
+    return 0.5 * (anchor_side + triplet_loss(d_ap, d_pn, threshold, softness=softness))
+
+
+def _hinge(x, softness):
+    return softness * jax.nn.softplus(x / softness) if softness else jax.nn.relu(x)
 
 
 def multi_threshold_loss(
@@ -86,7 +121,10 @@ def multi_threshold_loss(
     distance: str = 'euclidean',
     dual: bool = True,
     mining: str = 'hard',
+    quantile: float | jax.Array = 0.25,
+    softness: float = 0.0,
     mask: jax.Array | None = None,
+    weights: jax.Array | None = None,
     axis_name: str | None = None,
     reduction: str = 'mean',
 ) -> tuple[jax.Array, LossAux]:
@@ -95,13 +133,17 @@ def multi_threshold_loss(
     The embedding is cut into as many slices as there are thresholds, every slice is normalised,
     mined and judged by itself:
 
-      loss = 1/S sum_s 1/|V_s| sum_{a in V_s} l_s(a, p_s(a), n_s(a); threshold_s)
+      loss = 1/S sum_s 1/|V_s| sum_{(a, p, n) in V_s} l_s(a, p, n; threshold_s)
 
-    with V_s the anchors that have a positive and a negative. Without any, loss and gradient are 0.
+    with V_s the mined triplets: one for each anchor that has a positive and a negative, or, for mining
+    'all', every triplet. Without any, loss and gradient are 0.
 
     With `axis_name` (inside pmap or shard_map) the rows of all devices are mined and averaged
     together: every device returns the loss of the global batch, and the mean of the devices'
     gradients (`jax.lax.pmean`) is the gradient that one device would get on that batch.
+
+    Memory beyond the embeddings is that of a tile of 2^20 distances (2^22 triplets for 'all'), time
+    B^2 E (B^3 S for 'all'); backward is B E for mined triplets.
 
     Args:
       embeddings: array of embeddings, with shape [B, E], of any length (slices are normalised).
@@ -109,12 +151,17 @@ def multi_threshold_loss(
       labels: class of each row, int [B].
       thresholds: one threshold a slice, shape [S], in units of the distance; S must divide E.
       distance: 'euclidean' or 'squared_euclidean'.
-      dual: the dual triplet loss instead of the ordinary one.
-      mining: 'hard', the hardest positive and negative of each anchor.
+      dual: the dual triplet loss instead of the ordinary one. For mining 'all' both are the same mean:
+        the other end of every positive pair is an anchor too.
+      mining: 'hard', 'semihard' or 'quantile' as in `mine_batch_hard`; 'all' for every triplet.
+      quantile: how far from the hardest, in [0, 1], for mining 'quantile'; may be traced.
+      softness: 0 for the hinge, above 0 for the smooth one of `triplet_loss`.
       mask: bool [B], False for rows (padding) that take part in nothing.
+      weights: weight of each anchor's triplets in all means, at least 0, [B]; by default 1. A row of
+        weight 0 is still mined by others.
       axis_name: name of the mapped axis over whose devices the batch is spread.
-      reduction: 'mean' over the valid anchors, 'active_mean' over those with a loss above 0, both
-        then over the slices; or 'none'.
+      reduction: 'mean' over the triplets, 'active_mean' over those that violate their threshold, both
+        then over the slices; or 'none': the mean of each anchor's triplets.
 
     Returns:
       (loss, aux): a scalar, or [S, B] for reduction 'none' (0 at invalid anchors), and `LossAux`.
@@ -125,66 +172,131 @@ def multi_threshold_loss(
     References:
       Yang et al., Pattern Recognition 156, 110711, 2024.
     """
-    _check_arguments(embeddings, labels, thresholds, distance, mining, reduction)
-    slices = split_slices(embeddings, len(thresholds))
+    _check_arguments(embeddings, labels, thresholds, weights, distance, mining, reduction)
+    num_slices = len(thresholds)
+    slices = split_slices(embeddings, num_slices)
     mask = as_mask(mask, labels.shape)
-    gallery, gallery_labels, gallery_mask, rows = _gather_gallery(slices, labels, mask, axis_name)
-
-    triplets = mine_batch_hard(
-        slices,
-        labels,
-        gallery=gallery,
-        gallery_labels=gallery_labels,
-        gallery_mask=gallery_mask,
-        rows=rows,
-        mask=mask,
+    weights = jnp.ones_like(slices, shape=labels.shape) if weights is None else weights
+    share = share_out(slices, labels, mask, weights, axis_name)
+    thresholds = jax.lax.dynamic_slice_in_dim(
+        jnp.asarray(thresholds, slices.dtype), share.first_slice, share.anchors.shape[1]
     )
-    # [S, B] of triplets picks [S, B, D] from a gallery seen as [S, G, D]: backward is a scatter of
-    # O(B * E), the S * B * G similarities carry no gradient.
-    choose = jax.vmap(lambda vectors, chosen: vectors[chosen], in_axes=(1, 0))
-    anchor = jnp.swapaxes(slices, 0, 1)
-    positive, negative = choose(gallery, triplets.positive), choose(gallery, triplets.negative)
-    d_ap = paired_distance(anchor, positive, distance)
-    d_an = paired_distance(anchor, negative, distance)
-    thresholds = jnp.asarray(thresholds, slices.dtype)
-    if dual:
-        d_pn = paired_distance(positive, negative, distance)
-        slice_loss = jax.vmap(dual_triplet_loss)(d_ap, d_an, d_pn, thresholds)
+    if mining == 'all':
+        judged = _judge_all(share, thresholds, distance, softness)
     else:
-        slice_loss = jax.vmap(triplet_loss)(d_ap, d_an, thresholds)
-    losses = jnp.where(triplets.valid, slice_loss, 0.0)
+        triplets = _mine(share, mining, quantile)
+        judged = _judge_mined(share, triplets, thresholds, distance, dual, softness)
 
-    active = losses > 0
-    mean = partial(global_mean, axis_name=axis_name)
+    weighted = [jnp.sum(x * share.weights, axis=-1) for x in judged]
+    num_valid = jnp.sum(judged.triplets > 0, axis=-1)
+    *total, num_valid = sum_shares(
+        jnp.stack([*weighted, num_valid.astype(slices.dtype)]), share, num_slices, axis_name
+    )
+    total = _Judged(*total)
     aux = LossAux(
-        loss=mean(losses, triplets.valid),
-        active_share=mean(active, triplets.valid),
-        positive_distance=mean(d_ap, triplets.valid),
-        negative_distance=mean(d_an, triplets.valid),
+        loss=_ratio(total.loss, total.triplets),
+        active_share=_ratio(total.active, total.triplets),
+        positive_distance=_ratio(total.positive_distance, total.triplets),
+        negative_distance=_ratio(total.negative_distance, total.triplets),
         spread=_spread(slices, mask, axis_name),
-        num_valid=_global_sum(triplets.valid, axis_name),
+        collapse=_collapse(total, distance),
+        num_valid=num_valid.astype(jnp.int32),
     )
     if reduction == 'none':
+        losses = return_to_rows(_ratio(judged.loss, judged.triplets), num_slices, axis_name)
         return losses, jax.lax.stop_gradient(aux)
-    per_slice = aux.loss if reduction == 'mean' else mean(losses, active)
+    active_mean = _ratio(total.active_loss, total.active)
+    per_slice = active_mean if reduction == 'active_mean' else aux.loss
     return jnp.mean(per_slice), jax.lax.stop_gradient(aux)
 
 
-def _gather_gallery(slices, labels, mask, axis_name):
-    """The rows of all devices, and the rows among them that are this device's anchors."""
-    local_rows = jnp.arange(len(labels))
-    if axis_name is None:
-        return slices, labels, mask, local_rows
-    # No stop_gradient on the gathered slices: other devices' anchors pull on this device's rows.
-    gather = partial(jax.lax.all_gather, axis_name=axis_name, tiled=True)
-    rows = jax.lax.axis_index(axis_name) * len(labels) + local_rows
-    return gather(slices), gather(labels), gather(mask), rows
+def _mine(share: Share, mining, quantile):
+    return mine_batch_hard(
+        share.anchors,
+        share.labels,
+        mining=mining,
+        quantile=quantile,
+        gallery=share.gallery,
+        gallery_labels=share.gallery_labels,
+        gallery_mask=share.gallery_mask,
+        rows=share.rows,
+        mask=share.mask,
+    )
 
 
-def _global_sum(x, axis_name):
-    """Sum over the last axis, on all devices."""
-    total = jnp.sum(x, axis=-1)
-    return total if axis_name is None else jax.lax.psum(total, axis_name)
+def _judge_mined(share, triplets, thresholds, distance, dual, softness):
+    """One triplet an anchor: backward scatters the chosen rows, similarities carry no gradient."""
+    slice_numbers = jnp.arange(share.gallery.shape[1])
+    positive = share.gallery[triplets.positive.T, slice_numbers]
+    negative = share.gallery[triplets.negative.T, slice_numbers]
+    d_ap = paired_distance(share.anchors, positive, distance).T
+    d_an = paired_distance(share.anchors, negative, distance).T
+    thresholds = thresholds[:, None]
+    active = d_ap - d_an + thresholds > 0
+    if dual:
+        d_pn = paired_distance(positive, negative, distance).T
+        active |= d_ap - d_pn + thresholds > 0
+        losses = dual_triplet_loss(d_ap, d_an, d_pn, thresholds, softness=softness)
+    else:
+        losses = triplet_loss(d_ap, d_an, thresholds, softness=softness)
+    valid = triplets.valid
+    sums = losses, jnp.where(active, losses, 0), active, d_ap, d_an, jnp.ones_like(losses)
+    return _Judged(*(jnp.where(valid, x, 0) for x in sums))
+
+
+def _judge_all(share, thresholds, distance, softness):
+    """Every triplet, a block at a time; backward judges the blocks again instead of keeping them."""
+    size = len(share.gallery)
+    positives_at_a_time = max(1, min(size, _BLOCK_ENTRIES // size))
+    anchors_at_a_time = max(1, _BLOCK_ENTRIES // (size * positives_at_a_time))
+
+    def judge_anchor(anchor, label, row, counts, *, gallery, threshold):
+        distances = paired_distance(anchor, gallery, distance)
+        same_class = share.gallery_labels == label
+        others = share.gallery_mask & counts & (jnp.arange(size) != row)
+        is_positive, is_negative = others & same_class, others & ~same_class
+
+        def judge_positive(d_ap, is_positive):
+            counted = is_positive & is_negative
+            losses = triplet_loss(d_ap, distances, threshold, softness=softness)
+            active = counted & (d_ap - distances + threshold > 0)
+            return tuple(
+                jnp.sum(jnp.where(where, x, 0))
+                for where, x in ((counted, losses), (active, losses), (active, 1.0))
+            )
+
+        each = _map(judge_positive, (distances, is_positive), positives_at_a_time)
+        loss, active_loss, active = (jnp.sum(x) for x in each)
+        num_positives, num_negatives = jnp.sum(is_positive), jnp.sum(is_negative)
+        return _Judged(
+            loss,
+            active_loss,
+            active,
+            num_negatives * jnp.sum(jnp.where(is_positive, distances, 0)),
+            num_positives * jnp.sum(jnp.where(is_negative, distances, 0)),
+            (num_positives * num_negatives).astype(distances.dtype),
+        )
+
+    def judge_slice(slice_of_all):
+        anchors, gallery, threshold = slice_of_all
+        judge = partial(judge_anchor, gallery=gallery, threshold=threshold)
+        rows = anchors, share.labels, share.rows, share.mask
+        return _map(judge, rows, anchors_at_a_time)
+
+    by_slice = (jnp.swapaxes(x, 0, 1) for x in (share.anchors, share.gallery))
+    return jax.lax.map(judge_slice, (*by_slice, thresholds))
+
+
+def _map(function, arrays, batch_size):
+    """`function` of each row, `batch_size` at a time; backward keeps the rows and nothing more."""
+    function = jax.checkpoint(function)
+    return jax.lax.map(lambda row: function(*row), arrays, batch_size=batch_size)
+
+
+def _ratio(total, count):
+    """total / count, and 0 where nothing was counted."""
+    counted = count > 0
+    return jnp.where(counted, total / jnp.where(counted, count, 1), 0)
 
 
 def global_mean(x: jax.Array, where: jax.Array, axis_name: str | None = None) -> jax.Array:
@@ -198,8 +310,12 @@ def global_mean(x: jax.Array, where: jax.Array, axis_name: str | None = None) ->
     Returns:
       Means, shape [...], the same on all devices.
     """
-    count = _global_sum(where, axis_name)
-    return _global_sum(jnp.where(where, x, 0), axis_name) / jnp.maximum(count, 1)
+
+    def global_sum(x):
+        total = jnp.sum(x, axis=-1)
+        return total if axis_name is None else jax.lax.psum(total, axis_name)
+
+    return _ratio(global_sum(jnp.where(where, x, 0)), global_sum(where))
 
 
 def _spread(slices, mask, axis_name):
@@ -210,16 +326,25 @@ def _spread(slices, mask, axis_name):
     return jnp.sqrt(global_mean(squared, mask, axis_name))
 
 
-def _check_arguments(embeddings, labels, thresholds, distance, mining, reduction):
+def _collapse(total, distance):
+    orthogonal = 2.0 if distance == 'squared_euclidean' else 2.0**0.5
+    farther = jnp.maximum(total.positive_distance, total.negative_distance)
+    share_of_orthogonal = _ratio(farther, total.triplets * orthogonal)
+    return jnp.where(total.triplets > 0, jnp.maximum(1 - share_of_orthogonal, 0), 0)
+
+
+def _check_arguments(embeddings, labels, thresholds, weights, distance, mining, reduction):
     check_distance(distance)
     if mining not in MININGS:
         raise ValueError(f'expected mining to be one of {MININGS}, found {mining!r}')
     if reduction not in REDUCTIONS:
         raise ValueError(f'expected reduction to be one of {REDUCTIONS}, found {reduction!r}')
-    if jnp.ndim(thresholds) != 1:
-        raise ValueError(f'expected thresholds of shape [S], found {jnp.shape(thresholds)}')
-    if embeddings.ndim != 2 or labels.shape != embeddings.shape[:1]:
+    if np.ndim(thresholds) != 1:
+        raise ValueError(f'expected thresholds of shape [S], found {np.shape(thresholds)}')
+    if np.ndim(embeddings) != 2 or np.shape(labels) != np.shape(embeddings)[:1]:
         raise ValueError(
             f'expected embeddings of shape [B, E] and labels of shape [B], found '
-            f'{embeddings.shape} and {labels.shape}'
+            f'{np.shape(embeddings)} and {np.shape(labels)}'
         )
+    if weights is not None and np.shape(weights) != np.shape(labels):
+        raise ValueError(f'expected weights of shape {np.shape(labels)}, found {np.shape(weights)}')

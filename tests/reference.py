@@ -5,13 +5,36 @@ from typing import NamedTuple
 import numpy as np
 
 
-class Slice(NamedTuple):
-    """What the loss of one slice is made of; the lists have one entry a valid anchor."""
+class Term(NamedTuple):
+    """One triplet of rows, and what the loss makes of it."""
 
-    losses: dict[int, float]
-    positive_distances: list[float]
-    negative_distances: list[float]
+    anchor: int
+    positive: int
+    negative: int
+    loss: float
+    active: bool
+    d_ap: float
+    d_an: float
+    weight: float
+
+
+class Slice(NamedTuple):
+    """What the loss of one slice is made of."""
+
+    terms: list[Term]
     spread: float
+    collapse: float
+
+    @property
+    def triplets(self):
+        """{anchor: (positive, negative)} where every anchor has one triplet."""
+        return {t.anchor: (t.positive, t.negative) for t in self.terms}
+
+    @property
+    def losses(self):
+        """{anchor: mean loss of its triplets}."""
+        anchors = sorted({t.anchor for t in self.terms})
+        return {a: mean(t.loss for t in self.terms if t.anchor == a) for a in anchors}
 
 
 def distance(x, y, kind='euclidean'):
@@ -45,6 +68,47 @@ def batch_hard_within(vectors, labels, mask=None):
     return batch_hard(vectors, labels, vectors, labels, range(len(labels)), mask, mask)
 
 
+def candidates(labels, mask=None):
+    """(anchor, its positives, its negatives), rows of one batch, for anchors that have both."""
+    rows = [i for i in range(len(labels)) if mask is None or mask[i]]
+    for a in rows:
+        positives = [i for i in rows if labels[i] == labels[a] and i != a]
+        negatives = [i for i in rows if labels[i] != labels[a]]
+        if positives and negatives:
+            yield a, positives, negatives
+
+
+def ranked(rows, key, q):
+    """The row of rank floor(q (n - 1)) by the key, ties to the lowest row."""
+    value = sorted(key(row) for row in rows)[
+        int(np.floor(np.float32(q) * np.float32(len(rows) - 1)))
+    ]
+    return min(row for row in rows if key(row) == value)
+
+
+def mine(vectors, labels, mask=None, mining='hard', quantile=0.25):
+    """[(anchor, positive, negative)] of one slice."""
+    found = []
+    for a, positives, negatives in candidates(labels, mask):
+
+        def squared(row, a=a):
+            return distance(vectors[a], vectors[row], 'squared_euclidean')
+
+        def farness(row, squared=squared):
+            return -squared(row)
+
+        if mining == 'all':
+            found += [(a, p, n) for p in positives for n in negatives]
+            continue
+        q = quantile if mining == 'quantile' else 0
+        p = ranked(positives, farness, q)
+        if mining == 'semihard':
+            negatives = [n for n in negatives if squared(n) > squared(p)]
+        if negatives:
+            found.append((a, p, ranked(negatives, squared, q)))
+    return found
+
+
 def unit_slices(embeddings, num_slices):
     """List of S arrays [B, D] of unit vectors; zeros stay zeros."""
     slices = []
@@ -54,25 +118,45 @@ def unit_slices(embeddings, num_slices):
     return slices
 
 
-def judge_slice(vectors, labels, threshold, kind='euclidean', dual=True, mask=None):
-    """Losses and distances of the valid anchors of one slice."""
-    losses, positives, negatives = {}, [], []
-    for a, triplet in enumerate(batch_hard_within(vectors, labels, mask)):
-        if triplet is None:
-            continue
-        p, n = triplet
-        d_ap = distance(vectors[a], vectors[p], kind)
-        d_an = distance(vectors[a], vectors[n], kind)
-        d_pn = distance(vectors[p], vectors[n], kind)
-        losses[a] = max(0.0, d_ap - d_an + float(threshold))
-        if dual:
-            losses[a] = (losses[a] + max(0.0, d_ap - d_pn + float(threshold))) / 2
-        positives.append(d_ap)
-        negatives.append(d_an)
+def hinge(x, softness=0.0):
+    return softness * np.log1p(np.exp(x / softness)) if softness else max(0.0, x)
+
+
+def hinge_slope(x, softness=0.0):
+    return 1 / (1 + np.exp(-x / softness)) if softness else float(x > 0)
+
+
+def judge_triplet(vectors, triplet, threshold, kind, dual, softness, weight):
+    a, p, n = triplet
+    d_ap, d_an, d_pn = (distance(vectors[i], vectors[j], kind) for i, j in ((a, p), (a, n), (p, n)))
+    sides = [d_ap - d_an + float(threshold)] + [d_ap - d_pn + float(threshold)] * dual
+    loss = mean(hinge(side, softness) for side in sides)
+    return Term(a, p, n, loss, max(sides) > 0, d_ap, d_an, float(weight))
+
+
+def judge_slice(
+    vectors, labels, threshold, kind='euclidean', dual=True, mask=None, weights=None,
+    softness=0.0, **mining,
+):  # fmt: skip
+    """The terms of one slice. Of all triplets, both losses are the one-sided one."""
+    weights = np.ones(len(labels)) if weights is None else weights
+    dual = dual and mining.get('mining') != 'all'
+    terms = [
+        judge_triplet(vectors, triplet, threshold, kind, dual, softness, weights[triplet[0]])
+        for triplet in mine(vectors, labels, mask, **mining)
+    ]
     counted = [v for i, v in enumerate(vectors) if mask is None or mask[i]]
     centre = sum(counted) / max(len(counted), 1)
     squared = [distance(v, centre, 'squared_euclidean') for v in counted]
-    return Slice(losses, positives, negatives, mean(squared) ** 0.5)
+    farther = max(weighted_mean(terms, 'd_ap'), weighted_mean(terms, 'd_an'))
+    orthogonal = distance([1, 0], [0, 1], kind)
+    collapse = max(0.0, 1 - farther / orthogonal) if any(t.weight for t in terms) else 0.0
+    return Slice(terms, mean(squared) ** 0.5, collapse)
+
+
+def weighted_mean(terms, field):
+    total = sum(t.weight for t in terms)
+    return sum(t.weight * getattr(t, field) for t in terms) / total if total else 0.0
 
 
 def mean(values):
@@ -80,32 +164,83 @@ def mean(values):
     return sum(values) / len(values) if values else 0.0
 
 
-def judge(embeddings, labels, thresholds, kind='euclidean', dual=True, mask=None):
+def judge(embeddings, labels, thresholds, kind='euclidean', dual=True, mask=None, **options):
     """One `Slice` a threshold."""
     slices = unit_slices(embeddings, len(thresholds))
     return [
-        judge_slice(vectors, labels, threshold, kind, dual, mask)
+        judge_slice(vectors, labels, threshold, kind, dual, mask, **options)
         for vectors, threshold in zip(slices, thresholds, strict=True)
     ]
+
+
+def counted_terms(judged_slice, reduction):
+    return [t for t in judged_slice.terms if t.active or reduction != 'active_mean']
 
 
 def reduce(judged, reduction, batch_size):
     if reduction == 'none':
         return np.array([[s.losses.get(a, 0.0) for a in range(batch_size)] for s in judged])
-    active_only = reduction == 'active_mean'
-    return mean(mean(v for v in s.losses.values() if v > 0 or not active_only) for s in judged)
+    return mean(weighted_mean(counted_terms(s, reduction), 'loss') for s in judged)
+
+
+def slope(x, y, kind):
+    """Gradient of distance(x, y) by x; 0 where the Euclidean distance is 0."""
+    difference = np.asarray(x) - np.asarray(y)
+    if kind == 'squared_euclidean':
+        return 2 * difference
+    length = distance(x, y)
+    return difference / length if length > 0 else 0 * difference
+
+
+def slice_gradient(vectors, judged, threshold, kind, dual, reduction, softness=0.0):
+    """Gradient of the reduced loss of one `Slice` by its unit vectors, [B, D]."""
+    gradient = np.zeros_like(vectors)
+    counted = [t for t in counted_terms(judged, reduction) if t.weight]
+    total = sum(t.weight for t in counted)
+    for a, p, n, _, _, d_ap, _, weight in counted:
+        ends = (a, p) if dual else (a,)
+        for end in ends:
+            side = d_ap - distance(vectors[end], vectors[n], kind) + float(threshold)
+            pull = weight / total / len(ends) * hinge_slope(side, softness)
+            gradient[a] += pull * slope(vectors[a], vectors[p], kind)
+            gradient[p] += pull * slope(vectors[p], vectors[a], kind)
+            gradient[end] -= pull * slope(vectors[end], vectors[n], kind)
+            gradient[n] -= pull * slope(vectors[n], vectors[end], kind)
+    return gradient
+
+
+def loss_gradient(embeddings, judged, thresholds, kind, dual, reduction, softness=0.0):
+    """Gradient of the loss by the embeddings, [B, E], by the chain rule; `judged` as of `judge`.
+
+    x / |x| passes (g - u (u . g)) / |x| of the gradient g on to x, and nothing at 0.
+    """
+    parts = []
+    columns = np.split(np.asarray(embeddings, np.float64), len(thresholds), axis=1)
+    slices = zip(columns, unit_slices(embeddings, len(thresholds)), judged, thresholds, strict=True)
+    for raw, vectors, judged_slice, threshold in slices:
+        by_unit = slice_gradient(vectors, judged_slice, threshold, kind, dual, reduction, softness)
+        gradient = np.zeros_like(raw)
+        for row, (x, u, g) in enumerate(zip(raw, vectors, by_unit, strict=True)):
+            length = distance(x, 0 * x)
+            if length > 0:
+                gradient[row] = (g - u * sum(u * g)) / length
+        parts.append(gradient / len(thresholds))
+    return np.concatenate(parts, axis=1)
 
 
 def expected_aux(judged):
     """The fields of `LossAux` by name."""
-    fields = {
-        'loss': [mean(s.losses.values()) for s in judged],
-        'active_share': [mean(v > 0 for v in s.losses.values()) for s in judged],
-        'positive_distance': [mean(s.positive_distances) for s in judged],
-        'negative_distance': [mean(s.negative_distances) for s in judged],
-        'spread': [s.spread for s in judged],
-        'num_valid': [len(s.losses) for s in judged],
+    sources = {
+        'loss': 'loss',
+        'active_share': 'active',
+        'positive_distance': 'd_ap',
+        'negative_distance': 'd_an',
     }
+    fields = {
+        name: [weighted_mean(s.terms, source) for s in judged] for name, source in sources.items()
+    }
+    fields |= {name: [getattr(s, name) for s in judged] for name in ('spread', 'collapse')}
+    fields['num_valid'] = [len({t.anchor for t in s.terms}) for s in judged]
     return {name: np.array(values) for name, values in fields.items()}
 
 

@@ -12,46 +12,18 @@ import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from judging import (
+    EVERYONE,
+    LABELS,
+    THRESHOLDS,
+    assert_aux_matches,
+    compiled,
+    judge,
+    random_embeddings,
+)
 
 from mtdml_jax import dual_triplet_loss, multi_threshold_loss, triplet_loss
 from mtdml_jax.distances import DISTANCES
-
-LABELS = np.array([0, 1, 0, 2, 1, 0, 3, 2], np.int32)
-THRESHOLDS = np.array([0.1, 0.6, 1.1])
-EVERYONE = np.ones(8, bool)
-DEVICES = 8
-
-
-def random_embeddings(seed=0):
-    """Loose clusters of any length, [8, 6]: part of the triplets keeps part of the thresholds."""
-    rng = np.random.default_rng(seed)
-    angles = np.pi / 2 * LABELS[:, None] + rng.normal(size=(8, 3)) * 0.4
-    return (rng.uniform(0.5, 2.0, size=(8, 3)) * np.exp(1j * angles)).view(float)
-
-
-def loss_aux_gradient(embeddings, labels, thresholds, mask, **options):
-    def scalar(e):
-        loss, aux = multi_threshold_loss(e, labels, thresholds, mask=mask, **options)
-        return jnp.sum(loss), (loss, aux)
-
-    gradient, (loss, aux) = jax.grad(scalar, has_aux=True)(embeddings)
-    return loss, aux, gradient
-
-
-compiled = jax.jit(loss_aux_gradient, static_argnames=('distance', 'dual', 'reduction'))
-
-
-def judge(embeddings, labels=LABELS, thresholds=THRESHOLDS, mask=EVERYONE, **options):
-    """(loss, aux, gradient by the embeddings) in float64; unreduced, that of the sum."""
-    # With the defaults spelt out, all calls share one compilation.
-    options = {'distance': 'euclidean', 'dual': True, 'reduction': 'mean'} | options
-    with jax.enable_x64(True):
-        found = compiled(embeddings, labels, thresholds, mask, **options)
-    return jax.tree.map(np.asarray, found)
-
-
-def assert_aux_matches(aux, judged, **tolerance):
-    chex.assert_trees_all_close(aux._asdict(), reference.expected_aux(judged), **tolerance)
 
 
 def test_triplet_loss_is_what_the_threshold_lacks():
@@ -259,78 +231,6 @@ def test_changing_values_are_traced_once():
         traced_once(*batch, mask=np.arange(8) != seed)
 
 
-def step(weights, inputs, labels, mask, **options):
-    """(loss, aux, gradient by the weights) of a linear network, as a training step has them."""
-
-    def loss_of(w):
-        return multi_threshold_loss(inputs @ w, labels, THRESHOLDS, mask=mask, **options)
-
-    (loss, aux), gradient = jax.value_and_grad(loss_of, has_aux=True)(weights)
-    return loss, aux, jax.lax.pmean(gradient, 'batch') if 'axis_name' in options else gradient
-
-
-def by_pmap(mapped):
-    compiled_step = jax.pmap(mapped, axis_name='batch', in_axes=(None, 0, 0, 0))
-
-    def whole_step(weights, *batch):
-        shards = [x.reshape(DEVICES, -1, *x.shape[1:]) for x in batch]
-        outputs = jax.tree.map(np.asarray, compiled_step(weights, *shards))
-        first, *others = (jax.tree.map(lambda x, d=d: x[d], outputs) for d in range(DEVICES))
-        for other in others:
-            chex.assert_trees_all_equal(other, first)
-        return first
-
-    return whole_step
-
-
-def by_shard_map(mapped):
-    mesh = jax.sharding.Mesh(jax.devices(), 'batch')
-    specs = {'in_specs': (jax.P(), *[jax.P('batch')] * 3), 'out_specs': jax.P()}
-    return jax.jit(jax.shard_map(mapped, mesh=mesh, **specs))
-
-
-def uneven_batch():
-    """Weights and 16 rows ordered by class, two a device, some of the last ones padding."""
-    normal = np.random.default_rng(7).normal
-    labels = np.repeat(np.arange(4, dtype=np.int32), (7, 5, 3, 1))
-    mask = np.isin(np.arange(16), [9, 12, 14, 15], invert=True)
-    return np.float32(normal(size=(4, 6))), np.float32(normal(size=(16, 4))), labels, mask
-
-
-@pytest.mark.parametrize(
-    ('parallel', 'options'),
-    [(by_pmap, {}), (by_shard_map, {'dual': False, 'reduction': 'active_mean'})],
-    ids=['pmap', 'shard_map'],
-)
-def test_eight_devices_equal_one_in_loss_aux_and_mean_gradient(parallel, options):
-    *batch, mask = uneven_batch()
-    one = jax.jit(partial(step, **options))
-    eight = parallel(partial(step, axis_name='batch', **options))
-    for padding in (mask, np.ones(16, bool)):
-        expected, found = one(*batch, padding), eight(*batch, padding)
-        chex.assert_trees_all_close(found, expected, rtol=1e-6, atol=1e-6)
-
-
-def test_mean_of_the_devices_means_would_be_another_loss():
-    weights, inputs, labels, mask = uneven_batch()
-    judged = reference.judge(inputs @ weights, labels, THRESHOLDS, mask=mask)
-    per_device = [
-        reference.mean(loss for row, loss in s.losses.items() if row // 2 == device)
-        for s, device in product(judged, range(DEVICES))
-    ]
-    assert abs(np.mean(per_device) - reference.reduce(judged, 'mean', 16)) > 0.01
-
-
-def test_unreduced_losses_stay_on_the_devices_of_their_anchors():
-    weights, inputs, labels, _ = uneven_batch()
-    judged = reference.judge(inputs @ weights, labels, THRESHOLDS)
-    options = {'thresholds': THRESHOLDS, 'axis_name': 'batch', 'reduction': 'none'}
-    mapped = jax.pmap(partial(multi_threshold_loss, **options), axis_name='batch')
-    losses, _ = mapped((inputs @ weights).reshape(DEVICES, 2, 6), labels.reshape(DEVICES, 2))
-    expected = reference.reduce(judged, 'none', 16)
-    np.testing.assert_allclose(np.concatenate(losses, axis=1), expected, atol=1e-5)
-
-
 @pytest.mark.parametrize(
     ('changed', 'message'),
     [
@@ -341,6 +241,7 @@ def test_unreduced_losses_stay_on_the_devices_of_their_anchors():
         ({'thresholds': np.ones(4)}, 'divisible by the number of slices, found 6 and 4'),
         ({'embeddings': np.ones((8, 3, 2))}, r'shape \[B, E\].*found \(8, 3, 2\) and \(8,\)'),
         ({'mask': np.ones((8, 1), bool)}, r'mask of shape \(8,\), found \(8, 1\)'),
+        ({'weights': np.ones(7)}, r'weights of shape \(8,\), found \(7,\)'),
         ({'labels': np.zeros(7, int)}, r'labels of shape \[B\], found \(8, 6\) and \(7,\)'),
     ],
 )

@@ -15,11 +15,10 @@ from mtdml_jax.training.metrics import (
     read_metrics,
 )
 
-THRESHOLDS = np.array([0.5, 1.0], np.float32)
 SECONDS = {'total': 0.0, 'steps': 0.0}
 
 
-def step_metrics(loss=1.0, positive=(0.6, 0.6), negative=(0.4, 0.4), slice_loss=(0.7, 1.2)):
+def step_metrics(loss=1.0, collapse=(0.6, 0.6)):
     """Metrics of a step as two devices return them."""
     metrics = {
         'loss': loss,
@@ -28,17 +27,17 @@ def step_metrics(loss=1.0, positive=(0.6, 0.6), negative=(0.4, 0.4), slice_loss=
         'accuracy': 0.5,
         'grad_norm': 2.0,
         'learning_rate': 0.1,
-        'slice_loss': slice_loss,
+        'slice_loss': (0.7, 1.2),
         'slice_active_share': (1.0, 0.5),
-        'slice_positive_distance': positive,
-        'slice_negative_distance': negative,
+        'slice_collapse': collapse,
     }
     return {name: np.stack([np.float32(value)] * 2) for name, value in metrics.items()}
 
 
 def run_log(folder, start_step=0, **train):
     overrides = [f'--config.train.{key}={value}' for key, value in train.items()]
-    return RunLog(folder, start_step, SECONDS, load_config(CONFIG, overrides), THRESHOLDS)
+    overrides.append('--config.model.num_slices=2')
+    return RunLog(folder, start_step, SECONDS, load_config(CONFIG, overrides))
 
 
 def test_metrics_are_means_over_the_steps_since_the_last_line(tmp_path):
@@ -96,21 +95,18 @@ def test_first_step_that_is_not_finite_is_the_one_that_is_named(tmp_path):
         log.flush(13)
 
 
-def test_only_slices_in_one_point_at_their_threshold_count_as_collapsed():
+def test_steps_in_one_point_are_counted_until_the_slice_opens():
     count = np.array([4, 4])
-    spread_out = step_metrics(positive=(0.01, 0.6), negative=(0.01, 0.4), slice_loss=(0.5, 1.2))
-    one_device = {name: x[0] for name, x in spread_out.items()}
-    np.testing.assert_array_equal(count_collapsed_steps(count, one_device, THRESHOLDS), [5, 0])
-    # Near 0 on one side only is a slice that has learned its classes, not a collapse.
-    learned = step_metrics(positive=(0.01, 0.01), negative=(1.2, 1.2), slice_loss=(0.0, 0.0))
-    one_device = {name: x[0] for name, x in learned.items()}
-    np.testing.assert_array_equal(count_collapsed_steps(count, one_device, THRESHOLDS), [0, 0])
+    for collapse, expected in (((0.99, 0.97), [5, 5]), ((0.99, 0.9), [6, 0])):
+        one_device = {name: x[0] for name, x in step_metrics(collapse=collapse).items()}
+        count = count_collapsed_steps(count, one_device)
+        np.testing.assert_array_equal(count, expected)
 
 
 def test_alarm_goes_off_once_after_so_many_steps_in_a_row(tmp_path, capfd):
     with run_log(tmp_path, collapse_steps=3) as log:
         for step in range(1, 7):
-            log.add(step_metrics(positive=(0.01, 0.6), negative=(0.0, 0.4), slice_loss=(0.51, 1.2)))
+            log.add(step_metrics(collapse=(0.99, 0.6)))
             log.flush(step)
     assert capfd.readouterr().err.count('COLLAPSE at step 3') == 1
     alarms = [x for x in read_metrics(tmp_path / 'metrics.jsonl') if 'alarm/collapsed_slices' in x]

@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from reference import batch_hard, batch_hard_within
+from reference import mine as mine_by_loops
 
 from mtdml_jax import Triplets, mine_batch_hard
 
-mine = jax.jit(mine_batch_hard, static_argnames='tile')
+mine = jax.jit(mine_batch_hard, static_argnames=('tile', 'mining'))
 
 
 def random_batch(seed, batch=14, num_slices=2, dim=2):
@@ -75,6 +76,64 @@ def test_triplets_are_rows_of_int32():
     for field, dtype in zip(triplets, (np.int32, np.int32, bool), strict=True):
         assert field.shape == (2, 14)
         assert field.dtype == dtype
+
+
+@pytest.mark.parametrize('seed', range(4))
+@pytest.mark.parametrize(
+    ('mining', 'quantile'),
+    [
+        ('semihard', 0.0),
+        ('quantile', 0.0),
+        ('quantile', 0.25),
+        ('quantile', 0.7),
+        ('quantile', 1.0),
+    ],
+)
+def test_softer_minings_match_loops(mining, quantile, seed):
+    slices, labels = random_batch(seed)
+    mask = np.arange(14) != 5
+    found = mine(slices, labels, mask=mask, mining=mining, quantile=quantile)
+    for s in range(2):
+        expected = mine_by_loops(slices[:, s], labels, mask, mining, quantile)
+        rows = np.flatnonzero(found.valid[s])
+        triplets = zip(rows, found.positive[s, rows], found.negative[s, rows], strict=True)
+        assert [tuple(map(int, triplet)) for triplet in triplets] == expected
+
+
+def test_quantile_0_is_batch_hard_and_1_the_easiest_pair():
+    slices, labels = random_batch(3)
+    hard, found = mine(slices, labels), mine(slices, labels, mining='quantile', quantile=0.0)
+    np.testing.assert_array_equal(found.valid, hard.valid)
+    for rows, expected in zip(found[:2], hard[:2], strict=True):
+        np.testing.assert_array_equal(rows[hard.valid], expected[hard.valid])
+    # Positives of row 0 at 1, 2, 3, negatives at 4, 5, 6.
+    line = np.float32([0, 3, 1, 2, 5, 6, 4])[:, None]
+    ranked = [
+        mine(line, np.r_[0, 0, 0, 0, 1, 1, 1], mining='quantile', quantile=q) for q in (0, 0.5, 1)
+    ]
+    assert [int(t.positive[0]) for t in ranked] == [1, 3, 2]
+    assert [int(t.negative[0]) for t in ranked] == [6, 4, 5]
+
+
+def test_anchor_without_negative_beyond_its_positive_has_no_semihard_triplet():
+    # Row 0: positive at 4, negatives at 2 and 4, neither beyond it. Row 1: positive at 4, one at 6.
+    line = np.float32([0, 4, 2, -2, -4])[:, None]
+    triplets = mine(line, np.array([0, 0, 1, 1, 1]), mining='semihard')
+    np.testing.assert_array_equal(triplets.valid[:2], [False, True])
+    assert int(triplets.negative[1]) == 3
+    assert bool(mine(line, np.array([0, 0, 1, 1, 1])).valid[0])
+
+
+def test_nearly_collapsed_float32_vectors_match_loops():
+    # Spread 1e-4 around a unit vector: |g|^2 - 2ag alone would lose every digit of the differences.
+    rng = np.random.default_rng(0)
+    vectors = np.float32([0.6, 0.8, 0, 0] + 1e-4 * rng.normal(size=(60, 4)))
+    labels = rng.choice(4, size=60)
+    distances = np.sum(vectors**2, axis=1) - 2 * vectors @ vectors.T
+    negatives = np.argmin(np.where(labels[:, None] != labels, distances, np.inf), axis=1)
+    expected = batch_hard_within(vectors, labels)
+    assert np.mean([n != pair[1] for n, pair in zip(negatives, expected, strict=True)]) > 0.5
+    assert_finds(mine(vectors[:, None], labels), [expected])
 
 
 def mine_line(positions, labels, mask=(True,) * 5):
@@ -245,6 +304,7 @@ def test_changing_values_are_traced_once():
 @pytest.mark.parametrize(
     ('changed', 'message'),
     [
+        ({'mining': 'all'}, r"mining to be one of \('hard', 'semihard', 'quantile'\), found 'all'"),
         ({'slices': np.ones((4, 2, 3, 1))}, r'\[B, S, D\] or \[B, D\].*\(4, 2, 3, 1\) and \(4,\)'),
         ({'labels': np.zeros(3, int)}, r'labels of shape \[B\], found \(4, 2, 3\) and \(3,\)'),
         ({'labels': np.zeros((4, 1), int)}, r'labels of shape \[B\].*\(4, 1\)'),

@@ -29,6 +29,8 @@ LOSS = ConfigDict(
         'distance': 'euclidean',
         'dual': True,
         'mining': 'hard',
+        'quantile': 0.25,
+        'softness': 0.0,
     }
 )
 THRESHOLDS = np.array([0.4, 0.9], np.float32)

@@ -62,7 +62,7 @@ def train(config: ConfigDict, workdir: Path) -> bool:
         host=jax.process_index(),
         num_hosts=jax.process_count(),
     )
-    log = RunLog(workdir, step, seconds, config, make_thresholds(config, num_classes))
+    log = RunLog(workdir, step, seconds, config)
     with log, catch_sigterm() as stopping:
         for step, batch in enumerate(batches, start=step + 1):  # noqa: B020 (counts on)
             state, metrics = train_step(state, split_over_devices(batch))

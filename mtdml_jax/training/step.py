@@ -64,6 +64,8 @@ def make_loss(network: Network, thresholds: jax.Array, loss, axis_name: str | No
             distance=loss.distance,
             dual=loss.dual,
             mining=loss.mining,
+            quantile=loss.quantile,
+            softness=loss.softness,
             mask=mask,
             axis_name=axis_name,
         )
