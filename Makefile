@@ -1,10 +1,11 @@
 # make train: from a clone to a trained model with a report.   make test: the tests.
+# make parity: the loss against pytorch-metric-learning, in an environment of its own with torch.
 # PYTHON= chooses the interpreter (3.11 or newer), VENV= the folder of the environment.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test lint
+.PHONY: train test lint parity
 
 train: $(VENV)/.installed
 	$(BIN)/python -m mtdml_jax train --config=configs/quickstart.py --workdir=runs/quickstart
@@ -17,7 +18,19 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# Without pytest-xdist, which setup.cfg's options ask for.
+parity: .venv-parity/.installed
+	.venv-parity/bin/python -m pytest -o addopts=--strict-markers -rP experiments/parity_pml.py
+
 $(VENV)/.installed: setup.cfg
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@
+
+# torch by itself first, so that its version is settled when pytorch-metric-learning asks for any.
+.venv-parity/.installed: setup.cfg
+	$(PYTHON) -m venv .venv-parity
+	.venv-parity/bin/python -m pip install --quiet torch==2.13.0
+	.venv-parity/bin/python -m pip install --quiet pytorch-metric-learning==2.9.0
+	.venv-parity/bin/python -m pip install --quiet --editable . pytest
 	touch $@
