@@ -193,7 +193,9 @@ def test_batch_statistics_are_those_of_all_devices(narrow):
 
     one, one_state = apply(variables, images, train=True)
     eight, states = jax.pmap(train, axis_name='batch')(images[:, None])
-    np.testing.assert_allclose(eight[:, 0], one, rtol=1e-4, atol=1e-5)
+    # Sums in another order, amplified by 18 layers: up to 1.4e-5 on some CPUs. Each device's own
+    # statistics would be off by more than 0.1.
+    np.testing.assert_allclose(eight[:, 0], one, rtol=1e-4, atol=1e-4)
     for device in range(8):
         state = jax.tree.map(lambda x, device=device: np.asarray(x)[device], states)
         chex.assert_trees_all_close(state, one_state, rtol=1e-4, atol=1e-5)
