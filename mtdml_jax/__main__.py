@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from mtdml_jax.errors import DivergenceError, UserError
+from mtdml_jax.huge_pages import restart_with_huge_pages
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -122,4 +123,5 @@ def _quieten() -> None:
 
 
 if __name__ == '__main__':
+    restart_with_huge_pages()
     sys.exit(main())

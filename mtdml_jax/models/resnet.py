@@ -10,7 +10,22 @@ from flax import linen as nn
 
 STEMS = ('imagenet', 'small')
 
-_conv = partial(nn.Conv, use_bias=False, kernel_init=nn.initializers.he_normal(), padding=1)
+
+class Conv(nn.Conv):
+    """`flax.linen.Conv` whose input is computed once: XLA for CPUs would repeat what precedes it.
+
+    For the gradient of the kernel it lays the input out anew, and fuses the BatchNorm, ReLU and
+    shortcut that made it into that, where they run badly.
+    """
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """Applies the convolution."""
+        if jax.default_backend() == 'cpu':
+            inputs = jax.lax.optimization_barrier(inputs)
+        return super().__call__(inputs)
+
+
+_conv = partial(Conv, use_bias=False, kernel_init=nn.initializers.he_normal(), padding=1)
 
 
 class BasicBlock(nn.Module):
