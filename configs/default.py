@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     data.dir = 'data'
     # Folder into which data sets are prepared, once.
     data.prepared_dir = 'prepared'
-    # Split that is trained on, and that is the gallery of the evaluation.
+    # Split that is trained on, and that is the gallery of the evaluation; 'train[:33%]' is a third.
     data.train_split = 'train'
     # Split that is watched during training and chooses the best checkpoint; '' for none.
     data.validation_split = 'validation'

@@ -52,6 +52,12 @@ def test_another_source_file_is_another_data_set(folder, tmp_path, split):
     assert len(load_split(config.data, 'train').images) == 21
 
 
+def test_part_of_a_split_is_loaded_in_tfds_notation(folder, split):
+    first, rest = (load_split(small_config(folder).data, x) for x in ('train[:10]', 'train[10:]'))
+    assert [*first.file_names, *rest.file_names] == split.file_names
+    assert len(first.labels) == 10
+
+
 def test_missing_split_is_named_with_those_that_exist(folder):
     with pytest.raises(UserError, match="no split 'test'; it has train, validation"):
         load_split(small_config(folder).data, 'test')

@@ -79,13 +79,13 @@ def load_split(data, name: str) -> Split:
 
     Args:
       data: the section `data` of the config.
-      name: name of the split.
+      name: name of the split, or a part of it in TFDS's notation: 'train[:33%]'.
 
     Raises:
       UserError: a split that the data lacks, or images that cannot be decoded.
     """
     builder = prepare(data)
-    if name not in builder.info.splits:
+    if name.split('[')[0] not in builder.info.splits:
         raise UserError(
             f'{data.name} has no split {name!r}; it has {", ".join(sorted(builder.info.splits))}'
         )
