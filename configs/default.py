@@ -14,16 +14,39 @@ def get_config() -> ConfigDict:
     config.seed = 0
 
     config.data = data = ConfigDict()
-    # A data set of this package ('synthetic_faces', 'fer2013') or any TFDS name with image and label.
+    # A data set of this package ('synthetic_faces', 'fer2013', 'raf_db', 'affectnet', 'ferplus', 'sfew',
+    # 'ck_plus', 'mmi', 'oulu_casia', 'jaffe', 'folder'), or any TFDS name with image and label.
     data.name = 'synthetic_faces'
+    # Variant of the set, such as the number of classes; '' for its default. Its builder lists them.
+    data.variant = ''
     # Folder of the source files, for sets that are read from files on disk.
     data.dir = 'data'
     # Folder into which data sets are prepared, once.
     data.prepared_dir = 'prepared'
+    # Frames taken of each sequence (ck_plus, mmi, oulu_casia): those of the strongest expression.
+    data.num_frames = 3
+    # Regular expression whose first group (or all) finds the subject in an image's path ('folder').
+    data.subject_pattern = ''
+    # Whether the encoded images live in host memory; if not, paths do, and files are read as needed.
+    data.in_memory = True
     # Split that is trained on, and that is the gallery of the evaluation; 'train[:33%]' is a third.
     data.train_split = 'train'
     # Split that is watched during training and chooses the best checkpoint; '' for none.
     data.validation_split = 'validation'
+    # Share of the train split that is cut off to be the validation split, by subject where subjects are
+    # known; 0 for the set's own validation split.
+    data.validation_share = 0.0
+    # Number of folds by subject into which the train split is cut; -1: one for each subject; 0: none.
+    data.folds = 0
+    # Fold that is the test split, from 0; the others are trained on. `crossval` runs all.
+    data.fold = 0
+    # Names of classes that are not trained on, but alone make up the other splits; () for none.
+    data.heldout_classes = ()
+    # Whether images are cut to a square before they are resized: around the face where the set knows its
+    # box, else around the middle. If not, they are stretched to a square.
+    data.crop = False
+    # Margin added to the square on each side, as a share of it; below 0 it cuts in.
+    data.crop_margin = 0.0
     # Side in pixels to which images are resized.
     data.image_size = 48
     # 1 (grey) or 3 (RGB).
@@ -36,6 +59,8 @@ def get_config() -> ConfigDict:
     # Faces K of a class in a batch, where not all classes fit a batch with K each (P x K sampling).
     # With few classes every class is in every batch, with batch_size / num_classes faces.
     data.samples_per_class = 4
+    # How often a class is drawn: 'class' (all equally), 'instance' (as its faces), 'sqrt' (as the root).
+    data.sampling = 'class'
 
     config.augment = augment = ConfigDict()
     # Probability of a horizontal flip.
@@ -78,6 +103,8 @@ def get_config() -> ConfigDict:
     loss.softmax_weight = 1.0
     # Share of the target that cross-entropy spreads over all classes.
     loss.label_smoothing = 0.0
+    # Weights of the classes in cross-entropy: 'none', 'inverse' or 'sqrt' (of their number of faces).
+    loss.class_weights = 'none'
     # 'euclidean' or 'squared_euclidean': distance between unit slices, and unit of the thresholds.
     loss.distance = 'euclidean'
     # Dual triplet loss, or the ordinary one.

@@ -116,9 +116,11 @@ def _join_processes(where: str) -> None:
 def _quieten() -> None:
     """Leaves the terminal to what the user asked for; must come before TensorFlow is imported."""
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+    # It only feeds; with oneDNN on it says so at every start, whatever the log level.
+    os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
     from absl import logging as absl_logging
 
-    absl_logging.set_verbosity(absl_logging.WARNING)
+    absl_logging.set_verbosity(absl_logging.ERROR)
     logging.getLogger('jax').setLevel(logging.ERROR)
 
 

@@ -6,7 +6,7 @@ import pytest
 import tensorflow_datasets as tfds
 from small_data import csv_rows, write_csv
 
-from mtdml_jax.data.fer2013 import Fer2013, read_rows
+from mtdml_jax.data.sets.fer2013 import Fer2013, read_rows
 from mtdml_jax.errors import UserError
 
 REAL = Path(__file__).parents[2] / 'shared' / 'data' / 'fer2013.csv.gz'

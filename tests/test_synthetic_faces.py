@@ -10,7 +10,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from mtdml_jax.data import face_drawing
 from mtdml_jax.data.face_drawing import EXPRESSIONS, draw_face
-from mtdml_jax.data.synthetic_faces import SyntheticFaces
+from mtdml_jax.data.sets.synthetic_faces import SyntheticFaces
 
 NAMES = ['angry', 'disgust', 'fear', 'happy', 'sad', 'surprise', 'neutral']
 PERSONS = {'train': 110, 'validation': 3, 'test': 30}  # In the data set written for the tests.

@@ -1,7 +1,5 @@
-"""From a prepared data set to batches: encoded images in memory, decoded in parallel by tf.data."""
+"""From a prepared data set to batches: images in memory or on disk, decoded in parallel by tf.data."""
 
-import difflib
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -10,8 +8,9 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from mtdml_jax.data import fer2013, synthetic_faces  # noqa: F401 (importing registers the builders)
 from mtdml_jax.data.augment import augment, draw_uniforms
+from mtdml_jax.data.images import load_pixels, normalize
+from mtdml_jax.data.prepare import prepare
 from mtdml_jax.data.sampling import index_by_class, sample_rows
 from mtdml_jax.errors import UserError
 
@@ -24,107 +23,87 @@ class Split(NamedTuple):
 
     Attributes:
       name: 'train', 'validation', 'test', or whatever the data set calls it.
-      images: encoded images (PNG, JPEG, ...), bytes [N].
+      images: encoded images (PNG, JPEG, ...), or the paths of their files, a string tensor [N].
+      in_memory: whether `images` are images.
       labels: class of each image, int32 [N].
+      subjects: who each is, [N]; '' where unknown.
       file_names: where each image came from, [N].
       class_names: name of each label, [C].
+      boxes: left, top, width and height of each face in pixels, int32 [N, 4]; width 0 where unknown.
+      votes: share of each class in each label, float32 [N, C], or None: all of it is the label's.
     """
 
     name: str
-    images: list[bytes]
+    images: tf.Tensor
+    in_memory: bool
     labels: np.ndarray
+    subjects: list[str]
     file_names: list[str]
     class_names: list[str]
+    boxes: np.ndarray
+    votes: np.ndarray | None = None
 
     def take(self, rows: np.ndarray) -> 'Split':
         """The split with these rows only."""
         return self._replace(
-            images=[self.images[row] for row in rows],
+            images=tf.gather(self.images, rows),
             labels=self.labels[rows],
+            subjects=[self.subjects[row] for row in rows],
             file_names=[self.file_names[row] for row in rows],
+            boxes=self.boxes[rows],
+            votes=None if self.votes is None else self.votes[rows],
         )
 
-
-def prepare(data) -> tfds.core.DatasetBuilder:
-    """The builder of `data.name`, prepared in `data.prepared_dir` (now, if it has not been before).
-
-    Args:
-      data: the section `data` of the config.
-
-    Raises:
-      UserError: an unknown data set, or source files that are missing or wrong.
-    """
-    prepared_dir = Path(data.prepared_dir).expanduser()
-    try:
-        builder_class = tfds.builder_cls(data.name)
-    except tfds.core.DatasetNotFoundError as error:
-        near = difflib.get_close_matches(data.name, tfds.list_builders(), n=1)
-        hint = f'; did you mean {near[0]!r}?' if near else ''
-        raise UserError(f'config.data.name: no data set {data.name!r}{hint}') from error
-    if hasattr(builder_class, 'source_file'):
-        # Another source file is another data set, though the builder's name is the same.
-        source = builder_class.source_file(Path(data.dir).expanduser())
-        prepared_dir /= f'{data.name}-{zlib.crc32(source.read_bytes()):08x}'
-    builder = tfds.builder(data.name, data_dir=prepared_dir)
-    download = tfds.download.DownloadConfig(manual_dir=Path(data.dir).expanduser())
-    builder.download_and_prepare(download_config=download)
-    missing = {'image', 'label'} - set(builder.info.features)
-    if missing:
-        raise UserError(f'config.data.name: the data set {data.name!r} has no {sorted(missing)}')
-    return builder
+    def encoded_image(self, row: int) -> bytes:
+        """The encoded image of a row."""
+        image = self.images[row]
+        return (image if self.in_memory else tf.io.read_file(image)).numpy()
 
 
 def load_split(data, name: str) -> Split:
-    """Reads a split into memory, images encoded.
+    """Reads a split into memory: its images, encoded, or only their paths.
 
     Args:
       data: the section `data` of the config.
       name: name of the split, or a part of it in TFDS's notation: 'train[:33%]'.
 
     Raises:
-      UserError: a split that the data lacks, or images that cannot be decoded.
+      UserError: a split that the data lacks.
     """
     builder = prepare(data)
-    if name.split('[')[0] not in builder.info.splits:
+    if not has_split(builder, name):
         raise UserError(
             f'{data.name} has no split {name!r}; it has {", ".join(sorted(builder.info.splits))}'
         )
-    dataset = builder.as_dataset(split=name, decoders={'image': tfds.decode.SkipDecoding()})
-    images, labels, file_names = [], [], []
-    for row, example in enumerate(dataset.as_numpy_iterator()):
-        images.append(example['image'])
-        labels.append(example['label'])
-        file_names.append(example.get('file_name', f'{name}:{row}'.encode()).decode())
-    split = Split(
+    decoders = {'image': tfds.decode.SkipDecoding()} if data.in_memory else None
+    dataset = builder.as_dataset(split=name, decoders=decoders)
+    count = builder.info.splits[name].num_examples
+    if not count:
+        raise UserError(f'{data.name}: the split {name!r} is empty')
+    # One batch: a string tensor of all images, and no second copy of them.
+    found = dataset.batch(count).get_single_element()
+
+    def texts(key, default):
+        return [x.decode() for x in found[key].numpy()] if key in found else default
+
+    file_names = texts('file_name', [f'{name}:{row}' for row in range(count)])
+    folder = Path(data.dir).expanduser()
+    return Split(
         name,
-        images,
-        np.array(labels, np.int32),
+        found['image'] if data.in_memory else tf.constant([str(folder / x) for x in file_names]),
+        data.in_memory,
+        found['label'].numpy().astype(np.int32),
+        texts('subject', [''] * count),
         file_names,
         list(builder.info.features['label'].names),
+        found['box'].numpy() if 'box' in found else np.zeros((count, 4), np.int32),
+        found['votes'].numpy() if 'votes' in found else None,
     )
-    check_images(split, data)
-    return split
 
 
-def check_images(split: Split, data) -> None:
-    """Decodes everything once: a corrupt image shall not stop a run in its tenth hour.
-
-    Raises:
-      UserError: images that cannot be decoded; names them.
-    """
-    dataset = tf.data.Dataset.from_tensor_slices(split.images).enumerate()
-    # A value of the pixels is returned: TensorFlow drops a decoding that nobody reads.
-    decoded = dataset.map(
-        lambda row, image: (row, _decode(image, data)[0, 0, 0]), num_parallel_calls=tf.data.AUTOTUNE
-    )
-    good = {row for row, _ in decoded.ignore_errors().as_numpy_iterator()}
-    corrupt = [name for row, name in enumerate(split.file_names) if row not in good]
-    if corrupt:
-        listed = ', '.join(corrupt[:5]) + (', ...' if len(corrupt) > 5 else '')
-        raise UserError(
-            f'{data.name}, split {split.name}: {len(corrupt)} of {len(split.images)} images cannot '
-            f'be decoded: {listed}'
-        )
+def has_split(builder: tfds.core.DatasetBuilder, name: str) -> bool:
+    """Whether a prepared data set has a split, or the split that a part in TFDS's notation is of."""
+    return name.split('[')[0] in builder.info.splits
 
 
 def check_trainable(split: Split) -> None:
@@ -160,23 +139,23 @@ def train_batches(
       num_hosts: number of hosts.
 
     Yields:
-      {'image': float32 [B/hosts, H, W, C], 'label': int32 [B/hosts], 'mask': bool [B/hosts]}.
+      {'image': float32 [B/hosts, H, W, C], 'label': int32 [B/hosts], 'mask': bool [B/hosts]}, and
+      'votes', float32 [B/hosts, classes], where labels are votes.
     """
     gather = _gatherer(split, config.data)
-    index = index_by_class(split.labels)
-    batch_size, seed = config.data.batch_size, config.seed
+    data, seed = config.data, config.seed
+    index, batch_size = index_by_class(split.labels), data.batch_size
     local = slice(host * batch_size // num_hosts, (host + 1) * batch_size // num_hosts)
 
     def make_batch(step):
-        rows = sample_rows(index, batch_size, config.data.samples_per_class, seed=seed, step=step)
+        rows = sample_rows(
+            index, batch_size, data.samples_per_class, data.sampling, seed=seed, step=step
+        )
         uniforms = draw_uniforms(batch_size, seed=seed, step=step)
-        pixels, labels = gather(rows[local])
-        pixels = augment(pixels, uniforms[local], config.augment)
-        return {
-            'image': _normalize(pixels, config.data),
-            'label': labels,
-            'mask': tf.ones_like(labels, tf.bool),
-        }
+        batch = gather(rows[local])
+        pixels = augment(batch['image'], uniforms[local], config.augment)
+        mask = tf.ones_like(batch['label'], tf.bool)
+        return batch | {'image': normalize(pixels, data), 'mask': mask}
 
     return _iterate(tf.data.Dataset.range(start_step, config.train.num_steps), make_batch)
 
@@ -190,17 +169,18 @@ def eval_batches(split: Split, data, batch_size: int) -> Iterator[dict[str, np.n
       batch_size: rows B of every batch.
 
     Yields:
-      {'image': float32 [B, H, W, C], 'label': int32 [B], 'mask': bool [B]}.
+      As `train_batches`, B rows each.
     """
     gather = _gatherer(split, data)
+    count = len(split.labels)
 
     def make_batch(start):
         rows = start + tf.range(batch_size, dtype=tf.int64)
-        mask = rows < len(split.images)
-        pixels, labels = gather(tf.where(mask, rows, 0))
-        return {'image': _normalize(pixels, data), 'label': labels, 'mask': mask}
+        mask = rows < count
+        batch = gather(tf.where(mask, rows, 0))
+        return batch | {'image': normalize(batch['image'], data), 'mask': mask}
 
-    return _iterate(tf.data.Dataset.range(0, len(split.images), batch_size), make_batch)
+    return _iterate(tf.data.Dataset.range(0, count, batch_size), make_batch)
 
 
 def _iterate(numbers, make_batch):
@@ -209,28 +189,22 @@ def _iterate(numbers, make_batch):
 
 
 def _gatherer(split, data):
-    """A function from row numbers [B] to pixels in [0, 1], float32 [B, H, W, C], and labels [B]."""
-    images, labels = tf.constant(split.images), tf.constant(split.labels)
+    """A function from row numbers [B] to a batch with pixels in [0, 1], before its normalisation."""
+    fields = (
+        {'label': split.labels}
+        if split.votes is None
+        else {'label': split.labels, 'votes': split.votes}
+    )
+
+    def load(row):
+        image = split.images[row]
+        encoded = image if split.in_memory else tf.io.read_file(image)
+        return load_pixels(encoded, tf.gather(split.boxes, row), data)
 
     def gather(rows):
-        encoded = tf.gather(images, rows)
-        pixels = tf.map_fn(lambda x: _decode(x, data), encoded, fn_output_signature=tf.float32)
-        return pixels, tf.gather(labels, rows)
+        # Of files on disk many are waited for at once.
+        parallel = 1 if split.in_memory else 16
+        pixels = tf.map_fn(load, rows, fn_output_signature=tf.float32, parallel_iterations=parallel)
+        return {'image': pixels, **{name: tf.gather(x, rows) for name, x in fields.items()}}
 
     return gather
-
-
-def _decode(encoded, data):
-    pixels = tf.io.decode_image(encoded, channels=data.channels, expand_animations=False)
-    pixels = tf.cast(pixels, tf.float32) / 255.0
-    size = (data.image_size, data.image_size)
-    pixels = tf.cond(
-        tf.reduce_all(tf.shape(pixels)[:2] == size),
-        lambda: pixels,
-        lambda: tf.image.resize(pixels, size, antialias=True),
-    )
-    return tf.ensure_shape(pixels, (*size, data.channels))
-
-
-def _normalize(pixels, data):
-    return (pixels - tf.constant(data.mean, tf.float32)) / tf.constant(data.std, tf.float32)

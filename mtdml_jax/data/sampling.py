@@ -28,21 +28,43 @@ def index_by_class(labels: np.ndarray) -> ClassIndex:
     return ClassIndex(rows.astype(np.int64), start.astype(np.int64), size.astype(np.int64))
 
 
+# How often a class with n faces is drawn.
+FREQUENCIES = {
+    'class': np.ones_like,
+    'instance': lambda n: n,
+    'sqrt': np.sqrt,
+}
+
+
 def sample_rows(
-    index: ClassIndex, batch_size: int, samples_per_class: int, *, seed: int, step: tf.Tensor
+    index: ClassIndex,
+    batch_size: int,
+    samples_per_class: int,
+    sampling: str = 'class',
+    *,
+    seed: int,
+    step: tf.Tensor,
 ) -> tf.Tensor:
     """The rows of the batch of `step`: P classes with K faces each.
 
-    With P = batch_size / samples_per_class at least the number of classes C, every class is in every
-    batch, with equal shares or, where C does not divide the batch, shares that differ by one and take
-    turns. With more classes, each batch holds P different ones; every class is drawn once, in random
-    order, before any is drawn again (but for as many as complete the last batch of a round, which take
-    turns). Each face of a class is drawn once, in random order, before any repeats.
+    Sampling 'instance' and 'sqrt' draw groups of K faces of a class in proportion to the number of its
+    faces, or to its square root; a batch may then hold several groups of one class. A round of all
+    groups passes in random order before the next begins.
+
+    Sampling 'class' draws all equally often. With P = batch_size / samples_per_class at least the number
+    of classes C, every class is in every batch, with equal shares or, where C does not divide the batch,
+    shares that differ by one and take turns. With more classes, each batch holds P different ones; every
+    class is drawn once, in random order, before any is drawn again (but for as many as complete the last
+    batch of a round, which take turns).
+
+    In each case a face of a class is drawn once, in random order, before any of its class repeats.
 
     Args:
       index: the rows by class.
       batch_size: number of rows B, over all hosts.
-      samples_per_class: faces K of each class; divides the batch size where C > P.
+      samples_per_class: faces K of each class; divides the batch size where C > P, or the sampling is
+        not 'class'.
+      sampling: 'class', 'instance' or 'sqrt'.
       seed: seed of the run.
       step: int64 scalar.
 
@@ -50,22 +72,50 @@ def sample_rows(
       Row numbers, int64 [B].
 
     Raises:
-      ValueError: more classes than fit a batch and K that does not divide it.
+      ValueError: K that has to divide the batch size and does not.
     """
     num_classes = len(index.start)
     classes_per_batch = batch_size // samples_per_class
     step = tf.cast(step, tf.int64)
-    if num_classes <= classes_per_batch:
+    if sampling == 'class' and num_classes <= classes_per_batch:
         draw = step * batch_size + tf.range(batch_size, dtype=tf.int64)
         return _draw_faces(index, draw % num_classes, draw // num_classes, seed)
     if batch_size % samples_per_class:
         raise ValueError(
             f'expected samples_per_class to divide the batch size when not all {num_classes} classes '
-            f'fit a batch, found {samples_per_class} and {batch_size}'
+            f'fit a batch or their sampling is not class, found {samples_per_class} and {batch_size}'
         )
-    classes, visits = _draw_classes(num_classes, classes_per_batch, seed, step)
+    if sampling == 'class':
+        classes, visits = _draw_classes(num_classes, classes_per_batch, seed, step)
+    else:
+        groups = count_groups(index.size, samples_per_class, sampling)
+        classes, visits = _draw_groups(groups, classes_per_batch, seed, step)
     draw = visits[:, None] * samples_per_class + tf.range(samples_per_class, dtype=tf.int64)
     return _draw_faces(index, tf.repeat(classes, samples_per_class), tf.reshape(draw, [-1]), seed)
+
+
+def count_groups(size: np.ndarray, samples_per_class: int, sampling: str) -> np.ndarray:
+    """Groups of K faces of each class in a round, int64 [C]: in all about as many as the faces fill.
+
+    Args:
+      size: number of faces of each class, [C].
+      samples_per_class: faces K of a group.
+      sampling: a key of FREQUENCIES.
+    """
+    frequency = FREQUENCIES[sampling](size).astype(float)
+    groups = frequency / frequency.sum() * size.sum() / samples_per_class
+    return np.maximum(np.round(groups), 1).astype(np.int64)
+
+
+def _draw_groups(groups, groups_per_batch, seed, step):
+    """The classes of a batch's groups, int64 [P], and how many groups of them came before, int64 [P]."""
+    end = np.cumsum(groups)
+    draw = step * groups_per_batch + tf.range(groups_per_batch, dtype=tf.int64)
+    round_ = draw // end[-1]
+    place = _shuffle(draw % end[-1], end[-1], (seed, round_, 3))
+    classes = tf.searchsorted(end, place, side='right', out_type=tf.int64)
+    before = place - tf.gather(end - groups, classes)
+    return classes, round_ * tf.gather(groups, classes) + before
 
 
 def _draw_classes(num_classes, classes_per_batch, seed, step):

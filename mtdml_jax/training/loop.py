@@ -12,7 +12,9 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from mtdml_jax.config import check_config, claim_workdir
-from mtdml_jax.data.pipeline import Split, check_trainable, load_split, prepare, train_batches
+from mtdml_jax.data.pipeline import Split, check_trainable, train_batches
+from mtdml_jax.data.prepare import prepare
+from mtdml_jax.data.protocol import has_validation, load_part
 from mtdml_jax.evaluation.classify import fit_neighbors
 from mtdml_jax.evaluation.embed import make_embedder
 from mtdml_jax.models import Network, make_network
@@ -118,11 +120,9 @@ def load_training_splits(data) -> tuple[Split, Split | None]:
     if jax.process_index() == 0:
         prepare(data)
     multihost_utils.sync_global_devices('data prepared')
-    train_split = load_split(data, data.train_split)
+    train_split = load_part(data, 'train')
     check_trainable(train_split)
-    if data.validation_split not in prepare(data).info.splits:
-        return train_split, None
-    return train_split, load_split(data, data.validation_split)
+    return train_split, load_part(data, 'validation') if has_validation(data) else None
 
 
 def make_validation(

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from mtdml_jax.data import face_drawing
-from mtdml_jax.data.features import face_features
+from mtdml_jax.data.image_files import face_features
 
 
 class SyntheticFaces(tfds.core.GeneratorBasedBuilder):
@@ -31,7 +31,7 @@ class SyntheticFaces(tfds.core.GeneratorBasedBuilder):
         return tfds.core.DatasetInfo(
             builder=self,
             description='Drawn faces of 7 expressions over random persons, poses, light and noise.',
-            features=face_features(face_drawing.SIZE, face_drawing.EXPRESSIONS),
+            features=face_features(face_drawing.EXPRESSIONS, channels=1),
             supervised_keys=('image', 'label'),
         )
 

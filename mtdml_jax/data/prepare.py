@@ -1,0 +1,103 @@
+"""Preparing data sets, once, by TFDS."""
+
+import contextlib
+import difflib
+import fcntl
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from mtdml_jax.data import sets  # noqa: F401 (importing registers the builders)
+from mtdml_jax.data.image_files import FaceBuilder, describe_unusable, fingerprint
+from mtdml_jax.data.images import decode_image
+from mtdml_jax.errors import UserError
+
+
+def prepare(data) -> tfds.core.DatasetBuilder:
+    """The builder of `data.name`, prepared in `data.prepared_dir` (now, if it has not been before).
+
+    An interrupted preparation leaves nothing that a later one would take for a data set, and a later one
+    removes what a killed one left. Two processes do not prepare one set at the same time.
+
+    Args:
+      data: the section `data` of the config.
+
+    Raises:
+      UserError: an unknown data set, or source files that are missing or wrong.
+    """
+    builder = make_builder(data)
+    path = Path(builder.data_path)
+    if path.exists():
+        return builder
+    with _lock(path.parent):
+        for half_done in path.parent.glob('incomplete.*'):
+            shutil.rmtree(half_done)
+        download = tfds.download.DownloadConfig(manual_dir=Path(data.dir).expanduser())
+        builder.download_and_prepare(download_config=download)
+    if not isinstance(builder, FaceBuilder):
+        try:
+            check_builder(builder)
+        except UserError:
+            shutil.rmtree(path)
+            raise
+    return builder
+
+
+def make_builder(data) -> tfds.core.DatasetBuilder:
+    """The builder of `data.name`, in a folder of its own for each state of its source files.
+
+    Raises:
+      UserError: an unknown data set, no source files, or an option that the set does not have.
+    """
+    prepared_dir = Path(data.prepared_dir).expanduser()
+    try:
+        builder_class = tfds.builder_cls(data.name)
+    except tfds.core.DatasetNotFoundError as error:
+        near = difflib.get_close_matches(data.name, tfds.list_builders(), n=1)
+        hint = f'; did you mean {near[0]!r}?' if near else ''
+        raise UserError(f'config.data.name: no data set {data.name!r}{hint}') from error
+    if not issubclass(builder_class, FaceBuilder):
+        if not data.in_memory:
+            raise UserError(
+                f'config.data.in_memory=False: {data.name} is not read from image files'
+            )
+        config = {'config': data.variant} if data.variant else {}
+        return builder_class(data_dir=prepared_dir, **config)
+    config = builder_class.make_config(data)
+    sources = builder_class.find_sources(Path(data.dir).expanduser())
+    number = fingerprint(sources, config)
+    return builder_class(data_dir=prepared_dir / f'{data.name}-{number}', config=config)
+
+
+@contextlib.contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Waits until no other process holds the folder; the operating system frees it if we are killed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / '.lock').open('w') as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def check_builder(builder: tfds.core.DatasetBuilder) -> None:
+    """Decodes every image once: a corrupt one shall not stop a run in its tenth hour.
+
+    Raises:
+      UserError: features that are no classification of images, or images that cannot be decoded.
+    """
+    missing = {'image', 'label'} - set(builder.info.features)
+    if missing:
+        raise UserError(f'config.data.name: the data set {builder.name!r} has no {sorted(missing)}')
+    for split, info in builder.info.splits.items():
+        dataset = builder.as_dataset(split, decoders={'image': tfds.decode.SkipDecoding()})
+        # A value of the pixels is returned: TensorFlow drops a decoding that nobody reads.
+        decoded = dataset.enumerate().map(
+            lambda row, example: (row, decode_image(example['image'], 3)[0, 0, 0]),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+        good = {row for row, _ in decoded.ignore_errors().as_numpy_iterator()}
+        corrupt = [f'row {row}' for row in range(info.num_examples) if row not in good]
+        if corrupt:
+            raise UserError(describe_unusable(builder.name, split, corrupt, info.num_examples))
