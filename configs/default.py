@@ -147,7 +147,8 @@ def get_config() -> ConfigDict:
     train.checkpoint_every = 200
     # Number of latest checkpoints kept, besides the best one.
     train.keep_checkpoints = 2
-    # What the best checkpoint is best at: 'softmax_accuracy' or 'knn_accuracy' on the validation split.
+    # What the best checkpoint is best at on the validation split: 'softmax_accuracy', 'knn_accuracy', or
+    # 'map_at_r' (retrieval, also of classes that are not trained on).
     train.best_metric = 'softmax_accuracy'
     # Steps during which a slice must lie in one point before the collapse alarm goes off.
     train.collapse_steps = 200

@@ -15,10 +15,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jax
+import numpy as np
 from flax import jax_utils
 
 from mtdml_jax.config import load_config
-from mtdml_jax.data.pipeline import load_split, train_batches
+from mtdml_jax.data.pipeline import train_batches
+from mtdml_jax.data.protocol import load_part
 from mtdml_jax.training.loop import AXIS, make_training, split_over_devices
 
 ROUNDS, PIPELINE_BATCHES, STEPS = 5, 200, 10
@@ -30,9 +32,9 @@ def main():
     parser.add_argument('--config', default='configs/quickstart.py')
     arguments, overrides = parser.parse_known_args()
     config = load_config(arguments.config, [*overrides, f'--config.train.num_steps={10**9}'])
-    split = load_split(config.data, config.data.train_split)
+    split = load_part(config.data, 'train')
     batch = split_over_devices(next(train_batches(split, config)))
-    _, state, step = make_training(config, len(split.class_names))
+    _, state, step = make_training(config, np.bincount(split.labels))
     state, _ = step(jax_utils.replicate(state, axis_name=AXIS), batch)
 
     pipeline_rates, step_rates = [], []

@@ -51,7 +51,7 @@ def prepare_ours(width):
 
     overrides = (f'data.batch_size={BATCH}', f'model.width_factor={width / 64}')
     config = load_config('configs/default.py', [f'--config.{x}' for x in overrides])
-    _, state, step = make_training(config, CLASSES)
+    _, state, step = make_training(config, np.ones(CLASSES, int))
     images = np.random.default_rng(0).standard_normal((BATCH, SIDE, SIDE, 1), np.float32)
     labels, mask = np.arange(BATCH, dtype=np.int32) % CLASSES, np.ones(BATCH, bool)
     batch = split_over_devices({'image': images, 'label': labels, 'mask': mask})

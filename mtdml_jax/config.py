@@ -144,7 +144,7 @@ def check_config(config: ConfigDict, num_devices: int) -> None:
         )
     if config.loss.softness < 0:
         raise UserError(f'config.loss.softness: expected at least 0, found {config.loss.softness}')
-    metrics = ('softmax_accuracy', 'knn_accuracy')
+    metrics = ('softmax_accuracy', 'knn_accuracy', 'map_at_r')
     if train.best_metric not in metrics:
         raise UserError(
             f'config.train.best_metric: expected one of {", ".join(metrics)}, found '
@@ -153,5 +153,5 @@ def check_config(config: ConfigDict, num_devices: int) -> None:
     if train.best_metric == 'softmax_accuracy' and config.loss.softmax_weight == 0:
         raise UserError(
             'config.train.best_metric: with config.loss.softmax_weight=0 there is no softmax head '
-            'to choose by; set it to knn_accuracy'
+            'to choose by; set it to knn_accuracy or map_at_r'
         )

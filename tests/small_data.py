@@ -4,8 +4,10 @@ import gzip
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 
 from mtdml_jax.config import load_config
+from mtdml_jax.data.pipeline import Split
 
 CONFIG = str(Path(__file__).parents[1] / 'configs' / 'default.py')
 USAGES = {'Training': 6, 'PublicTest': 3}
@@ -55,3 +57,24 @@ def small_overrides(folder):
 def small_config(folder, *overrides):
     """The config of such a run."""
     return load_config(CONFIG, [*small_overrides(folder), *overrides])
+
+
+def png(pixels):
+    """An encoded image of pixels [H, W, channels]."""
+    return tf.io.encode_png(tf.constant(pixels, tf.uint8)).numpy()
+
+
+def split_of(images, labels, **fields):
+    """A split of encoded images called face0, face1, ..., of the classes a, b and c."""
+    count = len(images)
+    values = {
+        'name': 'train',
+        'images': tf.constant(images),
+        'in_memory': True,
+        'labels': np.array(labels, np.int32),
+        'subjects': [''] * count,
+        'file_names': [f'face{row}' for row in range(count)],
+        'class_names': ['a', 'b', 'c'],
+        'boxes': np.zeros((count, 4), np.int32),
+    }
+    return Split(**(values | fields))

@@ -1,11 +1,9 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tensorflow as tf
-from small_data import CONFIG
+from small_data import CONFIG, png, split_of
 
 from mtdml_jax.config import load_config
-from mtdml_jax.data.pipeline import Split
 from mtdml_jax.evaluation.embed import make_embedder
 from mtdml_jax.models import Outputs
 
@@ -21,12 +19,10 @@ class Corner:
         return Outputs(jnp.stack([left, ones, right, 3 * ones], axis=1), left[:, None])
 
 
-def split_of(corners):
+def split_of_corners(corners):
     """A split of 2x2 images with these grey values in the upper corners."""
     pixels = [np.array([[[left], [right]], [[0], [0]]]) for left, right in corners]
-    images = [tf.io.encode_png(tf.constant(x, tf.uint8)).numpy() for x in pixels]
-    labels = np.arange(len(images), dtype=np.int32)
-    return Split('test', images, labels, [str(x) for x in labels], ['a', 'b', 'c'])
+    return split_of([png(x) for x in pixels], np.arange(len(corners)))
 
 
 def unit(*vector):
@@ -38,7 +34,7 @@ def test_rows_are_unit_slices_of_all_images_in_order(flip):
     overrides = ['data.image_size=2', 'data.mean=(0.0,)', 'data.std=(1.0,)', f'eval.flip={flip}']
     config = load_config(CONFIG, [f'--config.{x}' for x in (*overrides, 'eval.batch_size=2')])
     corners = [(0, 255), (255, 255), (51, 102)]
-    embedded = make_embedder(Corner(), config)({'shift': jnp.array(1.0)}, split_of(corners))
+    embedded = make_embedder(Corner(), config)({'shift': jnp.array(1.0)}, split_of_corners(corners))
 
     def look(left, right):
         return np.stack([unit(left + 1, 1), unit(right, 3)]), left + 1

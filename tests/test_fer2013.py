@@ -4,19 +4,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from face_trees import data_config, read_records, write_image
 from small_data import csv_rows, write_csv
 
+from mtdml_jax.data.prepare import prepare
 from mtdml_jax.data.sets.fer2013 import Fer2013, read_rows
 from mtdml_jax.errors import UserError
 
 REAL = Path(__file__).parents[2] / 'shared' / 'data' / 'fer2013.csv.gz'
 GOOD = ' '.join(['7'] * 2304)
-
-
-def prepare(folder, prepared):
-    builder = Fer2013(data_dir=prepared)
-    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=folder))
-    return builder
 
 
 @pytest.mark.parametrize(
@@ -32,7 +28,7 @@ def test_builder_reads_each_layout_that_users_have(tmp_path, name, header):
     if header.endswith('pixels'):
         rows = [(emotion, usage, pixels) for emotion, pixels, usage in rows]
     write_csv(tmp_path / 'data' / name, rows, header)
-    builder = prepare(tmp_path / 'data', tmp_path / 'prepared')
+    builder = prepare(data_config('fer2013', tmp_path / 'data'))
     sizes = {split: info.num_examples for split, info in builder.info.splits.items()}
     assert sizes == {'train': 14, 'validation': 7, 'test': 7}
     examples = {
@@ -46,14 +42,19 @@ def test_builder_reads_each_layout_that_users_have(tmp_path, name, header):
     assert sorted(example['label'] for example in examples.values()) == sorted([*range(7)] * 2)
 
 
-def test_labels_have_the_names_of_the_set_in_its_order(tmp_path):
-    names = Fer2013(data_dir=tmp_path).info.features['label'].names
-    assert names == ['angry', 'disgust', 'fear', 'happy', 'sad', 'surprise', 'neutral']
+def test_class_folders_go_by_names_or_codes(tmp_path):
+    folder = tmp_path / 'data'
+    write_image(folder / 'train' / 'happy' / 'a.jpg', size=(48, 48), mode='L')
+    write_image(folder / 'test' / '6' / 'b.jpg', size=(48, 48), mode='L')
+    assert read_records('fer2013', folder) == {
+        'train': {'train/happy/a.jpg': ('Happy', '')},
+        'test': {'test/6/b.jpg': ('Neutral', '')},
+    }
 
 
 def test_file_without_private_rows_lacks_the_test_split(tmp_path):
     write_csv(tmp_path / 'data' / 'fer2013.csv', csv_rows({'Training': 1, 'PublicTest': 1}))
-    builder = prepare(tmp_path / 'data', tmp_path / 'prepared')
+    builder = prepare(data_config('fer2013', tmp_path / 'data'))
     assert sorted(builder.info.splits) == ['train', 'validation']
 
 
@@ -83,7 +84,7 @@ def test_header_without_a_column_is_named(tmp_path):
 
 def test_missing_file_says_where_and_what_was_looked_for(tmp_path):
     with pytest.raises(UserError) as error:
-        Fer2013.source_file(tmp_path)
+        Fer2013.find_sources(tmp_path)
     for part in (str(tmp_path), 'fer2013.csv', 'fer2013.csv.gz', 'icml_face_data.csv', 'Kaggle'):
         assert part in str(error.value)
 

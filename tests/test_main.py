@@ -4,11 +4,9 @@ import sys
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from small_data import CONFIG, csv_rows, small_overrides, write_csv
 
 from mtdml_jax.__main__ import main
-from mtdml_jax.data import pipeline
 
 GOOD = ' '.join(['7'] * 2304)
 
@@ -39,7 +37,7 @@ def test_training_leaves_the_promised_files(run):
     evaluation = json.loads((run / 'evaluation.json').read_text())
     assert evaluation['split'] == 'validation'
     assert evaluation['num_examples'] == 21
-    assert evaluation['class_names'][3] == 'happy'
+    assert evaluation['class_names'][3] == 'Happy'
     assert list(evaluation['classifiers']) == ['softmax', 'knn', 'centroid', 'linear']
     assert len(evaluation['slices']) == 4
     assert evaluation['run']['checkpoint_step'] in (3, 6)
@@ -96,21 +94,7 @@ def test_class_with_one_face(tmp_path, capsys):
     write_csv(tmp_path / 'data' / 'fer2013.csv', [*rows, (1, GOOD, 'Training')])
     error = error_of(train_command(tmp_path, tmp_path / 'run'), capsys)
     assert 'every class needs at least 2 faces' in error
-    assert 'disgust (1)' in error
-
-
-def test_corrupt_image(folder, tmp_path, capsys, monkeypatch):
-    skip = pipeline.tfds.decode.SkipDecoding
-
-    class Cut(skip):
-        """Reads every image without its second half."""
-
-        def decode_example(self, serialized):
-            return tf.strings.substr(serialized, 0, tf.strings.length(serialized) // 2)
-
-    monkeypatch.setattr(pipeline.tfds.decode, 'SkipDecoding', Cut)
-    error = error_of(train_command(folder, tmp_path / 'run'), capsys)
-    assert '42 of 42 images cannot be decoded: fer2013.csv:' in error
+    assert 'there is only 1 in Disgust' in error
 
 
 @pytest.mark.parametrize(

@@ -103,8 +103,8 @@ def inputs(count=30, num_slices=2, **changed):
         'evaluation': evaluation | changed.pop('evaluation', {}),
         'queries': queries,
         'gallery': gallery,
-        'query_images': [encode(i) for i in range(count)],
-        'gallery_images': [encode(100 + i) for i in range(45)],
+        'query_image': encode,
+        'gallery_image': lambda row: encode(100 + row),
         'predictions': predictions,
         'query_names': [f'<script>{i}.png' for i in range(count)],
     }
@@ -210,6 +210,20 @@ def test_sound_run_raises_no_alarm(content):
 
 def test_thresholds_that_never_act_are_called_so(content):
     assert 'no slice is below 1.00' in Page(content).text
+
+
+def test_classes_that_were_not_trained_on_are_only_retrieved(tmp_path):
+    slices = [
+        {'threshold': 0.4, 'active_share': 1.0, 'spread': 0.7}
+        | dict.fromkeys(figures.DISTANCES, 0.5)
+    ]
+    changed = {'classifiers': {}, 'slices': slices}
+    page = Page(report(tmp_path, evaluation=changed, predictions={}, history=[]))
+    assert 'The nearest image is of the same class for 70.0 % of its 30 images' in page.text
+    assert page.ids >= SECTIONS - {'mistakes'}
+    assert 'mistakes' not in page.ids
+    for absent in ('classifier', 'Confusion', 'kNN', 'taken for', '$'):
+        assert absent not in page.text
 
 
 def test_config_is_shown_in_full(content):

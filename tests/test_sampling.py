@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mtdml_jax.data.sampling import index_by_class, sample_rows
+from mtdml_jax.data.sampling import count_groups, index_by_class, sample_rows
 
 
 def labels_of(sizes):
@@ -10,10 +10,10 @@ def labels_of(sizes):
     return np.random.default_rng(0).permutation(labels)
 
 
-def batches_of(labels, batch_size, samples_per_class, steps, seed=3):
+def batches_of(labels, batch_size, samples_per_class, steps, seed=3, sampling='class'):
     index = index_by_class(labels)
-    sample = lambda step: sample_rows(index, batch_size, samples_per_class, seed=seed, step=step)  # noqa: E731
-    return [sample(step).numpy() for step in steps]
+    shape = batch_size, samples_per_class, sampling
+    return [sample_rows(index, *shape, seed=seed, step=step).numpy() for step in steps]
 
 
 def assert_no_face_repeats_before_all_have_appeared(labels, rows):
@@ -87,3 +87,33 @@ def test_batch_depends_on_seed_and_step_alone():
 def test_many_classes_need_a_batch_of_whole_groups():
     with pytest.raises(ValueError, match='expected samples_per_class to divide'):
         batches_of(labels_of([4] * 9), 16, 3, [0])
+
+
+@pytest.mark.parametrize(
+    ('sampling', 'expected'),
+    # Of 4 groups a batch and 10 batches: sizes 64, 16, 4 and their roots 8, 4, 2, in 42 groups a round.
+    [('instance', [32, 8, 2]), ('sqrt', [24, 12, 6])],
+)
+def test_groups_of_a_class_are_drawn_as_its_size_or_its_root_asks(sampling, expected):
+    size = np.array([64, 16, 4])
+    np.testing.assert_array_equal(count_groups(size, 2, sampling), expected)
+    labels = labels_of(size)
+    batches = batches_of(labels, 14, 2, range(6), sampling=sampling)
+    rows = np.concatenate(batches)
+    np.testing.assert_array_equal(np.bincount(labels[rows]), 2 * np.array(expected))
+    assert_no_face_repeats_before_all_have_appeared(labels, rows)
+    for batch in batches:
+        assert all(np.bincount(labels[batch]) % 2 == 0)
+
+
+def test_rare_class_is_drawn_once_in_each_round_at_least():
+    np.testing.assert_array_equal(count_groups(np.array([400, 2]), 8, 'instance'), [50, 1])
+
+
+def test_round_that_fits_the_faces_shows_each_of_them_once():
+    labels = labels_of([32, 8])
+    rows = np.concatenate(batches_of(labels, 8, 4, range(10), sampling='instance'))
+    for part in (rows[:40], rows[40:]):
+        assert set(part) == set(range(40))
+    assert not np.array_equal(rows[:40], rows[40:])
+    assert len(np.unique(np.flatnonzero(labels[rows[:40]] == 1) // 8)) > 1

@@ -21,14 +21,14 @@ def decode_image(encoded: tf.Tensor, channels: int) -> tf.Tensor:
     pixels = tf.cond(
         known,
         lambda: tf.io.decode_image(encoded, channels=channels, expand_animations=False),
-        lambda: tf.numpy_function(_decode_with_pillow, [encoded, channels], tf.uint8),
+        lambda: tf.py_function(_decode_with_pillow, [encoded, channels], tf.uint8),
     )
     return tf.ensure_shape(pixels, (None, None, channels))
 
 
 def _decode_with_pillow(encoded, channels):
-    image = Image.open(io.BytesIO(encoded)).convert('L' if channels == 1 else 'RGB')
-    return np.asarray(image).reshape(image.height, image.width, channels)
+    image = Image.open(io.BytesIO(encoded.numpy())).convert('L' if channels == 1 else 'RGB')
+    return np.asarray(image).reshape(image.height, image.width, -1)
 
 
 def load_pixels(encoded: tf.Tensor, box: tf.Tensor, data) -> tf.Tensor:

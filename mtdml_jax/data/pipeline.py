@@ -107,17 +107,18 @@ def has_split(builder: tfds.core.DatasetBuilder, name: str) -> bool:
 
 
 def check_trainable(split: Split) -> None:
-    """Raises UserError for a class with fewer than 2 faces: its anchors would have no positive."""
+    """Raises UserError unless two classes or more have faces, and each of these at least 2.
+
+    An anchor that is alone in its class has no positive. Classes without any face may be held out.
+    """
     counts = np.bincount(split.labels, minlength=len(split.class_names))
-    small = [
-        f'{name} ({count})'
-        for name, count in zip(split.class_names, counts, strict=True)
-        if count < 2
-    ]
-    if small:
+    if np.count_nonzero(counts) < 2:
+        raise UserError(f'split {split.name}: expected faces of at least 2 classes')
+    alone = [split.class_names[label] for label in np.flatnonzero(counts == 1)]
+    if alone:
         raise UserError(
-            f'split {split.name}: every class needs at least 2 faces to form a positive pair; too '
-            f'few in {", ".join(small)}'
+            f'split {split.name}: every class needs at least 2 faces to form a positive pair; there is '
+            f'only 1 in {", ".join(alone)}'
         )
 
 

@@ -48,8 +48,8 @@ def sample_rows(
     """The rows of the batch of `step`: P classes with K faces each.
 
     Sampling 'instance' and 'sqrt' draw groups of K faces of a class in proportion to the number of its
-    faces, or to its square root; a batch may then hold several groups of one class. A round of all
-    groups passes in random order before the next begins.
+    faces, or to its square root; a batch may then hold several groups of one class. All rounds have the
+    same random order of classes.
 
     Sampling 'class' draws all equally often. With P = batch_size / samples_per_class at least the number
     of classes C, every class is in every batch, with equal shares or, where C does not divide the batch,
@@ -109,13 +109,16 @@ def count_groups(size: np.ndarray, samples_per_class: int, sampling: str) -> np.
 
 def _draw_groups(groups, groups_per_batch, seed, step):
     """The classes of a batch's groups, int64 [P], and how many groups of them came before, int64 [P]."""
-    end = np.cumsum(groups)
+    classes = np.repeat(np.arange(len(groups)), groups)
+    order = np.random.default_rng(seed).permutation(len(classes))
+    # A stable sort finds a class's groups in the order in which they come.
+    by_class = np.argsort(classes[order], kind='stable')
+    before = np.empty_like(order)
+    before[by_class] = np.arange(len(order)) - np.repeat(np.cumsum(groups) - groups, groups)
     draw = step * groups_per_batch + tf.range(groups_per_batch, dtype=tf.int64)
-    round_ = draw // end[-1]
-    place = _shuffle(draw % end[-1], end[-1], (seed, round_, 3))
-    classes = tf.searchsorted(end, place, side='right', out_type=tf.int64)
-    before = place - tf.gather(end - groups, classes)
-    return classes, round_ * tf.gather(groups, classes) + before
+    round_, place = draw // len(order), draw % len(order)
+    drawn = tf.gather(classes[order], place)
+    return drawn, round_ * tf.gather(groups, drawn) + tf.gather(before, place)
 
 
 def _draw_classes(num_classes, classes_per_batch, seed, step):

@@ -122,6 +122,11 @@ def accuracy_interval(num_correct: int, count: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
+def best_classifier(classifiers: dict[str, dict]) -> str:
+    """The name of the classifier with the highest accuracy, of `classification_scores` by name."""
+    return max(classifiers, key=lambda name: classifiers[name]['accuracy'])
+
+
 class Mistakes(NamedTuple):
     """Wrongly classified queries, the most confident first.
 

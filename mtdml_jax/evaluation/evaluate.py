@@ -10,7 +10,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import mtdml_jax
-from mtdml_jax.data.pipeline import load_split
+from mtdml_jax.data.protocol import load_part
+from mtdml_jax.errors import UserError
 from mtdml_jax.evaluation.classify import classification_scores, predict_classes
 from mtdml_jax.evaluation.embed import make_embedder
 from mtdml_jax.evaluation.report import write_report
@@ -26,8 +27,9 @@ from mtdml_jax.training.step import make_thresholds
 def evaluate(config: ConfigDict, workdir: Path, split: str, command: str = '') -> dict:
     """Evaluates the run in `workdir` on a split, with the train split as the gallery.
 
-    Writes evaluation.json and report.html into the run's folder. Of several processes all must call
-    this (they read the checkpoint together); the first writes.
+    Classes that the gallery does not have are only retrieved, not classified. Writes evaluation.json
+    and report.html into the run's folder. Of several processes all must call this (they read the
+    checkpoint together); the first writes.
 
     Args:
       config: the run's config.
@@ -39,15 +41,19 @@ def evaluate(config: ConfigDict, workdir: Path, split: str, command: str = '') -
       The content of evaluation.json.
 
     Raises:
-      UserError: no checkpoint, or a split that the data lacks.
+      UserError: no checkpoint, a split that the data lacks, or data with other classes.
     """
     data, options = config.data, config.eval
-    query_split = load_split(data, split)
-    gallery_split = load_split(data, data.train_split)
+    query_split, gallery_split = load_part(data, split), load_part(data, 'train')
     num_classes = len(gallery_split.class_names)
     network = make_network(config.model, num_classes)
     thresholds = np.asarray(make_thresholds(config, num_classes))
     state, info = load_checkpoint(network, config, workdir)
+    if info['class_names'] != query_split.class_names:
+        raise UserError(
+            f'the run in {workdir} was trained on the classes {", ".join(info["class_names"])}; '
+            f'{data.name} now has {", ".join(query_split.class_names)}'
+        )
 
     embed = make_embedder(network, config)
     gallery, queries = (embed(state.eval_variables, x) for x in (gallery_split, query_split))
@@ -55,7 +61,10 @@ def evaluate(config: ConfigDict, workdir: Path, split: str, command: str = '') -
         # The head was never trained: no logits, no softmax classifier.
         queries = queries._replace(logits=queries.logits[:, :0])
     neighbors = {'num_neighbors': options.num_neighbors}
-    predictions = predict_classes(gallery, queries, seed=config.seed, **neighbors)
+    is_seen = bool(np.isin(queries.labels, gallery.labels).any())
+    predictions = {}
+    if is_seen:
+        predictions = predict_classes(gallery, queries, seed=config.seed, **neighbors)
     evaluation = {
         'split': split,
         'gallery_split': data.train_split,
@@ -67,7 +76,7 @@ def evaluate(config: ConfigDict, workdir: Path, split: str, command: str = '') -
         },
         'retrieval': retrieval_scores(queries.embeddings, queries.labels),
         'slices': slice_study(
-            gallery,
+            gallery if is_seen else None,
             queries,
             thresholds,
             distance=config.loss.distance,
@@ -79,8 +88,6 @@ def evaluate(config: ConfigDict, workdir: Path, split: str, command: str = '') -
     }
     if jax.process_index() != 0:
         return evaluation
-    text = json.dumps(evaluation, indent=2)
-    (workdir / 'evaluation.json').write_text(text + '\n', encoding='utf-8')
     write_report(
         workdir / 'report.html',
         config=config.to_dict(),
@@ -88,12 +95,16 @@ def evaluate(config: ConfigDict, workdir: Path, split: str, command: str = '') -
         evaluation=evaluation,
         queries=queries,
         gallery=gallery,
-        query_images=query_split.images,
-        gallery_images=gallery_split.images,
+        query_image=query_split.encoded_image,
+        gallery_image=gallery_split.encoded_image,
         predictions=predictions,
         query_names=query_split.file_names,
         seed=config.seed,
     )
+    # Last, and renamed: where there is an evaluation.json, the evaluation is complete.
+    partial = workdir / 'evaluation.json.partial'
+    partial.write_text(json.dumps(evaluation, indent=2) + '\n', encoding='utf-8')
+    partial.replace(workdir / 'evaluation.json')
     return evaluation
 
 

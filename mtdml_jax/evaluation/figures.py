@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.manifold import TSNE
 
-from mtdml_jax.evaluation.classify import accuracy_interval
+from mtdml_jax.evaluation.classify import accuracy_interval, best_classifier
 
 # Okabe and Ito's palette for all kinds of colour vision; with more classes the markers change too.
 COLOURS = ('#0072b2', '#e69f00', '#009e73', '#cc79a7', '#d55e00', '#56b4e9', '#4d4d4d', '#b8a800')
@@ -28,6 +28,7 @@ ACCURACIES = {
     'train/accuracy': 'Train',
     'validation/softmax_accuracy': 'Validation, softmax',
     'validation/knn_accuracy': 'Validation, kNN',
+    'validation/map_at_r': 'Validation, MAP@R',
 }
 DISTANCES = {'positive_distance': 'Hardest positive', 'negative_distance': 'Hardest negative'}
 STYLE = {
@@ -64,23 +65,19 @@ MAX_NAME_LENGTH = 16
 MAX_IMAGE_SIDE = 192
 
 
-def draw_figures(history: list[dict], evaluation: dict, classifier: str) -> dict[str, str | None]:
+def draw_figures(history: list[dict], evaluation: dict) -> dict[str, str | None]:
     """Draws all figures of the report but the t-SNE map.
 
     Args:
       history: lines of metrics.jsonl.
       evaluation: content of evaluation.json.
-      classifier: whose confusion matrix is shown.
 
     Returns:
       Figure name -> data URI, or None where there is nothing to draw.
     """
-    slices = evaluation['slices']
+    slices, classifiers = evaluation['slices'], evaluation['classifiers']
     thresholds = [s['threshold'] for s in slices]
-    alone, first = ([s[key] for s in slices] for key in ('knn_accuracy', 'knn_accuracy_first'))
-    numbers, count = list(range(1, len(slices) + 1)), evaluation['num_examples']
-    confusion = evaluation['classifiers'][classifier]['confusion_matrix']
-    return {
+    drawn = {
         'loss': curves_figure(history, LOSSES, 'Loss'),
         'accuracy': curves_figure(history, ACCURACIES, 'Accuracy', percent=True),
         'active_share': slice_curves_figure(
@@ -89,15 +86,22 @@ def draw_figures(history: list[dict], evaluation: dict, classifier: str) -> dict
         'negative_distance': slice_curves_figure(
             history, 'train/slice_negative_distance', thresholds, 'Mean distance'
         ),
+        'slice_active_share': threshold_figure(
+            slices, {'active_share': 'Active share'}, 'Active share'
+        ),
+        'slice_distances': threshold_figure(slices, DISTANCES, 'Mean distance'),
+    }
+    if not classifiers:
+        return drawn
+    alone, first = ([s[key] for s in slices] for key in ('knn_accuracy', 'knn_accuracy_first'))
+    numbers, count = list(range(1, len(slices) + 1)), evaluation['num_examples']
+    confusion = classifiers[best_classifier(classifiers)]['confusion_matrix']
+    return drawn | {
         'confusion': confusion_figure(confusion, evaluation['class_names']),
         'slice_accuracy': accuracy_figure(
             thresholds, 'Threshold of the slice', alone, count, whole=first[-1]
         ),
         'first_slices': accuracy_figure(numbers, 'Number of slices', first, count),
-        'slice_active_share': threshold_figure(
-            slices, {'active_share': 'Active share'}, 'Active share'
-        ),
-        'slice_distances': threshold_figure(slices, DISTANCES, 'Mean distance'),
     }
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from html import escape
 from importlib import resources
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mtdml_jax.evaluation import figures
-from mtdml_jax.evaluation.classify import confident_mistakes
+from mtdml_jax.evaluation.classify import best_classifier, confident_mistakes
+from mtdml_jax.evaluation.html import command, definitions, percent, plot, table, tiles
 
 if TYPE_CHECKING:  # It loads TensorFlow, which nothing here needs.
     from mtdml_jax.evaluation.embed import EmbeddedSplit
@@ -56,8 +58,8 @@ def write_report(
     evaluation: dict,
     queries: EmbeddedSplit,
     gallery: EmbeddedSplit,
-    query_images: Sequence[bytes],
-    gallery_images: Sequence[bytes],
+    query_image: Callable[[int], bytes],
+    gallery_image: Callable[[int], bytes],
     predictions: dict[str, np.ndarray],
     query_names: Sequence[str],
     tsne_points: int = 2000,
@@ -72,103 +74,96 @@ def write_report(
       evaluation: content of evaluation.json; of its key 'run' whatever is there is shown.
       queries: the evaluated split, [N, E].
       gallery: the images that kNN searches, [G, E].
-      query_images: encoded images (PNG, JPEG, ...) of the N queries.
-      gallery_images: encoded images of the gallery.
-      predictions: classifier -> predicted classes, int [N], as `predict_classes` returns them.
+      query_image: row of a query -> its encoded image (PNG, JPEG, ...).
+      gallery_image: row of the gallery -> its encoded image.
+      predictions: classifier -> predicted classes, int [N], as `predict_classes` returns them; none
+        where the gallery has no face of the queries' classes.
       query_names: file names, or other names, of the N queries.
       tsne_points: number of queries at most in the t-SNE map.
       seed: seed of the t-SNE map.
     """
     run, names = evaluation.get('run', {}), evaluation['class_names']
-    plots = figures.draw_figures(history, evaluation, _best(evaluation['classifiers']))
+    classifiers, slices = evaluation['classifiers'], evaluation['slices']
+    plots = figures.draw_figures(history, evaluation)
     plots['tsne'] = figures.tsne_figure(
         queries.embeddings, queries.labels, names, tsne_points, seed
     )
-    mistakes = confident_mistakes(
-        gallery, queries, predictions, count=NUM_MISTAKES, num_neighbors=NUM_NEIGHBORS
-    )
-    cards = [
-        _mistake_card(
-            query_names[row],
-            names[queries.labels[row]],
-            names[predicted],
-            confidence,
-            query_images[row],
-            [(gallery_images[i], names[gallery.labels[i]]) for i in neighbors],
-        )
-        for row, predicted, confidence, neighbors in zip(*mistakes, strict=True)
-    ]
-    content = resources.files(__package__).joinpath('report_template.html').read_text('utf-8')
-    page = Template(content).substitute(
-        {f'{name}_figure': _plot(name, uri) for name, uri in plots.items()},
-        title=escape(Path(run.get('workdir', '')).name or 'Evaluation report'),
-        split=escape(evaluation['split']),
-        verdict=_verdict(evaluation),
-        alarms=_alarms(evaluation),
-        tiles=_tiles(_main_numbers(evaluation)),
-        command=_command(run.get('command', '')),
-        facts=_definitions(_run_facts(run)),
-        settings=_definitions(_main_settings(config)),
-        classifiers=_classifier_table(evaluation['classifiers']),
-        retrieval=_tiles(
+    content = {
+        'title': escape(Path(run.get('workdir', '')).name or 'Evaluation report'),
+        'split': escape(evaluation['split']),
+        'verdict': _verdict(evaluation) if classifiers else _retrieval_verdict(evaluation),
+        'alarms': _alarms(evaluation),
+        'tiles': tiles(_main_numbers(evaluation)),
+        'command': command(run.get('command', '')),
+        'facts': definitions(_run_facts(run)),
+        'settings': definitions(_main_settings(config)),
+        'retrieval': tiles(
             [(f'{value:.3f}', RETRIEVAL[key]) for key, value in evaluation['retrieval'].items()]
         ),
-        class_table=_class_table(names, evaluation['classifiers']),
-        best=CLASSIFIERS[_best(evaluation['classifiers'])].lower(),
-        tsne_points=f'{min(tsne_points, len(queries.labels)):,}',
-        slices_together=_slices_together(evaluation['slices']),
-        active_share_reading=_active_share_reading(evaluation['slices']),
-        slice_table=_slice_table(evaluation['slices']),
-        confidence='softmax probability' if 'softmax' in predictions else 'share of neighbours',
-        mistakes=''.join(cards) or '<p>No mistakes.</p>',
-        config=f'<pre>{escape(json.dumps(config, indent=2))}</pre>',
-    )
+        'tsne_points': f'{min(tsne_points, len(queries.labels)):,}',
+        'active_share_reading': _active_share_reading(slices),
+        'slice_table': _slice_table(slices),
+        'config': f'<pre>{escape(json.dumps(config, indent=2))}</pre>',
+        **{f'{name}_figure': plot(name, uri) for name, uri in plots.items()},
+    }
+    template = resources.files(__package__).joinpath('report_template.html').read_text('utf-8')
+    if classifiers:
+        mistakes = confident_mistakes(
+            gallery, queries, predictions, count=NUM_MISTAKES, num_neighbors=NUM_NEIGHBORS
+        )
+        cards = [
+            _mistake_card(
+                query_names[row],
+                names[queries.labels[row]],
+                names[predicted],
+                confidence,
+                query_image(int(row)),
+                [(gallery_image(int(i)), names[gallery.labels[i]]) for i in neighbors],
+            )
+            for row, predicted, confidence, neighbors in zip(*mistakes, strict=True)
+        ]
+        content |= _classified_content(evaluation, cards)
+    else:
+        template = re.sub('<!-- if classified -->.*?<!-- end -->', '', template, flags=re.DOTALL)
+    page = Template(template).substitute(content)
     Path(path).write_text(page, 'utf-8')
 
 
-def _percent(share: float | None) -> str:
-    return '–' if share is None else f'{100 * share:.1f} %'
-
-
-def _definitions(items: dict[str, str]) -> str:
-    rows = (f'<dt>{escape(term)}</dt><dd>{escape(text)}</dd>' for term, text in items.items())
-    return f'<dl>{"".join(rows)}</dl>'
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]], best: int | None = None) -> str:
-    """A table in a box that scrolls; cells are HTML, the first of each row is its heading."""
-    head = ''.join(f'<th scope="col">{cell}</th>' for cell in header)
-    lines = []
-    for index, (first, *cells) in enumerate(rows):
-        mark = ' class="best"' if index == best else ''
-        content = ''.join(f'<td>{cell}</td>' for cell in cells)
-        lines.append(f'<tr{mark}><th scope="row">{first}</th>{content}</tr>')
-    table = f'<thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody>'
-    return f'<div class="scroll"><table>{table}</table></div>'
-
-
-def _best(classifiers: dict[str, dict]) -> str:
-    """The classifier with the highest accuracy."""
-    return max(classifiers, key=lambda name: classifiers[name]['accuracy'])
-
-
-def _command(command: str) -> str:
-    """A command that breaks into lines between its arguments only."""
-    return ' '.join(f'<span>{escape(part)}</span>' for part in command.split())
+def _classified_content(evaluation: dict, cards: Sequence[str]) -> dict[str, str]:
+    """What the template asks for of classifiers; `cards` are their most confident mistakes."""
+    classifiers = evaluation['classifiers']
+    return {
+        'classifiers': _classifier_table(classifiers),
+        'class_table': _class_table(evaluation['class_names'], classifiers),
+        'best': CLASSIFIERS[best_classifier(classifiers)].lower(),
+        'slices_together': _slices_together(evaluation['slices']),
+        'confidence': 'softmax probability' if 'softmax' in classifiers else 'share of neighbours',
+        'mistakes': ''.join(cards) or '<p>No mistakes.</p>',
+    }
 
 
 def _verdict(evaluation: dict) -> str:
     """One sentence: best classifier, accuracy, interval, split, size, and what a guess gives."""
-    name = _best(evaluation['classifiers'])
+    name = best_classifier(evaluation['classifiers'])
     scores = evaluation['classifiers'][name]
     low, high = scores['accuracy_ci95']
     frequent = max(map(sum, scores['confusion_matrix'])) / evaluation['num_examples']
     return (
         f'The best classifier ({CLASSIFIERS[name].lower()}) is right on '
-        f'<strong>{_percent(scores["accuracy"])}</strong> of the {evaluation["num_examples"]:,} '
+        f'<strong>{percent(scores["accuracy"])}</strong> of the {evaluation["num_examples"]:,} '
         f'images of split {escape(evaluation["split"])} (95 % interval {100 * low:.1f} to '
-        f'{_percent(high)}); always naming the most frequent class would be right on '
-        f'{_percent(frequent)}.'
+        f'{percent(high)}); always naming the most frequent class would be right on '
+        f'{percent(frequent)}.'
+    )
+
+
+def _retrieval_verdict(evaluation: dict) -> str:
+    """One sentence on classes that training has not seen."""
+    return (
+        f'Training has seen none of the classes of split {escape(evaluation["split"])}. The nearest '
+        f'image is of the same class for '
+        f'<strong>{percent(evaluation["retrieval"]["precision_at_1"])}</strong> of its '
+        f'{evaluation["num_examples"]:,} images.'
     )
 
 
@@ -192,18 +187,15 @@ def _alarms(evaluation: dict) -> str:
 
 def _main_numbers(evaluation: dict) -> list[tuple[str, str]]:
     """The numbers to remember, each with its name."""
-    scores = evaluation['classifiers'][_best(evaluation['classifiers'])]
+    if not evaluation['classifiers']:
+        return [(f'{value:.3f}', RETRIEVAL[key]) for key, value in evaluation['retrieval'].items()]
+    scores = evaluation['classifiers'][best_classifier(evaluation['classifiers'])]
     return [
-        (_percent(scores['accuracy']), 'accuracy'),
-        (_percent(scores['mean_class_accuracy']), 'mean-class accuracy'),
+        (percent(scores['accuracy']), 'accuracy'),
+        (percent(scores['mean_class_accuracy']), 'mean-class accuracy'),
         (f'{scores["macro_f1"]:.3f}', 'macro-F1'),
         (f'{evaluation["retrieval"]["map_at_r"]:.3f}', 'MAP@R of the embedding'),
     ]
-
-
-def _tiles(numbers: list[tuple[str, str]]) -> str:
-    tiles = (f'<div class="tile"><b>{n}</b><span>{name}</span></div>' for n, name in numbers)
-    return f'<div class="tiles">{"".join(tiles)}</div>'
 
 
 def _run_facts(run: dict) -> dict[str, str]:
@@ -262,39 +254,34 @@ def _classifier_table(classifiers: dict[str, dict]) -> str:
             f'<div class="whisker"><i style="left:{left:.1f}%;width:{right - left:.1f}%"></i>'
             f'<b style="left:{dot:.1f}%"></b></div>'
         )
-        accuracy, interval = _percent(scores['accuracy']), f'{100 * first:.1f} – {100 * last:.1f}'
-        others = _percent(scores['mean_class_accuracy']), f'{scores["macro_f1"]:.3f}'
+        accuracy, interval = percent(scores['accuracy']), f'{100 * first:.1f} – {100 * last:.1f}'
+        others = percent(scores['mean_class_accuracy']), f'{scores["macro_f1"]:.3f}'
         rows.append((CLASSIFIERS[name], accuracy, interval, whisker, *others))
     header = ('Classifier', 'Accuracy', '95 % interval', '', 'Mean-class accuracy', 'Macro-F1')
-    return _table(header, rows, list(classifiers).index(_best(classifiers)))
+    return table(header, rows, list(classifiers).index(best_classifier(classifiers)))
 
 
 def _class_table(class_names: list[str], classifiers: dict[str, dict]) -> str:
-    counts = [sum(row) for row in classifiers[_best(classifiers)]['confusion_matrix']]
+    counts = [sum(row) for row in classifiers[best_classifier(classifiers)]['confusion_matrix']]
     accuracies = zip(*(s['per_class_accuracy'] for s in classifiers.values()), strict=True)
     rows = [
-        (escape(name), f'{count:,}', *map(_percent, values))
+        (escape(name), f'{count:,}', *map(percent, values))
         for name, count, values in zip(class_names, counts, accuracies, strict=True)
     ]
-    return _table(('Class', 'Images', *(CLASSIFIERS[name] for name in classifiers)), rows)
+    return table(('Class', 'Images', *(CLASSIFIERS[name] for name in classifiers)), rows)
 
 
 def _slice_table(slices: list[dict]) -> str:
-    rows = [(str(i), *(f'{s[key]:.3f}' for key in SLICE_COLUMNS)) for i, s in enumerate(slices, 1)]
-    return _table(('Slice', *SLICE_COLUMNS.values()), rows)
-
-
-def _plot(name: str, uri: str | None) -> str:
-    if uri is None:
-        return '<p class="note">Nothing to draw: this run has no such numbers.</p>'
-    return f'<img src="{uri}" alt="Figure: {name.replace("_", " ")}">'
+    columns = {key: name for key, name in SLICE_COLUMNS.items() if key in slices[0]}
+    rows = [(str(i), *(f'{s[key]:.3f}' for key in columns)) for i, s in enumerate(slices, 1)]
+    return table(('Slice', *columns.values()), rows)
 
 
 def _slices_together(slices: list[dict]) -> str:
     best = max(slices, key=lambda s: s['knn_accuracy'])
     return (
-        f'All {len(slices)} slices together reach {_percent(slices[-1]["knn_accuracy_first"])}, '
-        f'the best single one {_percent(best["knn_accuracy"])} (threshold {best["threshold"]:.2f}).'
+        f'All {len(slices)} slices together reach {percent(slices[-1]["knn_accuracy_first"])}, '
+        f'the best single one {percent(best["knn_accuracy"])} (threshold {best["threshold"]:.2f}).'
     )
 
 

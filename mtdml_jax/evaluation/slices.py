@@ -19,7 +19,7 @@ TRIPLET_STATISTICS = ('active_share', 'positive_distance', 'negative_distance', 
 
 
 def slice_study(
-    gallery: EmbeddedSplit,
+    gallery: EmbeddedSplit | None,
     queries: EmbeddedSplit,
     thresholds: np.ndarray,
     *,
@@ -31,7 +31,7 @@ def slice_study(
     """Accuracy and triplet statistics of each slice.
 
     Args:
-      gallery: labelled faces to compare with, [G, E].
+      gallery: labelled faces to compare with, [G, E]; None if it has none of the queries' classes.
       queries: faces to classify, [N, E].
       thresholds: one threshold a slice, [S], in units of the distance.
       num_neighbors: k of the kNN classifier.
@@ -40,14 +40,20 @@ def slice_study(
       batch_size: number of queries mined together.
 
     Returns:
-      For each slice 'threshold'; 'knn_accuracy' of this slice alone; 'knn_accuracy_first' of the
-      slices up to this one together; and, as in `mtdml_jax.LossAux`, 'active_share',
-      'positive_distance', 'negative_distance', 'spread' over batches of the queries.
+      For each slice 'threshold'; with a gallery 'knn_accuracy' of this slice alone and
+      'knn_accuracy_first' of the slices up to this one together; and, as in `mtdml_jax.LossAux`,
+      'active_share', 'positive_distance', 'negative_distance', 'spread' over batches of the queries.
     """
     thresholds = np.asarray(thresholds, np.float32)
+    statistics = _triplet_statistics(queries, thresholds, distance, dual, batch_size)
+    study = [
+        {'threshold': float(x), **{name: float(values[s]) for name, values in statistics.items()}}
+        for s, x in enumerate(thresholds)
+    ]
+    if gallery is None:
+        return study
     gallery_slices = np.asarray(split_slices(gallery.embeddings, len(thresholds)))
     query_slices = np.asarray(split_slices(queries.embeddings, len(thresholds)))
-    statistics = _triplet_statistics(queries, thresholds, distance, dual, batch_size)
 
     def knn_accuracy(first: int, last: int) -> float:
         chosen = gallery_slices[:, first:last], query_slices[:, first:last]
@@ -56,13 +62,9 @@ def slice_study(
         return float(np.mean(knn.predict(asked) == queries.labels))
 
     return [
-        {
-            'threshold': float(threshold),
-            'knn_accuracy': knn_accuracy(s, s + 1),
-            'knn_accuracy_first': knn_accuracy(0, s + 1),
-            **{name: float(values[s]) for name, values in statistics.items()},
-        }
-        for s, threshold in enumerate(thresholds)
+        found
+        | {'knn_accuracy': knn_accuracy(s, s + 1), 'knn_accuracy_first': knn_accuracy(0, s + 1)}
+        for s, found in enumerate(study)
     ]
 
 

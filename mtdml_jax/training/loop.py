@@ -15,13 +15,20 @@ from mtdml_jax.config import check_config, claim_workdir
 from mtdml_jax.data.pipeline import Split, check_trainable, train_batches
 from mtdml_jax.data.prepare import prepare
 from mtdml_jax.data.protocol import has_validation, load_part
+from mtdml_jax.errors import UserError
 from mtdml_jax.evaluation.classify import fit_neighbors
 from mtdml_jax.evaluation.embed import make_embedder
+from mtdml_jax.evaluation.retrieval import retrieval_scores
 from mtdml_jax.models import Network, make_network
 from mtdml_jax.training import checkpoints
 from mtdml_jax.training.metrics import RunLog
 from mtdml_jax.training.state import TrainState, create_state, make_optimizer, make_schedule
-from mtdml_jax.training.step import make_loss, make_thresholds, make_train_step
+from mtdml_jax.training.step import (
+    make_class_weights,
+    make_loss,
+    make_thresholds,
+    make_train_step,
+)
 
 AXIS = 'batch'
 
@@ -45,8 +52,9 @@ def train(config: ConfigDict, workdir: Path) -> bool:
     """
     check_config(config, jax.device_count())
     train_split, validation_split = load_training_splits(config.data)
-    num_classes, num_steps = len(train_split.class_names), config.train.num_steps
-    network, state, train_step = make_training(config, num_classes)
+    num_steps = config.train.num_steps
+    class_counts = np.bincount(train_split.labels, minlength=len(train_split.class_names))
+    network, state, train_step = make_training(config, class_counts)
     claim_workdir(workdir, config)
 
     manager = checkpoints.open_checkpoints(workdir / 'checkpoints', config.train)
@@ -86,12 +94,12 @@ def train(config: ConfigDict, workdir: Path) -> bool:
     return step == num_steps
 
 
-def make_training(config, num_classes: int) -> tuple[Network, TrainState, Callable]:
+def make_training(config, class_counts: np.ndarray) -> tuple[Network, TrainState, Callable]:
     """What the config describes: the network, its first state, and the step over all devices.
 
     Args:
       config: the whole config.
-      num_classes: number of classes C.
+      class_counts: number of faces of each class to train on, int [C].
 
     Returns:
       (network, state, step); the step takes the state replicated over the devices (and gives it
@@ -100,11 +108,12 @@ def make_training(config, num_classes: int) -> tuple[Network, TrainState, Callab
     Raises:
       UserError: settings that do not exist or do not fit.
     """
-    network = make_network(config.model, num_classes, AXIS)
-    thresholds = make_thresholds(config, num_classes)
+    network = make_network(config.model, len(class_counts), AXIS)
+    thresholds = make_thresholds(config, len(class_counts))
     schedule = make_schedule(config.optim, config.train.num_steps)
     optimizer = make_optimizer(config.optim, schedule)
-    joint_loss = make_loss(network, thresholds, config.loss, AXIS)
+    class_weights = make_class_weights(class_counts, config.loss.class_weights)
+    joint_loss = make_loss(network, thresholds, config.loss, AXIS, class_weights)
     step = make_train_step(joint_loss, optimizer, schedule, config.train.ema_decay, AXIS)
     state = create_state(network, optimizer, config)
     return network, state, jax.pmap(step, axis_name=AXIS, donate_argnums=0)
@@ -128,24 +137,40 @@ def load_training_splits(data) -> tuple[Split, Split | None]:
 def make_validation(
     network: Network, config, train_split: Split, validation_split: Split | None
 ) -> Callable[[dict], dict | None]:
-    """A function from variables to accuracies on the validation split (None without such a split).
+    """A function from variables to scores on the validation split (None without such a split).
 
-    kNN searches `config.eval.gallery_size` faces of the train split, the same ones each time.
+    kNN searches `config.eval.gallery_size` faces of the train split, the same ones each time. Classes
+    that the train split does not have are only retrieved.
+
+    Raises:
+      UserError: the best checkpoint is to be chosen by an accuracy, and there is none.
     """
     if validation_split is None:
         return lambda variables: None
+    is_seen = np.isin(validation_split.labels, train_split.labels).any()
+    if not is_seen and config.train.best_metric != 'map_at_r':
+        raise UserError(
+            'config.train.best_metric: no class of the validation split is trained on, so that nothing '
+            'can be classified; set it to map_at_r'
+        )
     rows = np.random.default_rng(config.seed).permutation(len(train_split.labels))
     gallery_split = train_split.take(np.sort(rows[: config.eval.gallery_size]))
     embed = make_embedder(network, config)
 
     def validate(variables):
-        gallery, queries = embed(variables, gallery_split), embed(variables, validation_split)
+        queries = embed(variables, validation_split)
+        found = {'map_at_r': retrieval_scores(queries.embeddings, queries.labels)['map_at_r']}
+        if not is_seen:
+            return found
+        gallery = embed(variables, gallery_split)
         knn = fit_neighbors(gallery.embeddings, gallery.labels, config.eval.num_neighbors)
         predictions = {
             'softmax_accuracy': np.argmax(queries.logits, axis=1),
             'knn_accuracy': knn.predict(queries.embeddings),
         }
-        return {name: float(np.mean(x == queries.labels)) for name, x in predictions.items()}
+        return found | {
+            name: float(np.mean(x == queries.labels)) for name, x in predictions.items()
+        }
 
     return validate
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from mtdml_jax.errors import UserError
@@ -35,7 +36,35 @@ def make_thresholds(config, num_classes: int) -> jax.Array:
     return sample_thresholds(model.num_slices, low, high)
 
 
-def make_loss(network: Network, thresholds: jax.Array, loss, axis_name: str | None) -> Callable:
+def make_class_weights(class_counts: np.ndarray, kind: str) -> jax.Array | None:
+    """Weights of the classes in cross-entropy, [C], or None for equal ones; only ratios matter.
+
+    They fall with the number n of a class's faces, as 1 / n ('inverse') or 1 / sqrt(n) ('sqrt').
+
+    Args:
+      class_counts: number of faces of each class, int [C].
+      kind: 'none', 'inverse' or 'sqrt'.
+
+    Raises:
+      UserError: another kind.
+    """
+    powers = {'none': 0.0, 'inverse': -1.0, 'sqrt': -0.5}
+    if kind not in powers:
+        raise UserError(
+            f'config.loss.class_weights: expected one of {", ".join(powers)}, found {kind!r}'
+        )
+    if kind == 'none':
+        return None
+    return jnp.maximum(class_counts, 1.0) ** powers[kind]
+
+
+def make_loss(
+    network: Network,
+    thresholds: jax.Array,
+    loss,
+    axis_name: str | None,
+    class_weights: jax.Array | None = None,
+) -> Callable:
     """The joint loss of a batch, (params, batch_stats, batch) -> (loss, (batch_stats, metrics)).
 
     loss = metric_weight * multi-threshold loss + softmax_weight * softmax cross-entropy
@@ -47,6 +76,7 @@ def make_loss(network: Network, thresholds: jax.Array, loss, axis_name: str | No
       thresholds: one a slice, [S].
       loss: the section `loss` of the config.
       axis_name: mapped axis over whose devices the batch is spread.
+      class_weights: weight of each class in cross-entropy, [C]; None for equal ones.
     """
 
     def joint_loss(params, batch_stats, batch):
@@ -69,10 +99,13 @@ def make_loss(network: Network, thresholds: jax.Array, loss, axis_name: str | No
             mask=mask,
             axis_name=axis_name,
         )
-        targets = optax.smooth_labels(
-            jax.nn.one_hot(labels, outputs.logits.shape[-1]), loss.label_smoothing
-        )
+        # Labels that are votes of several people are shares of the classes.
+        shares = batch.get('votes', jax.nn.one_hot(labels, outputs.logits.shape[-1]))
+        targets = optax.smooth_labels(shares, loss.label_smoothing)
         cross_entropy = optax.softmax_cross_entropy(outputs.logits, targets)
+        if class_weights is not None:
+            weights = shares @ class_weights
+            cross_entropy *= weights / global_mean(weights, mask, axis_name)
         softmax_loss = global_mean(cross_entropy, mask, axis_name)
         correct = jnp.argmax(outputs.logits, axis=-1) == labels
         metrics = {

@@ -15,7 +15,7 @@ from mtdml_jax.errors import UserError
 
 
 class Folder(FaceBuilder):
-    """Any folder of images: <split>/<class>/<image>, or <class>/<image>, which is one split 'all'.
+    """Any folder of images: <split>/<class>/<image>, or <class>/<image>, which is all 'train'.
 
     The classes are the names of the folders, sorted; a split may lack some of them. Splits called
     val, valid, training or testing become validation, train and test. With config.data.subject_pattern
@@ -48,7 +48,7 @@ class Folder(FaceBuilder):
         """
         folders = [path for path in visible(folder) if path.is_dir()]
         if any(image_files(path) for path in folders):
-            return {'all': folder}
+            return {'train': folder}
         found = {
             SPLIT_NAMES.get(path.name.lower(), path.name): path
             for path in folders

@@ -1,0 +1,45 @@
+"""Pieces of HTML that reports are made of. Cells and tiles are HTML; commands and terms are text."""
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+
+def percent(share: float | None) -> str:
+    """A share of 1 as per cent; a dash for None."""
+    return '–' if share is None else f'{100 * share:.1f} %'
+
+
+def definitions(items: dict[str, str]) -> str:
+    """A list of terms and texts."""
+    rows = (f'<dt>{escape(term)}</dt><dd>{escape(text)}</dd>' for term, text in items.items())
+    return f'<dl>{"".join(rows)}</dl>'
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], best: int | None = None) -> str:
+    """A table in a box that scrolls; cells are HTML, the first of each row is its heading."""
+    head = ''.join(f'<th scope="col">{cell}</th>' for cell in header)
+    lines = []
+    for index, (first, *cells) in enumerate(rows):
+        mark = ' class="best"' if index == best else ''
+        content = ''.join(f'<td>{cell}</td>' for cell in cells)
+        lines.append(f'<tr{mark}><th scope="row">{first}</th>{content}</tr>')
+    table = f'<thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody>'
+    return f'<div class="scroll"><table>{table}</table></div>'
+
+
+def tiles(numbers: list[tuple[str, str]]) -> str:
+    """Numbers to remember, each with its name."""
+    tiles = (f'<div class="tile"><b>{n}</b><span>{name}</span></div>' for n, name in numbers)
+    return f'<div class="tiles">{"".join(tiles)}</div>'
+
+
+def command(command: str) -> str:
+    """A command that breaks into lines between its arguments only."""
+    return ' '.join(f'<span>{escape(part)}</span>' for part in command.split())
+
+
+def plot(name: str, uri: str | None) -> str:
+    """A figure by its data URI, or a note where there is none."""
+    if uri is None:
+        return '<p class="note">Nothing to draw: this run has no such numbers.</p>'
+    return f'<img src="{uri}" alt="Figure: {name.replace("_", " ")}">'
