@@ -40,7 +40,7 @@ def get_config() -> ConfigDict:
     data.folds = 0
     # Fold that is the test split, from 0; the others are trained on. `crossval` runs all.
     data.fold = 0
-    # Names of classes that are not trained on, but alone make up the other splits; () for none.
+    # Names of classes that training and validation leave to the test split, which has no others.
     data.heldout_classes = ()
     # Whether images are cut to a square before they are resized: around the face where the set knows its
     # box, else around the middle. If not, they are stretched to a square.

@@ -35,15 +35,28 @@ def _parser() -> argparse.ArgumentParser:
         description='Multi-threshold deep metric learning in JAX and Flax.',
         epilog='Any key of configs/default.py can follow as --config.section.key=value.',
     )
-    common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    common.add_argument('--workdir', type=Path, required=True, help='folder of the run')
+    common, run, configured = (
+        argparse.ArgumentParser(add_help=False, allow_abbrev=False) for _ in range(3)
+    )
     common.add_argument('--debug', action='store_true', help='show the traceback of an error')
+    run.add_argument('--workdir', type=Path, required=True, help='folder of the run')
+    configured.add_argument(
+        '--config', required=True, help='config file, such as configs/quickstart.py'
+    )
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
 
-    train = commands.add_parser(
-        'train', parents=[common], allow_abbrev=False, help='train, evaluate, write the report'
+    def add_command(name, function, parents, text):
+        command = commands.add_parser(
+            name, parents=[common, *parents], allow_abbrev=False, help=text
+        )
+        command.set_defaults(function=function)
+        return command
+
+    add_command('prepare', _prepare, [configured], 'prepare the data set that a config names')
+    add_command(
+        'crossval', _crossval, [run, configured], 'train and test every fold, write the report'
     )
-    train.add_argument('--config', required=True, help='config file, such as configs/quickstart.py')
+    train = add_command('train', _train, [run, configured], 'train, evaluate, write the report')
     train.add_argument(
         '--distributed',
         nargs='?',
@@ -52,16 +65,39 @@ def _parser() -> argparse.ArgumentParser:
         help='one of several processes: as Cloud TPU or Slurm tell, or coordinator, number of '
         'processes and number of this one',
     )
-    train.set_defaults(function=_train)
-
-    evaluate = commands.add_parser(
-        'evaluate', parents=[common], allow_abbrev=False, help='evaluate a run on a split'
-    )
+    evaluate = add_command('evaluate', _evaluate, [run], 'evaluate a run on a split')
     evaluate.add_argument(
         '--split', help='train, validation, test, ...; default: config.eval.split'
     )
-    evaluate.set_defaults(function=_evaluate)
     return parser
+
+
+def _prepare(arguments, overrides, command) -> int:
+    from mtdml_jax.config import load_config
+
+    data = load_config(arguments.config, overrides).data
+    _quieten()
+    from mtdml_jax.data.prepare import prepare
+
+    info = prepare(data).info
+    sizes = ', '.join(f'{name} {split.num_examples:,}' for name, split in info.splits.items())
+    print(f'{data.name}: {sizes} images of {", ".join(info.features["label"].names)}')
+    return 0
+
+
+def _crossval(arguments, overrides, command) -> int:
+    from mtdml_jax.config import load_config
+
+    config = load_config(arguments.config, overrides)
+    _quieten()
+    from mtdml_jax.evaluation.crossval import cross_validate
+
+    pooled = cross_validate(config, arguments.workdir, command)
+    if pooled is None:
+        return _say_stopped()
+    print(f'{pooled["num_examples"]} images of {pooled["num_folds"]} folds:')
+    _print_accuracies(pooled['classifiers'], arguments.workdir)
+    return 0
 
 
 def _train(arguments, overrides, command) -> int:
@@ -74,8 +110,7 @@ def _train(arguments, overrides, command) -> int:
     from mtdml_jax.training.loop import train
 
     if not train(config, arguments.workdir):
-        print('stopped on request; the same command goes on from here', file=sys.stderr)
-        return 0
+        return _say_stopped()
     return _finish(config, arguments.workdir, config.eval.split, command)
 
 
@@ -93,10 +128,22 @@ def _finish(config, workdir, split, command) -> int:
 
     evaluation = evaluate(config, workdir, split, command)
     print(f'{evaluation["num_examples"]} faces of the split {split}:')
-    for name, scores in evaluation['classifiers'].items():
+    if not evaluation['classifiers']:
+        for name, score in evaluation['retrieval'].items():
+            print(f'  {name:14s} {score:6.2%}')
+    _print_accuracies(evaluation['classifiers'], workdir)
+    return 0
+
+
+def _print_accuracies(classifiers, workdir) -> None:
+    for name, scores in classifiers.items():
         low, high = scores['accuracy_ci95']
         print(f'  {name:9s} {scores["accuracy"]:6.2%}  (95 % interval {low:.2%} to {high:.2%})')
     print(f'report: {(workdir / "report.html").absolute()}')
+
+
+def _say_stopped() -> int:
+    print('stopped on request; the same command goes on from here', file=sys.stderr)
     return 0
 
 

@@ -106,11 +106,11 @@ def test_folds_without_a_share_have_no_validation(folder):
     assert not has_validation(folds_config(folder, folds=3))
 
 
-def test_held_out_classes_are_all_that_is_tested_and_nothing_of_what_is_trained_on(folder):
-    data = data_config('folder', folder, heldout_classes=('b', 'c'))
-    train, test = load_part(data, 'train'), load_part(data, 'test')
-    assert set(train.labels) == {0}
-    assert set(test.labels) == {1, 2}
+def test_held_out_classes_are_all_that_is_tested_and_nothing_that_training_sees(folder):
+    data = folds_config(folder, heldout_classes=('b',), validation_share=0.5)
+    train, validation, test = (load_part(data, x) for x in ('train', 'validation', 'test'))
+    assert [sorted(set(part.labels)) for part in (train, validation, test)] == [[0, 2], [0, 2], [1]]
+    assert [len(part.labels) for part in (train, validation, test)] == [12, 12, 12]
     assert train.class_names == test.class_names == ['a', 'b', 'c']
     with pytest.raises(UserError, match='expected names of a, b, c, found d'):
         load_part(data_config('folder', folder, heldout_classes=('d',)), 'train')

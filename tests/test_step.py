@@ -18,7 +18,12 @@ from mtdml_jax.models.network import Network, Outputs
 from mtdml_jax.models.resnet import ResNet
 from mtdml_jax.thresholds import sample_thresholds, threshold_range
 from mtdml_jax.training.state import TrainState, init_variables
-from mtdml_jax.training.step import make_loss, make_thresholds, make_train_step
+from mtdml_jax.training.step import (
+    make_class_weights,
+    make_loss,
+    make_thresholds,
+    make_train_step,
+)
 
 AXIS = 'batch'
 LOSS = ConfigDict(
@@ -131,6 +136,48 @@ def test_joint_loss_is_the_weighted_sum_of_both_terms_by_hand():
     np.testing.assert_allclose(metrics['softmax_loss'], np.mean(cross_entropy), rtol=1e-5)
     np.testing.assert_allclose(metrics['accuracy'], np.mean(correct), rtol=1e-6)
     np.testing.assert_allclose(total, 0.7 * metric + 0.3 * np.mean(cross_entropy), rtol=1e-5)
+
+
+def softmax_loss_of(logits, batch, class_weights=None):
+    """Cross-entropy of given logits, without smoothing."""
+    network = Fixed(jnp.eye(4)[: len(logits)], jnp.array(logits, jnp.float32))
+    loss = ConfigDict(LOSS.to_dict() | {'label_smoothing': 0.0})
+    thresholds = jnp.array([0.5])
+    count = len(logits)
+    batch = {'image': None, 'mask': np.arange(count) < count - 1} | batch
+    joint_loss = make_loss(network, thresholds, loss, None, class_weights)
+    _, (_, metrics) = joint_loss({}, {}, batch)
+    return metrics['softmax_loss']
+
+
+LOGITS = np.log([[0.5, 0.3, 0.2], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6], [0.9, 0.05, 0.05]])
+
+
+def test_cross_entropy_of_votes_is_that_of_their_shares_by_hand():
+    votes = np.array([[0.5, 0.5, 0], [0, 1, 0], [0.25, 0.25, 0.5], [1, 0, 0]], np.float32)
+    batch = {'label': np.array([0, 1, 2, 0]), 'votes': votes}
+    # The last row is masked.
+    first = -0.5 * np.log(0.5) - 0.5 * np.log(0.3)
+    third = -0.5 * np.log(0.2) - 0.5 * np.log(0.6)
+    expected = (first - np.log(0.8) + third) / 3
+    np.testing.assert_allclose(softmax_loss_of(LOGITS, batch), expected, rtol=1e-6)
+
+
+def test_class_weights_weigh_rows_and_leave_the_scale_by_hand():
+    batch = {'label': np.array([0, 1, 2, 0])}
+    weights = make_class_weights(np.array([1, 4, 2]), 'inverse')
+    # Weights 1, 1/4, 1/2 of losses -log of .5, .8, .6.
+    expected = -(np.log(0.5) + 0.25 * np.log(0.8) + 0.5 * np.log(0.6)) / 1.75
+    np.testing.assert_allclose(softmax_loss_of(LOGITS, batch, weights), expected, rtol=1e-6)
+
+
+def test_class_weights_fall_with_the_number_of_faces_or_its_root():
+    counts = np.array([4, 16, 0, 1])
+    np.testing.assert_allclose(make_class_weights(counts, 'inverse'), [1 / 4, 1 / 16, 1, 1])
+    np.testing.assert_allclose(make_class_weights(counts, 'sqrt'), [1 / 2, 1 / 4, 1, 1])
+    assert make_class_weights(counts, 'none') is None
+    with pytest.raises(UserError, match='expected one of none, inverse, sqrt, found'):
+        make_class_weights(counts, 'cube')
 
 
 def test_running_mean_follows_the_variables_with_the_given_decay():

@@ -34,7 +34,8 @@ def load_part(data, part: str) -> Split:
         cut = find_validation(split, data.validation_share)
         split = split.take(np.flatnonzero(cut if is_validation else ~cut))
     if data.heldout_classes:
-        split = split.take(np.flatnonzero(find_heldout(split, data.heldout_classes) ^ is_train))
+        heldout, is_seen = find_heldout(split, data.heldout_classes), is_train or is_validation
+        split = split.take(np.flatnonzero(heldout != is_seen))
     if not len(split.labels):
         raise UserError(f'{data.name}: the part {part!r} has no faces')
     return split._replace(name=part)

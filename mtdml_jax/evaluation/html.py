@@ -1,7 +1,26 @@
 """Pieces of HTML that reports are made of. Cells and tiles are HTML; commands and terms are text."""
 
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
+from importlib import resources
+from string import Template
+
+
+def fill_page(name: str, content: dict[str, str], *, classified: bool = True) -> str:
+    """A page from the template `name`, with the one style of all pages.
+
+    Args:
+      name: file name of the template, beside this module.
+      content: what its $placeholders stand for.
+      classified: whether there are classifiers to show; if not, what the template marks is left out.
+    """
+    folder = resources.files(__package__)
+    template = folder.joinpath(name).read_text('utf-8')
+    if not classified:
+        template = re.sub('<!-- if classified -->.*?<!-- end -->', '', template, flags=re.DOTALL)
+    style = folder.joinpath('report.css').read_text('utf-8')
+    return Template(template).substitute(content, style=style)
 
 
 def percent(share: float | None) -> str:

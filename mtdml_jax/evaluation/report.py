@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from html import escape
-from importlib import resources
 from pathlib import Path
-from string import Template
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mtdml_jax.evaluation import figures
 from mtdml_jax.evaluation.classify import best_classifier, confident_mistakes
-from mtdml_jax.evaluation.html import command, definitions, percent, plot, table, tiles
+from mtdml_jax.evaluation.html import (
+    command,
+    definitions,
+    fill_page,
+    percent,
+    plot,
+    table,
+    tiles,
+)
 
 if TYPE_CHECKING:  # It loads TensorFlow, which nothing here needs.
     from mtdml_jax.evaluation.embed import EmbeddedSplit
@@ -96,7 +101,7 @@ def write_report(
         'tiles': tiles(_main_numbers(evaluation)),
         'command': command(run.get('command', '')),
         'facts': definitions(_run_facts(run)),
-        'settings': definitions(_main_settings(config)),
+        'settings': definitions(main_settings(config)),
         'retrieval': tiles(
             [(f'{value:.3f}', RETRIEVAL[key]) for key, value in evaluation['retrieval'].items()]
         ),
@@ -106,7 +111,6 @@ def write_report(
         'config': f'<pre>{escape(json.dumps(config, indent=2))}</pre>',
         **{f'{name}_figure': plot(name, uri) for name, uri in plots.items()},
     }
-    template = resources.files(__package__).joinpath('report_template.html').read_text('utf-8')
     if classifiers:
         mistakes = confident_mistakes(
             gallery, queries, predictions, count=NUM_MISTAKES, num_neighbors=NUM_NEIGHBORS
@@ -123,9 +127,7 @@ def write_report(
             for row, predicted, confidence, neighbors in zip(*mistakes, strict=True)
         ]
         content |= _classified_content(evaluation, cards)
-    else:
-        template = re.sub('<!-- if classified -->.*?<!-- end -->', '', template, flags=re.DOTALL)
-    page = Template(template).substitute(content)
+    page = fill_page('report_template.html', content, classified=bool(classifiers))
     Path(path).write_text(page, 'utf-8')
 
 
@@ -133,8 +135,8 @@ def _classified_content(evaluation: dict, cards: Sequence[str]) -> dict[str, str
     """What the template asks for of classifiers; `cards` are their most confident mistakes."""
     classifiers = evaluation['classifiers']
     return {
-        'classifiers': _classifier_table(classifiers),
-        'class_table': _class_table(evaluation['class_names'], classifiers),
+        'classifiers': classifier_table(classifiers),
+        'class_table': class_table(evaluation['class_names'], classifiers),
         'best': CLASSIFIERS[best_classifier(classifiers)].lower(),
         'slices_together': _slices_together(evaluation['slices']),
         'confidence': 'softmax probability' if 'softmax' in classifiers else 'share of neighbours',
@@ -223,7 +225,7 @@ def _run_facts(run: dict) -> dict[str, str]:
     return facts
 
 
-def _main_settings(config: dict) -> dict[str, str]:
+def main_settings(config: dict) -> dict[str, str]:
     """The keys of the config that matter most, those that it has."""
     settings = {}
     for name, keys in MAIN_SETTINGS.items():
@@ -240,7 +242,7 @@ def _main_settings(config: dict) -> dict[str, str]:
     return settings
 
 
-def _classifier_table(classifiers: dict[str, dict]) -> str:
+def classifier_table(classifiers: dict[str, dict]) -> str:
     """Scores of all classifiers, the best one marked, with their intervals on one scale."""
     intervals = np.array([scores['accuracy_ci95'] for scores in classifiers.values()])
     low, high = intervals.min(), intervals.max()
@@ -261,7 +263,8 @@ def _classifier_table(classifiers: dict[str, dict]) -> str:
     return table(header, rows, list(classifiers).index(best_classifier(classifiers)))
 
 
-def _class_table(class_names: list[str], classifiers: dict[str, dict]) -> str:
+def class_table(class_names: list[str], classifiers: dict[str, dict]) -> str:
+    """Number of images and accuracies of each class."""
     counts = [sum(row) for row in classifiers[best_classifier(classifiers)]['confusion_matrix']]
     accuracies = zip(*(s['per_class_accuracy'] for s in classifiers.values()), strict=True)
     rows = [

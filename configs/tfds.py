@@ -1,0 +1,22 @@
+"""Any TFDS data set with `image` and `label`: configs/tfds.py:NAME.
+
+    python -m mtdml_jax train --config=configs/tfds.py:cifar10 --workdir=runs/cifar10
+
+TFDS downloads the set if it is not in --config.data.prepared_dir; what has to be put there by hand is
+looked for in --config.data.dir. A tenth of `train` chooses the checkpoint, `test` is read once
+(--config.eval.split=NAME for a set that calls it otherwise).
+"""
+
+from configs import default
+
+
+def get_config(name: str = 'cifar10'):
+    """ResNet-18 of half width on 32 px RGB images."""
+    config = default.get_config()
+    config.data.name = name
+    config.data.validation_share = 0.1
+    config.data.image_size = 32
+    config.data.channels = 3
+    config.train.num_steps = 5000
+    config.train.ema_decay = 0.99
+    return config
