@@ -112,7 +112,7 @@ def _read_files(path, faces_path) -> Iterator[tuple[str, str, np.ndarray, np.nda
         agree.append(NAMES[votes[: len(NAMES)].argmax()] == FER2013_NAMES[label])
         if name:
             yield split, name, pixels, votes
-    # In the right order about two thirds agree; shuffled, less than a fifth.
+    # In the right order more than half agree, in another about a sixth.
     if len(agree) >= 100 and np.mean(agree) < 0.4:
         raise UserError(
             f'{faces_path}: expected the rows in the order of {path.name}, found labels of which '
