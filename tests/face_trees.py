@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
-from small_data import CONFIG
+from small_data import CONFIG, write_csv
 
 from mtdml_jax.config import load_config
 from mtdml_jax.data.prepare import prepare
@@ -49,3 +49,77 @@ def read_records(name, folder, **options):
 def warnings_of(caplog):
     """What this package has warned of; TFDS has warnings of its own."""
     return [record.getMessage() for record in caplog.records if record.name.startswith('mtdml_jax')]
+
+
+# CK+, MMI and FER+.
+
+
+def write_ck_sequence(folder, subject, sequence, code, num_frames=4):
+    """Writes a sequence of CK+ that gets brighter, with a label unless `code` is None."""
+    names = [f'{subject}_{sequence}_{number:08}' for number in range(1, num_frames + 1)]
+    for number, name in enumerate(names):
+        path = folder / 'cohn-kanade-images' / subject / sequence / f'{name}.png'
+        write_image(path, 30 * (code or 0) + number, mode='L')
+    if code is not None:
+        path = folder / 'Emotion' / subject / sequence / f'{names[-1]}_emotion.txt'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f'   {code:.7e}\n')
+
+
+def write_ck_plus(folder):
+    """CK+: 4 subjects, a sequence of 4 frames of each in every class."""
+    for subject in ('S005', 'S010', 'S011', 'S130'):
+        for code in range(1, 8):
+            write_ck_sequence(folder, subject, f'{code:03}', code)
+
+
+def write_mmi_session(folder, number, sid, code, view=0, num_frames=5, tag='Metatag'):
+    """Writes the xml files of a session of MMI and `num_frames` extracted frames."""
+    session = folder / 'Sessions' / str(number)
+    session.mkdir(parents=True)
+    (session / 'session.xml').write_text(
+        f'<?xml version="1.0"?><session><track view="{view}" filename="{sid}.avi"/></session>'
+    )
+    emotion = '' if code is None else f'<{tag} Name="Emotion" Value="{code}"/>'
+    (session / f'{sid}.xml').write_text(
+        f'<?xml version="1.0"?><Clip><{tag} Name="AU" Value="12"/>{emotion}</Clip>'
+    )
+    for frame in range(num_frames):
+        write_image(session / f'{frame}.png', 30 * (code or 0) + frame)
+    return session
+
+
+def write_mmi(folder):
+    """MMI with extracted frames: 4 subjects, a session of each in every class."""
+    for number in range(24):
+        subject, code = number // 6 + 1, number % 6 + 1
+        write_mmi_session(folder, number, f'S{subject:03}-{code:03}', code)
+
+
+FERPLUS_HEADER = (
+    'Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF'
+)
+
+
+def write_votes(folder, rows):
+    """Writes fer2013new.csv with rows (usage, image name, 10 votes) and a fer2013.csv of the same faces.
+
+    Face i, counted from 0, has the grey value i in all its pixels.
+    """
+    votes = [(usage, name, *votes) for usage, name, votes in rows]
+    write_csv(folder / 'fer2013new.csv', votes, FERPLUS_HEADER)
+    faces = [(0, ' '.join([str(i)] * 48 * 48), row[0]) for i, row in enumerate(rows)]
+    write_csv(folder / 'fer2013.csv', faces)
+
+
+def write_ferplus(folder):
+    """FER+ as csv files: 3 faces of each of the 8 classes and usages, all ten people agreed."""
+    write_votes(
+        folder,
+        [
+            (usage, f'{usage}{label}{i}.png', [10 * (column == label) for column in range(10)])
+            for usage in ('Training', 'PublicTest', 'PrivateTest')
+            for label in range(8)
+            for i in range(3)
+        ],
+    )

@@ -1,6 +1,7 @@
 """What data sets of faces have in common: records, variants, reading files, checking counts."""
 
 import dataclasses
+import itertools
 import logging
 import zlib
 from collections import Counter
@@ -108,6 +109,10 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """
         raise NotImplementedError
 
+    def published_counts(self, split: str) -> int | tuple[int, ...] | None:
+        """The published number of faces of a split, in all or of each class; None if it is not known."""
+        return self.COUNTS.get(self.builder_config.name, {}).get(split)
+
     @classmethod
     def class_names(cls, variant: str, folder: Path) -> tuple[str, ...]:
         """The names of the labels 0, 1, ... of a variant."""
@@ -133,7 +138,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """The part of the section `data` of the config that decides what is prepared.
 
         Raises:
-          UserError: an unknown variant, or no data.
+          UserError: an unknown variant, no frames, or no data.
         """
         variants = list(cls.CLASS_NAMES) or ['default']
         variant = data.variant or variants[0]
@@ -141,6 +146,8 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             raise UserError(
                 f'config.data.variant: {cls.name} has {", ".join(variants)}, found {variant!r}'
             )
+        if data.num_frames < 1:
+            raise UserError(f'config.data.num_frames: expected at least 1, found {data.num_frames}')
         folder = Path(data.dir).expanduser()
         cls.find_sources(folder)
         return FaceConfig(
@@ -164,6 +171,8 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _split_generators(self, dl_manager):
         found = self.find_faces(Path(dl_manager.manual_dir))
+        if not self.builder_config.in_memory:
+            _check_files(found)
         return {
             split: self._generate_examples(split, faces) for split, faces in found.items() if faces
         }
@@ -181,10 +190,19 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             yield face.name, record | face.extra
         if unusable:
             logger.warning('%s', describe_unusable(self.name, split, unusable, len(faces)))
-        expected = self.COUNTS.get(config.name, {}).get(split)
-        difference = describe_counts(counts, expected, config.class_names)
+        difference = describe_counts(counts, self.published_counts(split), config.class_names)
         if difference:
             logger.warning('%s, split %s: %s', self.name, split, difference)
+
+
+def _check_files(splits):
+    """Raises UserError for faces that are not in files: only files can be read as needed."""
+    for face in itertools.chain.from_iterable(splits.values()):
+        if not isinstance(face.image, Path):
+            raise UserError(
+                f'config.data.in_memory=False: expected image files, found {face.name}, which is in '
+                f'none of its own'
+            )
 
 
 def read_images(images: Iterable[Path | np.ndarray]) -> Iterator[bytes | None]:
@@ -192,18 +210,22 @@ def read_images(images: Iterable[Path | np.ndarray]) -> Iterator[bytes | None]:
 
     Files are read and decoded in parallel; pixels become PNG.
     """
-    images = list(images)
-    if not all(isinstance(image, Path) for image in images):
-        yield from (tf.io.encode_png(image).numpy() for image in images)
-        return
-    names = tf.data.Dataset.from_tensor_slices([str(path) for path in images])
+    for are_files, run in itertools.groupby(images, lambda image: isinstance(image, Path)):
+        if are_files:
+            yield from _read_files(list(run))
+        else:
+            yield from (tf.io.encode_png(pixels).numpy() for pixels in run)
+
+
+def _read_files(paths):
+    names = tf.data.Dataset.from_tensor_slices([str(path) for path in paths])
     read = names.enumerate().map(_read_image, num_parallel_calls=tf.data.AUTOTUNE)
     expected = 0
     for row, encoded, _ in read.ignore_errors().as_numpy_iterator():
         yield from [None] * (row - expected)
         yield encoded
         expected = row + 1
-    yield from [None] * (len(images) - expected)
+    yield from [None] * (len(paths) - expected)
 
 
 def _read_image(row, name):

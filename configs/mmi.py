@@ -1,0 +1,23 @@
+"""MMI (6 expressions, about 30 subjects) on a GPU, from weights that know faces.
+
+    python -m mtdml_jax crossval --config=configs/mmi.py --workdir=runs/mmi --config.data.dir=DIR \\
+        --config.model.pretrained=resnet18_msceleb.pth
+
+with Sessions/<id>/ (session.xml, S053-001.xml, S053-001.avi) in DIR; faces that were cut out of the
+videos as Sessions/<id>/0001.png and so on are better than the avi. Protocol: 3 frames in the middle of
+each frontal video, 10 folds by subject; of the other subjects a tenth chooses the checkpoint, and the
+fold is tested once. `train` instead of `crossval` runs one fold (`--config.data.fold=3`). From random
+weights: `--config.optim.learning_rate=1e-3` and several times the steps. Not run here on the real set.
+"""
+
+from configs import ck_plus
+
+
+def get_config():
+    """As CK+, 10 faces of each class in a batch, about 60 epochs of each fold."""
+    config = ck_plus.get_config()
+    config.data.name = 'mmi'
+    # The middle of a frame that shows the face twice, from the front and in profile, is between the two.
+    config.data.crop = False
+    config.data.batch_size = 60
+    return config

@@ -1,0 +1,161 @@
+"""TFDS builder of MMI, from its videos or from frames that were extracted from them."""
+
+import logging
+import re
+from collections import defaultdict
+from pathlib import Path
+from xml.etree import ElementTree
+
+from mtdml_jax.data.image_files import Face, FaceBuilder, image_files, visible
+from mtdml_jax.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+NAMES = ('anger', 'disgust', 'fear', 'happy', 'sadness', 'surprise')
+CODES = {str(code): name for code, name in enumerate(NAMES, start=1)}
+FRONTAL = {'0', '2'}
+
+
+class Mmi(FaceBuilder):
+    """MMI: posed expressions, each a video from neutral over its apex back to neutral.
+
+    Reads `Sessions/<id>/` with `session.xml`, `<sid>.xml` (S053-001.xml) and `<sid>.avi`, or instead of
+    the avi its frames as images, in the session's folder or in one folder below. Of each video the
+    config.data.num_frames frames in the middle are taken. Only sessions with an emotion from 1 to 6 and
+    a frontal view count; those of action units alone and profiles are left out. All of it is the split
+    train: papers take 10 folds by subject (config.data.folds=10).
+
+    Known of the files are `Metatag Name="Emotion" Value="1"` in `<sid>.xml` and the `view` of a `track`
+    in `session.xml`: 0 is frontal, 2 is frontal and profile side by side. Assumed is that both may
+    stand in any xml file of the session, whatever the case of their names, and that the subject is the
+    first part of the sid (S053), or else the `id` of a `subject`. Frames of an avi are taken whole and
+    as they were recorded. Faces cut out of them beforehand are better training data.
+
+    References:
+      Pantic, Valstar, Rademaker, Maat, "Web-based database for facial expression analysis", ICME 2005.
+    """
+
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        'Ask the authors for MMI, unpack Sessions/ into a folder, and name the folder in '
+        'config.data.dir.'
+    )
+    SOURCES = ('Sessions',)
+    CLASS_NAMES = {'default': NAMES}
+
+    def find_faces(self, folder: Path) -> dict[str, list[Face]]:
+        """See `FaceBuilder`."""
+        config = self.builder_config
+        faces, short, videos = [], [], []
+        for session in visible(folder / 'Sessions'):
+            found = _read_session(session) if session.is_dir() else None
+            if found is None:
+                continue
+            label, subject, video = found
+            frames = _find_images(session)
+            if frames:
+                frames = _take_middle([(path, path) for path in frames], config.num_frames)
+            else:
+                videos.append(video)
+                frames = _decode_middle(video, config)
+            if not frames:
+                short.append(session.name)
+            faces += [
+                Face(path.relative_to(folder).as_posix(), label, image, subject)
+                for path, image in frames
+            ]
+        if not faces:
+            raise UserError(
+                f'{folder / "Sessions"}: expected sessions with an emotion from 1 to 6 and a view of 0 '
+                f'or 2, found none of {config.num_frames} frames'
+            )
+        if short:
+            logger.warning(
+                'mmi: %d sequences are left out, for they have fewer than %d frames: %s',
+                len(short),
+                config.num_frames,
+                ', '.join(short[:5]),
+            )
+        if videos:
+            logger.warning(
+                'mmi: frames of %d videos are taken whole. Some lie on their side, some show a profile '
+                'beside the face: better extract them, cut out the faces, and keep these instead (%s)',
+                len(videos),
+                _describe_extraction(videos[0]),
+            )
+        return {'train': faces}
+
+
+def _read_session(session):
+    """(name of the class, subject, video) of a session; None if it is no frontal expression."""
+    files, elements = sorted(session.glob('*.xml')), defaultdict(list)
+    for path in files:
+        try:
+            root = ElementTree.parse(path).getroot()
+        except ElementTree.ParseError as error:
+            raise UserError(f'{path}: expected XML, found {error}') from error
+        for element in root.iter():
+            attributes = {name.lower(): value.strip() for name, value in element.attrib.items()}
+            elements[element.tag.lower()].append(attributes)
+    tags = [tag for tag in elements['metatag'] if tag.get('name', '').lower() == 'emotion']
+    codes = {tag.get('value') for tag in tags} & CODES.keys()
+    if not codes or FRONTAL.isdisjoint(track.get('view') for track in elements['track']):
+        return None
+    if len(codes) > 1:
+        raise UserError(f'{session}: expected one emotion, found {", ".join(sorted(codes))}')
+    videos = sorted(session.glob('*.avi'))
+    sid = next((x.stem for x in (*videos, *files) if re.fullmatch(r'S\d+-\d+', x.stem)), '')
+    subjects = [sid.partition('-')[0], *(x.get('id') for x in elements['subject'])]
+    subject = next(filter(None, subjects), None)
+    if subject is None:
+        raise UserError(f'{session}: expected a file such as S053-001.xml, or a subject with an id')
+    return CODES[codes.pop()], subject, videos[0] if videos else session / f'{sid or "*"}.avi'
+
+
+def _find_images(session):
+    """The extracted frames of a session in order; [] if there are none."""
+    folders = [session, *(path for path in visible(session) if path.is_dir())]
+    found = [images for images in map(image_files, folders) if images]
+    if len(found) > 1:
+        names = ', '.join(str(images[0].parent) for images in found)
+        raise UserError(f'{session}: expected the frames in one folder, found some in {names}')
+    return sorted(found[0], key=_frame_number) if found else []
+
+
+def _frame_number(path):
+    # Extracted frames are often called 1.png, 2.png, ..., 10.png.
+    return [int(digits) for digits in re.findall(r'\d+', path.stem)]
+
+
+def _decode_middle(video, config):
+    """(name, pixels) of the frames in the middle of a video; (video, video) if it cannot be decoded."""
+    if not config.in_memory:
+        raise UserError(
+            f'config.data.in_memory=False: expected image files, found {video}; extract its frames '
+            f'({_describe_extraction(video)})'
+        )
+    try:
+        import av
+    except ImportError as error:
+        raise UserError(
+            f'{video}: reading videos takes PyAV: pip install av; or extract the frames '
+            f'({_describe_extraction(video)})'
+        ) from error
+    try:
+        with av.open(video) as container:
+            frames = list(enumerate(container.decode(video=0)))
+    except (OSError, av.FFmpegError):
+        return [(video, video)]
+    return [
+        (video.with_name(f'{video.name}:{number}'), frame.to_ndarray(format='rgb24'))
+        for number, frame in _take_middle(frames, config.num_frames)
+    ]
+
+
+def _take_middle(frames, count):
+    """The `count` frames in the middle of a sequence; [] if it has fewer."""
+    start = (len(frames) - count) // 2
+    return frames[start : start + count] if start >= 0 else []
+
+
+def _describe_extraction(video):
+    return f'ffmpeg -i {video.name} %04d.png in {video.parent}'
