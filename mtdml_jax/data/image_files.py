@@ -108,6 +108,10 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """
         raise NotImplementedError
 
+    def published_counts(self, split: str) -> int | tuple[int, ...] | None:
+        """Number of faces of a split as published, in all or of each class; None if it is not known."""
+        return self.COUNTS.get(self.builder_config.name, {}).get(split)
+
     @classmethod
     def class_names(cls, variant: str, folder: Path) -> tuple[str, ...]:
         """The names of the labels 0, 1, ... of a variant."""
@@ -181,8 +185,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             yield face.name, record | face.extra
         if unusable:
             logger.warning('%s', describe_unusable(self.name, split, unusable, len(faces)))
-        expected = self.COUNTS.get(config.name, {}).get(split)
-        difference = describe_counts(counts, expected, config.class_names)
+        difference = describe_counts(counts, self.published_counts(split), config.class_names)
         if difference:
             logger.warning('%s, split %s: %s', self.name, split, difference)
 
