@@ -1,3 +1,12 @@
 """The data sets: one TFDS builder a module. Importing this package registers them all with TFDS."""
 
-from mtdml_jax.data.sets import fer2013, folder, raf_db, synthetic_faces  # noqa: F401
+from mtdml_jax.data.sets import (  # noqa: F401
+    affectnet,
+    fer2013,
+    folder,
+    jaffe,
+    oulu_casia,
+    raf_db,
+    sfew,
+    synthetic_faces,
+)
