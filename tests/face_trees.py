@@ -1,5 +1,7 @@
 """Small trees of image files in the layouts of the field's data sets."""
 
+import itertools
+
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
@@ -36,11 +38,13 @@ def data_config(name, folder, **options):
 def read_records(name, folder, **options):
     """Prepares the set `name` from `folder`: split -> {file name: (class name, subject)}."""
     builder = prepare(data_config(name, folder, **options))
-    names = builder.info.features['label'].names
+    features = builder.info.features
+    names = features['label'].names
+    decoders = {'image': tfds.decode.SkipDecoding()} if 'image' in features else None
     return {
         split: {
             record['file_name'].decode(): (names[record['label']], record['subject'].decode())
-            for record in tfds.as_numpy(builder.as_dataset(split))
+            for record in tfds.as_numpy(builder.as_dataset(split, decoders=decoders))
         }
         for split in builder.info.splits
     }
@@ -123,3 +127,57 @@ def write_ferplus(folder):
             for i in range(3)
         ],
     )
+
+
+# Trees to train on: of each class at least 3 faces, whose brightness tells the class.
+
+
+def write_raf_db(folder):
+    """RAF-DB with its own list: 3 faces of each class in train, 1 in test."""
+    lines = []
+    for code in range(1, 8):
+        for name in (*(f'train_{code}000{i}' for i in range(3)), f'test_{code}000'):
+            write_image(folder / 'Image' / 'aligned' / f'{name}_aligned.jpg', 30 * code)
+            lines.append(f'{name}.jpg {code}')
+    (folder / 'EmoLabel').mkdir()
+    (folder / 'EmoLabel' / 'list_patition_label.txt').write_text('\n'.join(lines))
+
+
+def write_sfew(folder):
+    """SFEW, aligned: 3 faces of each class in Train, 1 in Val."""
+    classes = ('Angry', 'Disgust', 'Fear', 'Happy', 'Neutral', 'Sad', 'Surprise')
+    for code, label in enumerate(classes):
+        for i in range(3):
+            write_image(folder / 'Train_Aligned_Faces' / label / f'film_{i}.png', 30 * code)
+        write_image(folder / 'Val_Aligned_Faces_new' / label / 'film_3.png', 30 * code)
+
+
+def write_jaffe(folder):
+    """JAFFE: 3 subjects, a face of each in every class."""
+    codes = ('AN', 'DI', 'FE', 'HA', 'NE', 'SA', 'SU')
+    for number, (subject, code) in enumerate(itertools.product(('KA', 'KL', 'YM'), codes)):
+        path = folder / f'{subject}.{code}1.{number}.tiff'
+        write_image(path, 30 * codes.index(code), mode='L')
+
+
+def write_oulu_casia(folder, source='OriginalImg/VL/Strong'):
+    """Oulu-CASIA: 2 subjects, a sequence of 4 frames of each in every class."""
+    classes = ('Anger', 'Disgust', 'Fear', 'Happiness', 'Sadness', 'Surprise')
+    for subject, label, frame in itertools.product(('P001', 'P002'), classes, range(4)):
+        path = folder / source / subject / label / f'00{frame}.jpeg'
+        write_image(path, 30 * classes.index(label))
+
+
+def write_affectnet(folder):
+    """AffectNet as folders of images and annotations: 3 faces of each of 8 classes, 1 in val_set."""
+    for code in range(8):
+        for i in range(3):
+            write_annotated(folder / 'train_set', 10 * code + i, str(code))
+        write_annotated(folder / 'val_set', 10 * code, str(code))
+
+
+def write_annotated(folder, number, code):
+    """An image of AffectNet, and the expression that is stored for it."""
+    (folder / 'annotations').mkdir(parents=True, exist_ok=True)
+    np.save(folder / 'annotations' / f'{number}_exp.npy', code)
+    return write_image(folder / 'images' / f'{number}.jpg', 3 * number)

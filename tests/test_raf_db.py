@@ -73,6 +73,14 @@ def test_extra_class_is_named(folder):
         read_records('raf_db', folder)
 
 
+def test_image_changed_in_its_place_is_prepared_anew(folder):
+    write_image(folder / 'train' / 'Fear' / 'a.png')
+    image = write_corrupt(folder / 'train' / 'Fear' / 'b.png')
+    assert len(read_records('raf_db', folder)['train']) == 1
+    write_image(image)
+    assert len(read_records('raf_db', folder)['train']) == 2
+
+
 def test_published_counts_add_up():
     assert sum(RafDb.COUNTS['default']['train']) == 12_271
     assert sum(RafDb.COUNTS['default']['test']) == 3_068

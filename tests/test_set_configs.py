@@ -31,6 +31,11 @@ CONFIGS = {
     'ck_plus': {'data.folds': 2, 'data.validation_share': 0.5},
     'mmi': {'data.folds': 2, 'data.validation_share': 0.5},
     'ferplus': {},
+    'raf_db': {},
+    'sfew': {},
+    'jaffe': {},
+    'oulu_casia': {'data.folds': 2},
+    'affectnet': {'data.validation_share': 0.1},
 }
 
 

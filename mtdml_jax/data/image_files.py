@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import logging
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -92,6 +91,8 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       COUNTS: variant -> split -> number of faces as published: in all, or of each class.
       CHANNELS: 1 (grey) or 3 (RGB).
       EXTRA: further features.
+      LARGE: whether there are too many files to look at each at every start. Then a file that is changed
+        in its folder is not noticed, only one that comes or goes.
     """
 
     VERSION = tfds.core.Version('1.1.0')
@@ -100,6 +101,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     COUNTS: Mapping[str, Mapping[str, int | tuple[int, ...]]] = {}
     CHANNELS = 3
     EXTRA: Mapping = {}
+    LARGE = False
 
     def find_faces(self, folder: Path) -> dict[str, list[Face]]:
         """The faces of each split in `folder`.
@@ -119,17 +121,29 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return cls.CLASS_NAMES[variant]
 
     @classmethod
-    def find_sources(cls, folder: Path) -> list[Path]:
-        """The files and folders in `folder` that the set is read from.
+    def sources(cls, variant: str) -> tuple[str, ...]:
+        """Files and folders of which a variant needs at least one (glob patterns)."""
+        return cls.SOURCES
+
+    @classmethod
+    def find_sources(cls, folder: Path, variant: str = '') -> list[Path]:
+        """The files and folders in `folder` that a variant of the set is read from.
 
         Raises:
-          UserError: there is none; says what was looked for, and where to get it.
+          UserError: there is none; says what was looked for, where to get it, and what other variant is
+            there.
         """
-        found = [path for pattern in cls.SOURCES for path in sorted(folder.glob(pattern))]
+        found = find_patterns(folder, cls.sources(variant))
         if not found:
+            others = [
+                f'config.data.variant={other}'
+                for other in cls.CLASS_NAMES
+                if find_patterns(folder, cls.sources(other))
+            ]
+            hint = f' There is data for {" and ".join(others)}.' if others else ''
             raise UserError(
                 f'{cls.name}: no data in {folder.absolute()} (config.data.dir); looked for '
-                f'{", ".join(cls.SOURCES)}. {cls.MANUAL_DOWNLOAD_INSTRUCTIONS}'
+                f'{", ".join(cls.sources(variant))}.{hint} {cls.MANUAL_DOWNLOAD_INSTRUCTIONS}'
             )
         return found
 
@@ -149,7 +163,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         if data.num_frames < 1:
             raise UserError(f'config.data.num_frames: expected at least 1, found {data.num_frames}')
         folder = Path(data.dir).expanduser()
-        cls.find_sources(folder)
+        cls.find_sources(folder, variant)
         return FaceConfig(
             name=variant,
             class_names=cls.class_names(variant, folder),
@@ -170,7 +184,10 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
 
     def _split_generators(self, dl_manager):
-        found = self.find_faces(Path(dl_manager.manual_dir))
+        folder = Path(dl_manager.manual_dir)
+        found = self.find_faces(folder)
+        if not any(found.values()):
+            raise UserError(f'{self.name}: found no faces in {folder.absolute()} (config.data.dir)')
         if not self.builder_config.in_memory:
             _check_files(found)
         return {
@@ -305,6 +322,11 @@ def faces_in_class_folders(
     return faces
 
 
+def find_patterns(folder: Path, patterns: Iterable[str]) -> list[Path]:
+    """What is in `folder`, in the order of the glob patterns, then by name."""
+    return [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+
+
 def image_files(folder: Path) -> list[Path]:
     """The image files right in `folder`, sorted by name."""
     return [path for path in visible(folder) if path.suffix.lower() in IMAGE_SUFFIXES]
@@ -313,15 +335,3 @@ def image_files(folder: Path) -> list[Path]:
 def visible(folder: Path) -> list[Path]:
     """What is right in `folder`, sorted, without what systems and notebooks hide there."""
     return sorted(path for path in folder.iterdir() if path.name[0] not in '._')
-
-
-def fingerprint(sources: Iterable[Path], settings: object) -> str:
-    """A number in hex of names, sizes and times of all files in `sources`, and of settings."""
-    checksum = zlib.crc32(repr(settings).encode())
-    for source in sources:
-        files = sorted(source.rglob('*')) if source.is_dir() else [source]
-        for path in files:
-            stat = path.stat()
-            line = f'{path.relative_to(source.parent)} {stat.st_size} {stat.st_mtime_ns}'
-            checksum = zlib.crc32(line.encode(), checksum)
-    return f'{checksum:08x}'

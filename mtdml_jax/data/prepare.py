@@ -3,15 +3,17 @@
 import contextlib
 import difflib
 import fcntl
+import os
 import shutil
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from mtdml_jax.data import sets  # noqa: F401 (importing registers the builders)
-from mtdml_jax.data.image_files import FaceBuilder, describe_unusable, fingerprint
+from mtdml_jax.data.image_files import FaceBuilder, describe_unusable
 from mtdml_jax.data.images import decode_image
 from mtdml_jax.errors import UserError
 
@@ -67,9 +69,33 @@ def make_builder(data) -> tfds.core.DatasetBuilder:
         config = {'config': data.variant} if data.variant else {}
         return builder_class(data_dir=prepared_dir, **config)
     config = builder_class.make_config(data)
-    sources = builder_class.find_sources(Path(data.dir).expanduser())
-    number = fingerprint(sources, config)
+    sources = builder_class.find_sources(Path(data.dir).expanduser(), config.name)
+    number = fingerprint(sources, config, folders_only=builder_class.LARGE)
     return builder_class(data_dir=prepared_dir / f'{data.name}-{number}', config=config)
+
+
+def fingerprint(sources: Iterable[Path], settings: object, folders_only: bool = False) -> str:
+    """A number in hex of names, sizes and times of all files in `sources`, and of settings.
+
+    Args:
+      sources: files and folders.
+      settings: anything whose `repr` tells it.
+      folders_only: look at the folders in a folder, but not at each file in them.
+    """
+    checksum = zlib.crc32(repr(settings).encode())
+
+    def add(path, name):
+        nonlocal checksum
+        stat = os.stat(path)
+        checksum = zlib.crc32(f'{name} {stat.st_size} {stat.st_mtime_ns}'.encode(), checksum)
+
+    for source in sources:
+        add(source, source.name)
+        for folder, below, files in os.walk(source):
+            below.sort()  # In this order they are walked.
+            for name in below + ([] if folders_only else sorted(files)):
+                add(f'{folder}{os.sep}{name}', name)
+    return f'{checksum:08x}'
 
 
 @contextlib.contextmanager

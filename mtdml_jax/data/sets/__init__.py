@@ -1,11 +1,15 @@
 """The data sets: one TFDS builder a module. Importing this package registers them all with TFDS."""
 
 from mtdml_jax.data.sets import (  # noqa: F401
+    affectnet,
     ck_plus,
     fer2013,
     ferplus,
     folder,
+    jaffe,
     mmi,
+    oulu_casia,
     raf_db,
+    sfew,
     synthetic_faces,
 )

@@ -1,0 +1,25 @@
+"""JAFFE (7 expressions, 10 subjects) on a GPU, from weights that know faces.
+
+    python -m mtdml_jax crossval --config=configs/jaffe.py --workdir=runs/jaffe --config.data.dir=DIR \\
+        --config.model.pretrained=resnet18_msceleb.pth
+
+with KA.AN1.39.tiff and so on anywhere in DIR. Protocol: each subject is left out once, and its faces are
+tested with the last weights of a run on the others; nothing is chosen on them. `train` instead of
+`crossval` runs one of the folds (`--config.data.fold=3`). Not run here on the real set.
+"""
+
+from configs import raf_db
+
+
+def get_config():
+    """As RAF-DB, 100 epochs of 9 subjects for each of the 10 folds."""
+    config = raf_db.get_config()
+    config.data.name = 'jaffe'
+    config.data.validation_share = 0.0
+    config.data.folds = -1
+    config.optim.learning_rate = 1e-4
+    config.train.num_steps = 300
+    config.train.log_every = 20
+    config.train.checkpoint_every = 100
+    config.eval.checkpoint = 'latest'
+    return config

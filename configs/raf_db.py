@@ -1,0 +1,36 @@
+"""RAF-DB (7 basic expressions) on a GPU, from weights that know faces.
+
+    python -m mtdml_jax train --config=configs/raf_db.py --workdir=runs/raf_db --config.data.dir=DIR \\
+        --config.model.pretrained=resnet18_msceleb.pth
+
+with EmoLabel/list_patition_label.txt and Image/aligned/ in DIR, or train/ and test/ of class folders.
+Protocol: a tenth of the published train split chooses the checkpoint; test is read once, at the end.
+Report the accuracy and the mean class accuracy. From random weights: `--config.optim.learning_rate=1e-3`
+and several times the steps. Not run here on the real set.
+"""
+
+from configs import default
+
+
+def get_config():
+    """ResNet-18, 224 px RGB, about 9 faces of each class in a batch, joint loss, 40 epochs."""
+    config = default.get_config()
+    config.data.name = 'raf_db'
+    config.data.validation_share = 0.1
+    config.data.image_size = 224
+    config.data.channels = 3
+    config.data.mean = (0.485, 0.456, 0.406)
+    config.data.std = (0.229, 0.224, 0.225)
+    config.data.batch_size = 64
+    config.augment.erasing = 0.5
+    config.model.width_factor = 1.0
+    config.model.stem = 'imagenet'
+    config.model.embedding_size = 512
+    config.optim.learning_rate = 3e-4
+    config.optim.warmup = 0.1
+    config.optim.weight_decay = 0.05
+    config.train.num_steps = 7000
+    config.train.log_every = 50
+    config.train.checkpoint_every = 500
+    config.eval.flip = True
+    return config

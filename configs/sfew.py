@@ -1,0 +1,23 @@
+"""SFEW 2.0 (7 expressions) on a GPU, from weights that know faces.
+
+    python -m mtdml_jax train --config=configs/sfew.py --workdir=runs/sfew --config.data.dir=DIR \\
+        --config.model.pretrained=resnet18_msceleb.pth
+
+with Train_Aligned_Faces/<Class>/ and Val_Aligned_Faces/<Class>/ in DIR; the whole frames in Train/ and
+Val/ with `--config.data.variant=original`. Protocol: a tenth of train chooses the checkpoint; the
+published validation set (the labels of the test set are closed) is the test split, read once at the end.
+Train has 958 faces: weights from a larger set of expressions help most. Not run here on the real set.
+"""
+
+from configs import raf_db
+
+
+def get_config():
+    """As RAF-DB, 75 epochs of the small train split."""
+    config = raf_db.get_config()
+    config.data.name = 'sfew'
+    config.optim.learning_rate = 1e-4
+    config.train.num_steps = 1000
+    config.train.log_every = 20
+    config.train.checkpoint_every = 100
+    return config

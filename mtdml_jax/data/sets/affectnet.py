@@ -1,0 +1,122 @@
+"""TFDS builder of AffectNet (the images that were annotated by people)."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from mtdml_jax.data.image_files import Face, FaceBuilder
+from mtdml_jax.errors import UserError
+
+NAMES = ('Neutral', 'Happy', 'Sad', 'Surprise', 'Fear', 'Disgust', 'Anger', 'Contempt')
+LAST_CODE = 10  # 8, 9 and 10: none of them, uncertain, no face.
+FOLDERS = {'train': 'train_set', 'test': 'val_set'}
+LISTS = {
+    'train': 'Manually_Annotated_file_lists/training.csv',
+    'test': 'Manually_Annotated_file_lists/validation.csv',
+}
+IMAGES = 'Manually_Annotated_Images'
+BOX = ('face_x', 'face_y', 'face_width', 'face_height')
+COLUMNS = ('subDirectory_filePath', *BOX, 'facial_landmarks', 'expression', 'valence', 'arousal')
+NO_BOX = {'box': (0, 0, 0, 0)}
+
+
+class Affectnet(FaceBuilder):
+    """AffectNet: RGB faces of 7 or 8 expressions from the web, each labelled by one annotator.
+
+    Reads `{train,val}_set/images/<id>.jpg` with `annotations/<id>_exp.npy` (faces already cropped), or
+    `Manually_Annotated_file_lists/{training,validation}.csv` with `Manually_Annotated_Images/` (whole
+    images; feature 'box' is the face in them, left, top, width and height in pixels). The variants are
+    the numbers of classes: `7`, or `8` with contempt; faces without one of these labels are left out.
+    Splits: train and test, which is the published validation set: the published test set is closed,
+    and papers report validation. So what chooses the checkpoint is to be cut from train.
+
+    References:
+      Mollahosseini, Hasani, Mahoor, "AffectNet: a database for facial expression, valence, and arousal
+      computing in the wild", IEEE Transactions on Affective Computing 2019.
+    """
+
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        'Ask the authors for AffectNet, unpack train_set/ and val_set/ (or Manually_Annotated_Images/ '
+        'and Manually_Annotated_file_lists/) into one folder, and name the folder in config.data.dir.'
+    )
+    SOURCES = (
+        *(f'{name}/{part}' for name in FOLDERS.values() for part in ('annotations', 'images')),
+        *LISTS.values(),
+        IMAGES,
+    )
+    CLASS_NAMES = {'7': NAMES[:7], '8': NAMES}
+    COUNTS = {'7': {'train': 283_901, 'test': 3_500}, '8': {'train': 287_651}}
+    EXTRA = {'box': tfds.features.Tensor(shape=(4,), dtype=np.int32)}
+    LARGE = True
+
+    def find_faces(self, folder: Path) -> dict[str, list[Face]]:
+        """See `FaceBuilder`."""
+        names = self.builder_config.class_names
+        if any((folder / name / 'annotations').is_dir() for name in FOLDERS.values()):
+            return {
+                split: _read_annotations(folder / name, folder, names)
+                for split, name in FOLDERS.items()
+                if (folder / name / 'annotations').is_dir()
+            }
+        return {
+            split: _read_list(folder / name, folder, names)
+            for split, name in LISTS.items()
+            if (folder / name).is_file()
+        }
+
+
+def _read_annotations(folder, root, class_names):
+    faces = []
+    for path in sorted((folder / 'annotations').glob('*_exp.npy')):
+        try:
+            code = np.load(path).item()
+        except (ValueError, EOFError, OSError) as error:
+            raise UserError(f'{path}: expected one expression saved by NumPy: {error}') from error
+        label = _find_label(code, class_names, path)
+        if label is not None:
+            image = folder / 'images' / f'{path.name.removesuffix("_exp.npy")}.jpg'
+            name = image.relative_to(root).as_posix()
+            faces.append(Face(name, label, image, extra=NO_BOX))
+    return faces
+
+
+def _read_list(path, root, class_names):
+    faces, header = [], COLUMNS
+    with path.open(newline='', encoding='utf-8-sig') as file:
+        rows = csv.reader(file)
+        for row in rows:
+            if rows.line_num == 1 and row[:1] == [COLUMNS[0]]:
+                header = row
+                continue
+            values = dict(zip(header, row, strict=False))
+            where = f'{path}: line {rows.line_num}'
+            label = _find_label(values.get('expression'), class_names, where)
+            if label is not None:
+                name = f'{IMAGES}/{values[COLUMNS[0]]}'
+                faces.append(Face(name, label, root / name, extra=_find_box(values, where)))
+    return faces
+
+
+def _find_label(code, class_names, where):
+    """The class of a stored code; None for one that is left out."""
+    try:
+        number = int(code)
+    except (TypeError, ValueError):
+        number = -1
+    if not 0 <= number <= LAST_CODE:
+        raise UserError(f'{where}: expected an expression from 0 to {LAST_CODE}, found {code!r}')
+    return class_names[number] if number < len(class_names) else None
+
+
+def _find_box(values, where):
+    """The feature 'box' of a line."""
+    found = [values.get(name) for name in BOX]
+    # Line 315313 of the published training.csv has no box, but an expression.
+    if 'NULL' in found:
+        return NO_BOX
+    try:
+        return {'box': tuple(int(float(value)) for value in found)}
+    except (TypeError, ValueError) as error:
+        raise UserError(f'{where}: expected numbers as {", ".join(BOX)}, found {found}') from error

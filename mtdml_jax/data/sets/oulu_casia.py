@@ -1,0 +1,75 @@
+"""TFDS builder of Oulu-CASIA."""
+
+import itertools
+import re
+from pathlib import Path
+
+from mtdml_jax.data.image_files import Face, FaceBuilder, faces_in_class_folders, visible
+from mtdml_jax.errors import UserError
+
+NAMES = ('Anger', 'Disgust', 'Fear', 'Happiness', 'Sadness', 'Surprise')
+NUM_SEQUENCES = 480
+CAMERAS = ('VL', 'NI')
+LIGHTS = ('Strong', 'Weak', 'Dark')
+SOURCES = {
+    f'{camera}_{light}': f'OriginalImg/{camera}/{light}' for camera in CAMERAS for light in LIGHTS
+} | {
+    # The top folder is PreProcess, PreProcess_Img or PreProcessImg, as people unpack it.
+    f'{camera}_{light}_cropped': f'PreProcess*/{camera}_Acropped/{light}'
+    for camera in CAMERAS
+    for light in LIGHTS
+}
+
+
+class OuluCasia(FaceBuilder):
+    """Oulu-CASIA: 80 people pose 6 expressions, from neutral to the strongest, in visible or infrared.
+
+    Reads `OriginalImg/VL/Strong/P001/Anger/000.jpeg`: the last config.data.num_frames frames of each
+    sequence. The variants are camera and light: `VL_Strong` (visible), `VL_Weak`, `VL_Dark`, `NI_Strong`
+    (near infrared), `NI_Weak`, `NI_Dark`; each also as `VL_Strong_cropped` and so on, the faces that the
+    set itself has cropped (`PreProcess_Img/VL_Acropped/Strong/`). All of it is the split train: papers
+    take 10 folds by subject (config.data.folds=10).
+
+    References:
+      Zhao, Huang, Taini, Li, Pietikäinen, "Facial expression recognition from near-infrared videos",
+      Image and Vision Computing 2011.
+    """
+
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        'Ask the authors for Oulu-CASIA NIR&VIS, unpack OriginalImg/ into a folder, and name the folder '
+        'in config.data.dir.'
+    )
+    CLASS_NAMES = dict.fromkeys(SOURCES, NAMES)
+
+    @classmethod
+    def sources(cls, variant: str) -> tuple[str, ...]:
+        """See `FaceBuilder`."""
+        return (SOURCES[variant],)
+
+    def published_counts(self, split: str) -> int:
+        """See `FaceBuilder`."""
+        return NUM_SEQUENCES * self.builder_config.num_frames
+
+    def find_faces(self, folder: Path) -> dict[str, list[Face]]:
+        """See `FaceBuilder`."""
+        config = self.builder_config
+        source = self.find_sources(folder, config.name)[0]
+        subjects = [path for path in visible(source) if path.is_dir()]
+        return {
+            'train': [
+                face
+                for subject in subjects
+                for face in _last_frames(subject, folder, config.num_frames)
+            ]
+        }
+
+
+def _last_frames(subject, root, count):
+    if not re.fullmatch(r'P\d+', subject.name):
+        raise UserError(
+            f'{subject}: expected a folder for each subject (P001, ...), found {subject.name!r}'
+        )
+    frames = faces_in_class_folders(subject, root, NAMES)
+    for _, sequence in itertools.groupby(frames, key=lambda face: face.image.parent):
+        for face in list(sequence)[-count:]:
+            yield face._replace(subject=subject.name)
