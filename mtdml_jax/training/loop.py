@@ -44,12 +44,14 @@ def train(config: ConfigDict, workdir: Path) -> bool:
     check_config(config, jax.device_count())
     train_split, validation_split = load_training_splits(config.data)
     num_classes, num_steps = len(train_split.class_names), config.train.num_steps
-    network, state, train_step = make_training(config, num_classes)
+    folder = workdir / 'checkpoints'
+    resumes = checkpoints.has_checkpoint(folder)
+    network, state, train_step = make_training(config, num_classes, read_pretrained=not resumes)
     claim_workdir(workdir, config)
 
-    manager = checkpoints.open_checkpoints(workdir / 'checkpoints', config.train)
+    manager = checkpoints.open_checkpoints(folder, config.train)
     seconds = {'total': 0.0, 'steps': 0.0}
-    if manager.latest_step() is not None:
+    if resumes:
         state, info = checkpoints.restore(manager, manager.latest_step(), state)
         seconds = info['seconds']
     step = int(state.step)
@@ -84,12 +86,15 @@ def train(config: ConfigDict, workdir: Path) -> bool:
     return step == num_steps
 
 
-def make_training(config, num_classes: int) -> tuple[Network, TrainState, Callable]:
+def make_training(
+    config, num_classes: int, *, read_pretrained: bool = True
+) -> tuple[Network, TrainState, Callable]:
     """What the config describes: the network, its first state, and the step over all devices.
 
     Args:
       config: the whole config.
       num_classes: number of classes C.
+      read_pretrained: as of `create_state`.
 
     Returns:
       (network, state, step); the step takes the state replicated over the devices (and gives it
@@ -104,7 +109,7 @@ def make_training(config, num_classes: int) -> tuple[Network, TrainState, Callab
     optimizer = make_optimizer(config.optim, schedule)
     joint_loss = make_loss(network, thresholds, config.loss, AXIS)
     step = make_train_step(joint_loss, optimizer, schedule, config.train.ema_decay, AXIS)
-    state = create_state(network, optimizer, config)
+    state = create_state(network, optimizer, config, read_pretrained=read_pretrained)
     return network, state, jax.pmap(step, axis_name=AXIS, donate_argnums=0)
 
 
