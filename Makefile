@@ -1,5 +1,6 @@
 # make train: from a clone to a trained model with a report.   make test: the tests.
-# make parity: the loss against pytorch-metric-learning, in an environment of its own with torch.
+# make parity: the loss against pytorch-metric-learning, and ResNets with weights of PyTorch files against
+# PyTorch, in an environment of its own with torch.
 # PYTHON= chooses the interpreter (3.11 or newer), VENV= the folder of the environment.
 PYTHON ?= python3
 VENV ?= .venv
@@ -20,7 +21,8 @@ lint: $(VENV)/.installed
 
 # Without pytest-xdist, which setup.cfg's options ask for.
 parity: .venv-parity/.installed
-	.venv-parity/bin/python -m pytest -o addopts=--strict-markers -rP experiments/parity_pml.py
+	.venv-parity/bin/python -m pytest -o addopts=--strict-markers -rP \
+		experiments/parity_pml.py experiments/parity_resnet.py
 
 $(VENV)/.installed: setup.cfg
 	$(PYTHON) -m venv $(VENV)
@@ -28,9 +30,9 @@ $(VENV)/.installed: setup.cfg
 	touch $@
 
 # torch by itself first, so that its version is settled when pytorch-metric-learning asks for any.
-.venv-parity/.installed: setup.cfg
+.venv-parity/.installed: setup.cfg Makefile
 	$(PYTHON) -m venv .venv-parity
 	.venv-parity/bin/python -m pip install --quiet torch==2.13.0
 	.venv-parity/bin/python -m pip install --quiet pytorch-metric-learning==2.9.0
-	.venv-parity/bin/python -m pip install --quiet --editable . pytest
+	.venv-parity/bin/python -m pip install --quiet --editable . 'flax>=0.11' pytest
 	touch $@

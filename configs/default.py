@@ -86,6 +86,10 @@ def get_config() -> ConfigDict:
     model.width_factor = 0.5
     # 'small' (3x3 stride 2: up to 64 px) or 'imagenet' (7x7 stride 2 and max-pool: 224 px).
     model.stem = 'small'
+    # Weights that the backbone starts from: a file by the names of torchvision's ResNets (.pth, .pth.tar
+    # or .pt, which take PyTorch, or .npz); '' for random ones. Most want stem 'imagenet', width_factor
+    # 1.0, and the channels, image_size, mean and std in `data` with which they were trained.
+    model.pretrained = ''
     # Size E of the embedding; must be divisible by num_slices.
     model.embedding_size = 256
     # Number of slices S, each with a threshold of its own.

@@ -57,6 +57,16 @@ def test_best_of_checkpoints_that_were_not_measured_is_the_latest(tmp_path):
         assert checkpoints.choose_step(manager, 'best', 'softmax_accuracy') == 20
 
 
+def test_only_a_finished_checkpoint_counts_and_looking_leaves_no_folder(tmp_path):
+    folder = tmp_path / 'checkpoints'
+    assert not checkpoints.has_checkpoint(folder)
+    assert not folder.exists()
+    (folder / '20.orbax-checkpoint-tmp-1').mkdir(parents=True)
+    assert not checkpoints.has_checkpoint(folder)
+    save_steps(folder, [0.5]).close()
+    assert checkpoints.has_checkpoint(folder)
+
+
 def test_folder_without_a_checkpoint_is_named(tmp_path):
     with (
         save_steps(tmp_path, []) as manager,

@@ -115,7 +115,7 @@ def load_checkpoint(network, config: ConfigDict, workdir: Path):
       UserError: there is none.
     """
     optimizer = make_optimizer(config.optim, make_schedule(config.optim, config.train.num_steps))
-    target = create_state(network, optimizer, config)
+    target = create_state(network, optimizer, config, read_pretrained=False)
     with checkpoints.open_checkpoints(workdir / 'checkpoints', config.train) as manager:
         step = checkpoints.choose_step(manager, config.eval.checkpoint, config.train.best_metric)
         return checkpoints.restore(manager, step, target)

@@ -36,6 +36,15 @@ def open_checkpoints(folder: Path, train) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(folder.absolute(), options=options)
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Whether there is a checkpoint in `folder`, which need not exist; writes nothing.
+
+    Args:
+      folder: where checkpoints would be.
+    """
+    return any(ocp.path.step.standard_name_format().find_all(folder.absolute()))
+
+
 def save(
     checkpoints: ocp.CheckpointManager, state: TrainState, metrics: dict | None, info: dict
 ) -> None:

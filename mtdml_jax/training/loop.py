@@ -52,14 +52,15 @@ def train(config: ConfigDict, workdir: Path) -> bool:
     """
     check_config(config, jax.device_count())
     train_split, validation_split = load_training_splits(config.data)
-    num_steps = config.train.num_steps
+    num_steps, folder = config.train.num_steps, workdir / 'checkpoints'
     class_counts = np.bincount(train_split.labels, minlength=len(train_split.class_names))
-    network, state, train_step = make_training(config, class_counts)
+    resumes = checkpoints.has_checkpoint(folder)
+    network, state, train_step = make_training(config, class_counts, read_pretrained=not resumes)
     claim_workdir(workdir, config)
 
-    manager = checkpoints.open_checkpoints(workdir / 'checkpoints', config.train)
+    manager = checkpoints.open_checkpoints(folder, config.train)
     seconds = {'total': 0.0, 'steps': 0.0}
-    if manager.latest_step() is not None:
+    if resumes:
         state, info = checkpoints.restore(manager, manager.latest_step(), state)
         seconds = info['seconds']
     step = int(state.step)
@@ -94,12 +95,15 @@ def train(config: ConfigDict, workdir: Path) -> bool:
     return step == num_steps
 
 
-def make_training(config, class_counts: np.ndarray) -> tuple[Network, TrainState, Callable]:
+def make_training(
+    config, class_counts: np.ndarray, *, read_pretrained: bool = True
+) -> tuple[Network, TrainState, Callable]:
     """What the config describes: the network, its first state, and the step over all devices.
 
     Args:
       config: the whole config.
       class_counts: number of faces of each class to train on, int [C].
+      read_pretrained: as of `create_state`.
 
     Returns:
       (network, state, step); the step takes the state replicated over the devices (and gives it
@@ -115,7 +119,7 @@ def make_training(config, class_counts: np.ndarray) -> tuple[Network, TrainState
     class_weights = make_class_weights(class_counts, config.loss.class_weights)
     joint_loss = make_loss(network, thresholds, config.loss, AXIS, class_weights)
     step = make_train_step(joint_loss, optimizer, schedule, config.train.ema_decay, AXIS)
-    state = create_state(network, optimizer, config)
+    state = create_state(network, optimizer, config, read_pretrained=read_pretrained)
     return network, state, jax.pmap(step, axis_name=AXIS, donate_argnums=0)
 
 

@@ -9,6 +9,7 @@ import optax
 
 from mtdml_jax.errors import UserError
 from mtdml_jax.models import Network
+from mtdml_jax.models.pretrained import load_backbone
 
 
 @flax.struct.dataclass
@@ -33,16 +34,29 @@ class TrainState:
         return self.variables if self.ema is None else self.ema
 
 
-def create_state(network: Network, optimizer: optax.GradientTransformation, config) -> TrainState:
+def create_state(
+    network: Network,
+    optimizer: optax.GradientTransformation,
+    config,
+    *,
+    read_pretrained: bool = True,
+) -> TrainState:
     """The state before the first step.
 
     Args:
       network: the network.
       optimizer: the optimizer.
       config: the whole config.
+      read_pretrained: whether the file `config.model.pretrained` is read. A state that a checkpoint
+        replaces does not need it, and it may be gone.
+
+    Raises:
+      UserError: that file does not hold this backbone.
     """
     side = config.data.image_size
     variables = init_variables(network, config.seed, (side, side, config.data.channels))
+    if read_pretrained and config.model.pretrained:
+        variables = load_backbone(variables, config.model)
     # Two buffers: the step donates its state, and one buffer cannot be given away twice.
     ema = jax.tree.map(jnp.copy, variables) if config.train.ema_decay else None
     opt_state = optimizer.init(variables['params'])

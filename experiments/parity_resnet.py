@@ -1,0 +1,197 @@
+"""Our ResNet with the weights of a PyTorch file against PyTorch's own forward pass with them.
+
+    make parity
+
+runs the tests of this file too. The networks are those of torchvision, by its names, with random
+weights and running statistics; torchvision itself is not needed.
+"""
+
+import argparse
+import re
+import shlex
+import subprocess
+import sys
+from functools import partial
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mtdml_jax.errors import UserError
+from mtdml_jax.models.pretrained import load_backbone, read_arrays
+from mtdml_jax.models.resnet import ResNet
+
+# Sizes of the convolutions of a block, width of its output in units of its own, blocks in each stage.
+NETWORKS = {
+    'resnet18': ((3, 3), 1, (2, 2, 2, 2)),
+    'resnet34': ((3, 3), 1, (3, 4, 6, 3)),
+    'resnet50': ((1, 3, 1), 4, (3, 4, 6, 3)),
+}
+
+
+class Block(nn.Module):
+    """Convolutions of these sizes with a shortcut; the first of size 3 has the stride."""
+
+    def __init__(self, sizes, inputs, width, outputs, stride):
+        super().__init__()
+        self.sizes = sizes
+        widths = [inputs] + [width] * (len(sizes) - 1) + [outputs]
+        for i, size in enumerate(sizes):
+            options = {'stride': stride if i == sizes.index(3) else 1, 'padding': size // 2}
+            conv = nn.Conv2d(widths[i], widths[i + 1], size, bias=False, **options)
+            self.add_module(f'conv{i + 1}', conv)
+            self.add_module(f'bn{i + 1}', nn.BatchNorm2d(widths[i + 1]))
+        self.downsample = None
+        if stride > 1 or inputs != outputs:
+            conv = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
+            self.downsample = nn.Sequential(conv, nn.BatchNorm2d(outputs))
+
+    def forward(self, x):
+        """[B, inputs, H, W] -> [B, outputs, H / stride, W / stride]."""
+        y = x
+        for i in range(len(self.sizes)):
+            y = self.get_submodule(f'bn{i + 1}')(self.get_submodule(f'conv{i + 1}')(y))
+            y = torch.relu(y) if i + 1 < len(self.sizes) else y
+        return torch.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+class TorchResNet(nn.Module):
+    """ResNet by torchvision's names, with its unused classifier."""
+
+    def __init__(self, depth):
+        super().__init__()
+        sizes, expansion, stage_sizes = NETWORKS[depth]
+        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        inputs = 64
+        for stage, num_blocks in enumerate(stage_sizes):
+            width, blocks = 64 * 2**stage, []
+            for i in range(num_blocks):
+                stride = 2 if stage > 0 and i == 0 else 1
+                blocks.append(Block(sizes, inputs, width, expansion * width, stride))
+                inputs = expansion * width
+            self.add_module(f'layer{stage + 1}', nn.Sequential(*blocks))
+        self.fc = nn.Linear(inputs, 10)
+
+    def forward(self, x):
+        """[B, 3, H, W] -> features [B, F], averaged over the map."""
+        x = nn.functional.max_pool2d(torch.relu(self.bn1(self.conv1(x))), 3, stride=2, padding=1)
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return x.mean(dim=(2, 3))
+
+
+def random_network(depth):
+    """A network in evaluation mode, with random statistics and kernels that keep images apart."""
+    torch.manual_seed(0)
+    network = TorchResNet(depth).eval()
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+        if isinstance(module, nn.BatchNorm2d):
+            for x in (module.weight.data, module.running_var):
+                x.uniform_(0.5, 1.5)
+            for x in (module.bias.data, module.running_mean):
+                x.normal_(std=0.5)
+    return network
+
+
+def load(path, depth='resnet18'):
+    """(module, its variables) of our backbone, the latter read from a file."""
+    module = ResNet(depth=depth)
+    init = partial(module.init, train=False)
+    shapes = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    blank = {
+        kind: {'backbone': jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), tree)}
+        for kind, tree in shapes.items()
+    }
+    variables = load_backbone(blank, SimpleNamespace(backbone=depth, pretrained=str(path)))
+    return module, {kind: tree['backbone'] for kind, tree in variables.items()}
+
+
+@pytest.mark.parametrize('side', [224, 100])
+@pytest.mark.parametrize('depth', NETWORKS)
+def test_features_are_those_of_pytorch(depth, side, tmp_path):
+    """At 100 pixels maps have odd sides, at which paddings differ most."""
+    network = random_network(depth)
+    torch.save({'state_dict': network.state_dict()}, tmp_path / 'weights.pth')
+    module, variables = load(tmp_path / 'weights.pth', depth)
+    # Coarse patterns: noise of single pixels would average out.
+    images = nn.functional.interpolate(torch.randn(4, 3, 8, 8), (side, side), mode='bilinear')
+    with torch.inference_mode():
+        expected = network(images).numpy()
+    apply = jax.jit(partial(module.apply, train=False))
+    found = np.asarray(apply(variables, images.permute(0, 2, 3, 1).numpy()))
+    difference, largest = np.max(np.abs(found - expected)), np.max(np.abs(expected))
+    spread = np.mean(np.std(expected, axis=0))
+    print(
+        f'{depth}, {side} px: largest difference {difference:.1e}, relative {difference / largest:.1e} '
+        f'(largest feature {largest:.2f}, spread over images {spread:.2f})'
+    )
+    assert difference < 1e-4 * largest
+    assert difference < 1e-3 * spread
+
+
+@pytest.mark.parametrize(
+    ('name', 'wrap'),
+    [
+        ('bare.pt', lambda arrays: arrays),
+        ('wrapped.pth', lambda arrays: {'model': arrays, 'epoch': 3}),
+        ('kept.pth', lambda arrays: {'model_state_dict': arrays, 'optimizer': {'state': {}}}),
+    ],
+)
+def test_ways_to_keep_the_arrays_are_seen_through(name, wrap, tmp_path):
+    """As training scripts write them."""
+    arrays = random_network('resnet18').state_dict()
+    torch.save(wrap(arrays), tmp_path / name)
+    found = read_arrays(tmp_path / name)
+    assert found.keys() == arrays.keys()
+    for key, array in arrays.items():
+        np.testing.assert_array_equal(found[key], array)
+
+
+def test_prefix_and_extra_layers_are_seen_through(tmp_path, capsys):
+    """As in ijba_res18_naive.pth.tar."""
+    arrays = random_network('resnet18').state_dict()
+    arrays['feature.weight'] = torch.zeros(2, 2)
+    wrapped = {'state_dict': {f'module.{name}': x for name, x in arrays.items()}, 'best': 0.5}
+    torch.save(wrapped, tmp_path / 'weights.pth.tar')
+    _, variables = load(tmp_path / 'weights.pth.tar')
+    bias = variables['params']['BasicBlock_7']['BatchNorm_1']['bias']
+    np.testing.assert_array_equal(bias, arrays['layer4.1.bn2.bias'])
+    unexpected = '3 (module.fc.weight, module.fc.bias, module.feature.weight) unexpected'
+    assert unexpected in capsys.readouterr().err
+
+
+def command_in(error):
+    """The arguments of the command at the end of a message, for this Python."""
+    (command,) = re.findall(r'python -c .*$', str(error.value))
+    return [sys.executable, *shlex.split(command)[1:]]
+
+
+def test_command_without_pytorch_makes_the_same_arrays(tmp_path, monkeypatch):
+    """Run where PyTorch is."""
+    path = tmp_path / 'some weights.pth'
+    torch.save({'state_dict': random_network('resnet18').state_dict()}, path)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, 'torch', None)
+        with pytest.raises(UserError, match='takes PyTorch') as error:
+            read_arrays(path)
+    subprocess.run(command_in(error), check=True)
+    expected, found = read_arrays(path), read_arrays(tmp_path / 'some weights.pth.npz')
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[name], x) for name, x in expected.items())
+
+
+def test_file_with_more_than_weights_is_refused_with_the_command_for_those_who_trust_it(tmp_path):
+    """Reading it could run code that it holds."""
+    path = tmp_path / 'weights.pth'
+    arrays = random_network('resnet18').state_dict()
+    torch.save({'state_dict': arrays, 'args': argparse.Namespace(lr=1)}, path)
+    with pytest.raises(UserError, match='If you trust') as error:
+        read_arrays(path)
+    subprocess.run(command_in(error), check=True)
+    assert read_arrays(tmp_path / 'weights.pth.npz').keys() == arrays.keys()
