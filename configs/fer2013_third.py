@@ -2,7 +2,7 @@
 
     python -m mtdml_jax train --config=configs/fer2013_third.py --workdir=runs/a --config.data.dir=DIR
 
-takes about 2 minutes on a CPU of 2 cores. PublicTest is the validation split; PrivateTest is not read.
+takes about 3 minutes on a CPU of 2 cores. PublicTest is the validation split; PrivateTest is not read.
 """
 
 from configs import default

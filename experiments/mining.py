@@ -2,7 +2,7 @@
 
     python experiments/mining.py --data FOLDER
 
-25 cells on a third of FER2013 (configs/fer2013_third.py), about 2 minutes a run on 2 cores: mining,
+25 cells on a third of FER2013 (configs/fer2013_third.py), about 3 minutes a run on 2 cores: mining,
 softness of the hinge, faces K of a class in the batch, weight of the metric term, one threshold instead
 of 8. All cells see equally many images. study.py has the options.
 """

@@ -2,7 +2,7 @@
 
     python experiments/thresholds.py --data FOLDER
 
-19 cells on a third of FER2013 (configs/fer2013_third.py), about 2 minutes a run on 2 cores: single
+19 cells on a third of FER2013 (configs/fer2013_third.py), about 3 minutes a run on 2 cores: single
 thresholds over the valid range, ordinary and dual, against 2 to 16 slices, dual, with an embedding of
 the same size, and cross-entropy only. study.py has the options.
 """
