@@ -30,7 +30,7 @@ def test_overrides_keep_the_type_of_their_key():
 
 def test_each_config_of_the_project_has_the_keys_of_the_default():
     keys = {key for key, _ in flatten(load_config(CONFIG))}
-    for name in ('quickstart', 'fer2013'):
+    for name in ('quickstart', 'fer2013', 'fer2013_third'):
         assert {key for key, _ in flatten(load_config(CONFIG.replace('default', name)))} == keys
 
 

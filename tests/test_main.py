@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 from small_data import CONFIG, csv_rows, small_overrides, write_csv
+from study import measurements
 
 from mtdml_jax.__main__ import main
 
@@ -43,6 +44,14 @@ def test_training_leaves_the_promised_files(run):
     assert evaluation['run']['checkpoint_step'] in (3, 6)
     confusion = np.array(evaluation['classifiers']['knn']['confusion_matrix'])
     np.testing.assert_array_equal(confusion.sum(axis=1), [3] * 7)
+
+
+def test_files_of_a_run_fill_a_row_of_a_study(run):
+    row = measurements(run)
+    assert len(json.loads(row['slices'])) == len(json.loads(row['train_collapse'])) == 4
+    assert 0 <= row['linear_accuracy'] <= 1
+    assert row['train_loss'] > 0
+    assert row['seconds'] > 0
 
 
 def test_evaluate_reads_the_config_of_the_run_and_takes_another_split(run, capsys):

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from mtdml_jax.evaluation.slices import slice_study
+from mtdml_jax.evaluation.slices import agreement, linear_cka, slice_study
 
 
 class Faces(NamedTuple):
@@ -106,3 +106,45 @@ def test_faces_without_any_triplet_report_distance_zero_but_their_spread():
     assert found[0]['active_share'] == found[0]['negative_distance'] == 0.0
     # Three axes around their mean (1/3, 1/3, 1/3).
     assert found[0]['spread'] == pytest.approx((2 / 3) ** 0.5)
+
+
+def test_agreement_is_the_share_of_equal_predictions():
+    predictions = np.array([[0, 1, 2, 1], [0, 1, 0, 0], [2, 1, 2, 1]])
+    expected = [[1, 0.5, 0.75], [0.5, 1, 0.25], [0.75, 0.25, 1]]
+    np.testing.assert_array_equal(agreement(predictions), expected)
+
+
+def test_cka_of_slices_matches_its_definition():
+    slices = unit(np.random.default_rng(0).normal(size=(30, 3, 2)) + 0.5)
+    centred = slices - slices.mean(axis=0)
+    grams = [x @ x.T for x in np.moveaxis(centred, 1, 0)]
+    expected = [
+        [np.sum(a * b) / np.sqrt(np.sum(a * a) * np.sum(b * b)) for b in grams] for a in grams
+    ]
+    np.testing.assert_allclose(linear_cka(slices), expected, rtol=1e-10)
+
+
+def test_cka_sees_no_rotation_and_no_scale_and_takes_a_point_for_unlike():
+    angles = np.random.default_rng(1).uniform(0, 0.1, size=40)
+    points = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+    rotated = 3 * points @ np.array([[0.6, 0.8], [-0.8, 0.6]])
+    # A point up to the rounding of float32.
+    point = np.full((40, 2), 0.7) + 1e-7 * np.random.default_rng(2).normal(size=(40, 2))
+    found = linear_cka(np.stack([points, rotated, point], axis=1))
+    np.testing.assert_allclose(found, [[1, 1, 0], [1, 1, 0], [0, 0, 0]], atol=1e-12)
+
+
+def test_slices_are_compared_with_the_others_and_a_single_one_with_none():
+    gallery, queries = random_faces(50, seed=0), random_faces(40, seed=1)
+    # The second slice repeats the first; the third is another.
+    repeat = [
+        f._replace(embeddings=f.embeddings[:, [0, 1, 0, 1, 4, 5]]) for f in (gallery, queries)
+    ]
+    found = study(*repeat, [0.2, 0.6, 1.0])
+    alike, other = (linear_cka(unit(repeat[1].embeddings.reshape(-1, 3, 2)))[0, s] for s in (1, 2))
+    assert alike == pytest.approx(1)
+    assert found[0]['cka'] == pytest.approx((alike + other) / 2)
+    assert found[2]['cka'] == pytest.approx(other)
+    agreements = [row['agreement'] for row in found]
+    assert agreements[:2] == pytest.approx([(1 + agreements[2]) / 2] * 2)
+    assert 'cka' not in study(gallery, queries, [0.2])[0]

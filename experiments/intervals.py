@@ -1,0 +1,54 @@
+"""Means and paired differences with 95 % t intervals, and the Markdown tables that show them."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from scipy import stats
+
+
+class Interval(NamedTuple):
+    """A mean and its 95 % interval; of a single value the bounds are NaN."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self):
+        """In per cent, as mean and half-width."""
+        half = 100 * (self.high - self.low) / 2
+        return f'{100 * self.mean:.2f}' + ('' if math.isnan(half) else f' +-{half:.2f}')
+
+
+def mean_interval(values: Sequence[float]) -> Interval:
+    """The mean of n values and its 95 % interval by Student's t with n - 1 degrees of freedom.
+
+    Raises:
+      ValueError: no values.
+    """
+    if not values:
+        raise ValueError('expected at least one value, found none')
+    mean = math.fsum(values) / len(values)
+    if len(values) == 1:
+        return Interval(mean, math.nan, math.nan)
+    half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+    return Interval(mean, mean - half, mean + half)
+
+
+def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -> Interval:
+    """Mean of first - second over the seeds that both have, with its 95 % t interval.
+
+    Args:
+      first: a score by seed.
+      second: the score to compare with, by seed.
+
+    Raises:
+      ValueError: no seed in common.
+    """
+    return mean_interval([first[seed] - second[seed] for seed in first if seed in second])
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table for experiments/README.md."""
+    lines = [header, ['---'] * len(header), *rows]
+    return '\n'.join(f'| {" | ".join(map(str, line))} |' for line in lines)

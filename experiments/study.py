@@ -1,0 +1,332 @@
+"""Studies: cells of settings, run one by one by the training command; one row of results a run.
+
+A study is a script that hands a `Study` to `run_study`, such as mining.py:
+
+    python experiments/mining.py --data FOLDER [--seeds 0 1] [--cells 'hard*'] [--list]
+
+Start it again and it goes on: runs with a row in results/<study>.csv are left out, one that was
+stopped resumes from its checkpoint. Seeds are outermost: a study that is stopped has whole seeds. Each
+row holds the command that repeats it, for data in `data`. Arguments such as
+`--config.train.num_steps=20` apply to all cells.
+"""
+
+import argparse
+import csv
+import fnmatch
+import importlib.metadata
+import json
+import platform
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).absolute().parents[1]))
+
+from intervals import markdown_table, mean_interval, paired_difference
+
+from mtdml_jax.config import LOCATION_KEYS
+from mtdml_jax.training.metrics import COLLAPSED, read_metrics
+
+ROOT = Path(__file__).absolute().parents[1]
+DIVERGED, INTERRUPTED = 3, 130  # exit codes: of the training command, of a study
+TRAIN_SCALARS = ('accuracy', 'loss', 'metric_loss', 'softmax_loss')
+
+
+class Cell(NamedTuple):
+    """One setting of a study: its name, and config keys with values, as in {'loss.mining': 'all'}."""
+
+    name: str
+    settings: Mapping[str, object]
+
+
+class Study(NamedTuple):
+    """What a study compares.
+
+    Attributes:
+      name: names the results and the figure.
+      config: config file that the cells' settings override.
+      cells: the settings.
+      seeds: seeds by default.
+      reference: name of the cell that the table subtracts from the others.
+      draw: (rows, path) -> None: draws the figure from the rows of finished runs.
+    """
+
+    name: str
+    config: str
+    cells: Sequence[Cell]
+    seeds: Sequence[int]
+    reference: str
+    draw: Callable[[list[dict[str, str]], Path], None]
+
+
+def run_study(study: Study, argv: Sequence[str] | None = None) -> int:
+    """The command line of a study.
+
+    Args:
+      study: the study.
+      argv: arguments without the program's name; by default the process's.
+
+    Returns:
+      The exit code: 0, or 130 if it was stopped by Ctrl-C or SIGTERM.
+    """
+    options, extra = _parse(study, argv)
+    results = options.output / 'results' / f'{study.name}.csv'
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        if not options.figure_only:
+            _run_all(study, options, extra, results)
+    except KeyboardInterrupt:
+        print('stopped; the same command goes on from here', file=sys.stderr)
+        return INTERRUPTED
+    rows = [row for row in read_rows(results) if row['status'] == 'done']
+    if rows and not options.list:
+        figure = options.output / 'figures' / f'{study.name}.png'
+        figure.parent.mkdir(parents=True, exist_ok=True)
+        study.draw(rows, figure)
+        print(summary(rows, study.reference))
+    return 0
+
+
+def _parse(study, argv):
+    """(options, settings of the command line)."""
+    parser = argparse.ArgumentParser(
+        epilog='Any --config.key=value can follow, for all cells.', allow_abbrev=False
+    )
+    parser.add_argument('--seeds', type=int, nargs='+', default=study.seeds)
+    parser.add_argument('--cells', default='*', metavar='PATTERN', help="such as 'hard*'")
+    parser.add_argument('--runs', type=_absolute, default=Path('runs'), metavar='DIR')
+    parser.add_argument('--data', type=_absolute, metavar='DIR', help='config.data.dir')
+    parser.add_argument('--output', type=_absolute, default=ROOT / 'experiments', metavar='DIR')
+    parser.add_argument('--list', action='store_true', help='print the commands only')
+    parser.add_argument('--figure-only', action='store_true', help='no runs: figure and table')
+    parser.add_argument('--keep', action='store_true', help='keep the checkpoints')
+    options, others = parser.parse_known_args(argv)
+    wrong = [x for x in others if not x.startswith('--config.') or '=' not in x]
+    if wrong:
+        parser.error(f'unexpected argument {wrong[0]!r}')
+    if not any(fnmatch.fnmatchcase(cell.name, options.cells) for cell in study.cells):
+        names = ', '.join(cell.name for cell in study.cells)
+        parser.error(f'--cells: nothing matches {options.cells!r}; there are {names}')
+    extra = dict(x.removeprefix('--config.').split('=', 1) for x in others)
+    return options, ({'data.dir': options.data} if options.data else {}) | extra
+
+
+def _absolute(path):
+    return Path(path).absolute()
+
+
+def _run_all(study, options, extra, results):
+    """Runs what has no row yet, or prints the commands."""
+    cells = [x for x in study.cells if fnmatch.fnmatchcase(x.name, options.cells)]
+    present = {(row['cell'], int(row['seed'])): row['command'] for row in read_rows(results)}
+    portable = {key: value for key, value in extra.items() if key not in LOCATION_KEYS}
+    for seed in options.seeds:
+        for cell in cells:
+            command = shlex.join(['python', *train_arguments(study, cell, seed, portable)])
+            arguments = train_arguments(study, cell, seed, extra, options.runs)
+            if options.list:
+                print(shlex.join(['python', *arguments]))
+            elif (cell.name, seed) not in present:
+                what = {'study': study.name, 'cell': cell.name, 'seed': seed}
+                workdir = _workdir(study, cell, seed, ROOT / options.runs)
+                row = run_cell({**what, 'status': '', 'command': command}, arguments, workdir)
+                append_row(results, row)
+                # After the row is written: a study killed in between shall not train again.
+                if not options.keep:
+                    shutil.rmtree(workdir / 'checkpoints', ignore_errors=True)
+                _print_row(row)
+            elif present[cell.name, seed] != command:
+                sys.exit(
+                    f'{results} has a row of cell {cell.name!r}, seed {seed}, by another command:\n'
+                    f'  {present[cell.name, seed]}\nnow\n  {command}\nDelete the row or rename the cell.'
+                )
+
+
+def train_arguments(
+    study: Study, cell: Cell, seed: int, extra: Mapping[str, object], runs: Path = Path('runs')
+) -> list[str]:
+    """The training command of a run, without 'python'.
+
+    Args:
+      study: the study.
+      cell: its cell.
+      seed: the seed.
+      extra: settings that override the cell's.
+      runs: folder of all runs.
+    """
+    settings = {**cell.settings, 'seed': seed, **extra}
+    overrides = [f'--config.{key}={value}' for key, value in settings.items()]
+    workdir = _workdir(study, cell, seed, runs)
+    return [
+        '-m',
+        'mtdml_jax',
+        'train',
+        f'--config={study.config}',
+        f'--workdir={workdir}',
+        *overrides,
+    ]
+
+
+def _workdir(study, cell, seed, runs):
+    return runs / study.name / cell.name / f'seed{seed}'
+
+
+def run_cell(row: dict, arguments: Sequence[str], workdir: Path) -> dict:
+    """Trains and evaluates one run.
+
+    Args:
+      row: what identifies the run.
+      arguments: the training command, without 'python'.
+      workdir: the run's folder.
+
+    Returns:
+      `row` with status 'done' or 'diverged' and the measurements.
+
+    Raises:
+      SystemExit: the command failed, with what it printed.
+      KeyboardInterrupt: it was stopped.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    # Of an older run here: shall not be taken for this one's, should this one be stopped.
+    (workdir / 'evaluation.json').unlink(missing_ok=True)
+    software = describe_software()
+    log = workdir / 'log.txt'
+    code = execute([sys.executable, *arguments], log)
+    if code not in (0, DIVERGED):
+        printed = log.read_text(encoding='utf-8', errors='replace')[-4000:]
+        sys.exit(f'{row["command"]}\nended with exit code {code}:\n{printed}')
+    if code == 0 and not (workdir / 'evaluation.json').exists():
+        raise KeyboardInterrupt  # The run was asked to stop, and has saved a checkpoint.
+    status = 'diverged' if code == DIVERGED else 'done'
+    return {**row, 'status': status, **software, **measurements(workdir)}
+
+
+def execute(command: Sequence[str], log: Path) -> int:
+    """Runs a command in the project's folder, its output in `log`; returns its exit code.
+
+    On Ctrl-C or SIGTERM the command gets SIGTERM, and its time to save a checkpoint.
+    """
+    with log.open('w', encoding='utf-8') as output:
+        # In a session of its own: the terminal's Ctrl-C would end it before it has saved.
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.terminate()
+            process.wait()
+            raise
+
+
+def describe_software() -> dict[str, str]:
+    """Commit and versions. The rows themselves, which git tracks too, do not make the commit dirty."""
+
+    def git(*arguments):
+        command = ['git', '-C', str(ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    commit = git('rev-parse', '--short', 'HEAD').stdout.strip()
+    changed = git('status', '--porcelain', '--', 'mtdml_jax', 'configs').stdout
+    return {
+        'commit': commit + ('-dirty' if commit and changed else ''),
+        'jax': importlib.metadata.version('jax'),
+        'python': platform.python_version(),
+    }
+
+
+def measurements(workdir: Path) -> dict[str, object]:
+    """The columns that a run's files fill; those of a run that diverged are fewer.
+
+    'seconds' is the time of training without evaluation, over all its starts; 'train_...' are means
+    over the last logged steps, lists by slice as JSON; 'collapsed_slices' counts the slices whose
+    collapse score there is above the alarm's.
+    """
+    found = {}
+    history = [x for x in read_metrics(workdir / 'metrics.jsonl') if 'train/loss' in x]
+    if history:
+        last = history[-1]
+        found = {f'train_{name}': last[f'train/{name}'] for name in TRAIN_SCALARS}
+        active, collapse = (last[f'train/slice_{x}'] for x in ('active_share', 'collapse'))
+        found['active_share'] = sum(active) / len(active)
+        found['collapsed_slices'] = sum(score > COLLAPSED for score in collapse)
+        found['train_active_share'] = json.dumps(active)
+        found['train_collapse'] = json.dumps(collapse)
+    path = workdir / 'evaluation.json'
+    if path.exists():
+        evaluation = json.loads(path.read_text(encoding='utf-8'))
+        found['seconds'] = evaluation['run']['seconds']
+        for name, scores in evaluation['classifiers'].items():
+            found[f'{name}_accuracy'] = scores['accuracy']
+            found[f'{name}_mean_class_accuracy'] = scores['mean_class_accuracy']
+        found |= evaluation['retrieval']
+        found['slices'] = json.dumps(evaluation['slices'])
+    return found
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a results file; none if there is no file. Empty cells are ''."""
+    if not path.exists():
+        return []
+    with path.open(newline='', encoding='utf-8') as file:
+        return list(csv.DictReader(file))
+
+
+def append_row(path: Path, row: Mapping[str, object]) -> None:
+    """Adds a row, and the columns that the file lacks; a kill leaves the file as it was, or whole."""
+    rows = [*read_rows(path), row]
+    columns = dict.fromkeys(name for row in rows for name in row)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix('.partial')
+    with partial.open('w', newline='', encoding='utf-8') as file:
+        writer = csv.DictWriter(file, columns, lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(rows)
+    partial.replace(path)
+
+
+def scores_by_cell(rows: Sequence[Mapping[str, str]], column: str) -> dict[str, dict[int, float]]:
+    """Cell -> seed -> value of a column, without the runs that lack it."""
+    found = {}
+    for row in rows:
+        if row.get(column):
+            found.setdefault(row['cell'], {})[int(row['seed'])] = float(row[column])
+    return found
+
+
+def summary(rows: Sequence[Mapping[str, str]], reference: str) -> str:
+    """The table of a study: means over seeds with 95 % intervals, in per cent.
+
+    Args:
+      rows: rows of finished runs.
+      reference: name of the cell that is subtracted from the others, seed by seed.
+    """
+    knn, softmax = (scores_by_cell(rows, f'{x}_accuracy') for x in ('knn', 'softmax'))
+    active, collapsed = (scores_by_cell(rows, x) for x in ('active_share', 'collapsed_slices'))
+
+    def line(cell):
+        by_seed = knn[cell]
+        compare = cell != reference and by_seed.keys() & knn.get(reference, {}).keys()
+        return (
+            cell,
+            len(by_seed),
+            mean_interval([*by_seed.values()]),
+            paired_difference(by_seed, knn[reference]) if compare else '',
+            mean_interval([*softmax[cell].values()]) if cell in softmax else '',
+            f'{mean_interval([*active[cell].values()]).mean:.3f}',
+            f'{mean_interval([*collapsed[cell].values()]).mean:.1f}',
+        )
+
+    header = ('Cell', 'seeds', 'kNN', f'kNN - {reference}', 'softmax', 'active share', 'collapsed')
+    return markdown_table(header, map(line, knn))
+
+
+def _print_row(row):
+    scores = ('knn_accuracy', 'softmax_accuracy', 'active_share', 'collapsed_slices', 'seconds')
+    found = ', '.join(f'{name} {row[name]:.4g}' for name in scores if name in row)
+    print(f'{row["cell"]}, seed {row["seed"]}: {row["status"]}, {found}', flush=True)

@@ -1,0 +1,260 @@
+"""Studies, with a training command that only writes what the real one leaves (its own: test_main.py)."""
+
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import mining
+import pytest
+import study
+import thresholds
+from small_data import CONFIG
+from study import Cell, Study, run_study
+
+from mtdml_jax.config import check_config, load_config
+
+STUDY = Study(
+    name='toy',
+    config=CONFIG,
+    cells=(Cell('plain', {}), Cell('many', {'model.num_slices': 8}), Cell('other', {})),
+    seeds=(0, 1),
+    reference='plain',
+    draw=lambda rows, path: path.write_text(str(len(rows))),
+)
+TRAIN_LINE = {
+    'step': 6,
+    'train/loss': 2.5,
+    'train/accuracy': 0.25,
+    'train/metric_loss': 0.5,
+    'train/softmax_loss': 2.0,
+    'train/slice_active_share': [1.0, 0.5],
+    'train/slice_collapse': [0.97, 0.95],
+}
+EVALUATION = {
+    'classifiers': {
+        'softmax': {'accuracy': 0.5, 'mean_class_accuracy': 0.4},
+        'knn': {'accuracy': 0.6, 'mean_class_accuracy': 0.3},
+    },
+    'retrieval': {'precision_at_1': 0.7, 'r_precision': 0.2, 'map_at_r': 0.1},
+    'slices': [{'threshold': 0.5, 'cka': 0.25}],
+    'run': {'seconds': 12.5},
+}
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Stands in for the training command; the list of (cell, seed) that it was called for."""
+    calls = []
+
+    def execute(command, log):
+        workdir = Path(next(x for x in command if x.startswith('--workdir=')).split('=')[1])
+        calls.append((workdir.parent.name, workdir.name))
+        (workdir / 'checkpoints').mkdir()
+        lines = [{'step': 1, 'train/loss': 9.0}, TRAIN_LINE, {'step': 6, 'validation/knn': 0.5}]
+        text = ''.join(json.dumps(line) + '\n' for line in lines)
+        (workdir / 'metrics.jsonl').write_text(text)
+        (workdir / 'evaluation.json').write_text(json.dumps(EVALUATION))
+        return 0
+
+    monkeypatch.setattr(study, 'execute', execute)
+    return calls
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Runs the study with arguments; returns (exit code, rows)."""
+    previous = signal.getsignal(signal.SIGTERM)
+
+    def run(*arguments):
+        where = [f'--runs={tmp_path / "runs"}', f'--output={tmp_path / "out"}']
+        code = run_study(STUDY, [*where, *arguments])
+        return code, study.read_rows(tmp_path / 'out' / 'results' / 'toy.csv')
+
+    yield run
+    signal.signal(signal.SIGTERM, previous)
+
+
+def test_runs_all_cells_of_a_seed_before_the_next_seed_and_none_twice(run, trained, tmp_path):
+    expected = [(cell.name, f'seed{seed}') for seed in (0, 1) for cell in STUDY.cells]
+    code, rows = run()
+    assert (code, trained) == (0, expected)
+    assert [(row['cell'], f'seed{row["seed"]}') for row in rows] == expected
+    assert run() == (0, rows)
+    assert trained == expected
+    assert (tmp_path / 'out' / 'figures' / 'toy.png').read_text() == '6'
+
+
+def test_only_the_chosen_cells_and_seeds_run(run, trained):
+    run('--cells=[po]*', '--seeds', '3')
+    assert trained == [('plain', 'seed3'), ('other', 'seed3')]
+    run('--seeds', '3')
+    assert trained[2:] == [('many', 'seed3')]
+
+
+def test_row_has_the_measurements_and_the_command_without_this_machines_folders(run, trained):
+    _, (row,) = run('--cells=many', '--seeds=2', '--data=/faces', '--config.train.num_steps=6')
+    expected = {
+        'study': 'toy',
+        'cell': 'many',
+        'seed': '2',
+        'status': 'done',
+        'command': f'python -m mtdml_jax train --config={CONFIG} --workdir=runs/toy/many/seed2 '
+        '--config.model.num_slices=8 --config.seed=2 --config.train.num_steps=6',
+        'seconds': '12.5',
+        'train_accuracy': '0.25',
+        'train_loss': '2.5',
+        'active_share': '0.75',
+        'collapsed_slices': '1',
+        'train_active_share': '[1.0, 0.5]',
+        'softmax_accuracy': '0.5',
+        'knn_mean_class_accuracy': '0.3',
+        'map_at_r': '0.1',
+        'slices': '[{"threshold": 0.5, "cka": 0.25}]',
+    }
+    assert {name: row[name] for name in expected} == expected
+    assert row['commit']
+    assert row['jax'].startswith('0.')
+
+
+def test_row_by_another_command_is_not_taken_for_this_one(run, trained):
+    run('--cells=plain')
+    with pytest.raises(SystemExit, match="cell 'plain', seed 0, by another command"):
+        run('--cells=plain', '--config.train.num_steps=7')
+
+
+def test_checkpoints_are_deleted_unless_kept(run, trained, tmp_path):
+    run('--cells=plain', '--seeds=0')
+    run('--cells=plain', '--seeds=1', '--keep')
+    kept = [path.parent.name for path in (tmp_path / 'runs').rglob('checkpoints')]
+    assert kept == ['seed1']
+    assert (tmp_path / 'runs' / 'toy' / 'plain' / 'seed0' / 'metrics.jsonl').exists()
+
+
+def test_list_prints_the_commands_and_runs_nothing(run, trained, capsys):
+    _, rows = run('--list', '--data=/faces', '--seeds=0')
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert all(line.endswith('--config.data.dir=/faces') for line in lines)
+    assert trained == rows == []
+
+
+def test_run_that_diverges_is_a_row_and_the_study_goes_on(run, trained, monkeypatch):
+    finish = study.execute
+
+    def execute(command, log):
+        finish(command, log)
+        workdir = log.parent
+        if workdir.parent.name != 'many':
+            return 0
+        (workdir / 'evaluation.json').unlink()
+        return study.DIVERGED
+
+    monkeypatch.setattr(study, 'execute', execute)
+    code, rows = run('--seeds=0')
+    assert code == 0
+    assert [row['status'] for row in rows] == ['done', 'diverged', 'done']
+    assert rows[1]['knn_accuracy'] == ''
+    assert rows[1]['train_loss'] == '2.5'
+
+
+def test_run_that_fails_stops_the_study_with_what_it_printed(run, monkeypatch):
+    monkeypatch.setattr(study, 'execute', lambda command, log: log.write_text('no data') and 2)
+    with pytest.raises(SystemExit, match='exit code 2:\nno data'):
+        run()
+
+
+def test_run_that_was_asked_to_stop_has_no_row_and_is_run_again(
+    run, trained, monkeypatch, tmp_path
+):
+    stale = tmp_path / 'runs' / 'toy' / 'plain' / 'seed0' / 'evaluation.json'
+    stale.parent.mkdir(parents=True)
+    stale.write_text(json.dumps(EVALUATION))
+    with monkeypatch.context() as patch:
+        patch.setattr(study, 'execute', lambda command, log: 0)
+        assert run('--seeds=0') == (study.INTERRUPTED, [])
+    assert len(run('--seeds=0')[1]) == 3
+
+
+def test_interrupted_study_lets_the_run_save(tmp_path, monkeypatch):
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    script = (
+        'import pathlib, signal, sys, time\n'
+        'def save(*_): print("saved"); sys.exit()\n'
+        'signal.signal(signal.SIGTERM, save)\n'
+        f'pathlib.Path({str(tmp_path / "ready")!r}).touch()\n'
+        'time.sleep(30)\n'
+    )
+
+    def stop_when_ready():
+        while not (tmp_path / 'ready').exists():
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    try:
+        threading.Thread(target=stop_when_ready).start()
+        with pytest.raises(KeyboardInterrupt):
+            study.execute([sys.executable, '-c', script], tmp_path / 'log')
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    assert (tmp_path / 'log').read_text() == 'saved\n'
+
+
+def test_kill_while_a_row_is_written_leaves_the_rows_before_it(tmp_path, monkeypatch):
+    path = tmp_path / 'results.csv'
+    study.append_row(path, {'cell': 'a', 'seed': 0})
+    with monkeypatch.context() as patch:
+        patch.setattr(study.csv.DictWriter, 'writerows', lambda self, rows: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            study.append_row(path, {'cell': 'b', 'seed': 0})
+    assert study.read_rows(path) == [{'cell': 'a', 'seed': '0'}]
+    study.append_row(path, {'cell': 'c', 'seed': 1, 'new': 'x, "y"'})
+    assert study.read_rows(path) == [
+        {'cell': 'a', 'seed': '0', 'new': ''},
+        {'cell': 'c', 'seed': '1', 'new': 'x, "y"'},
+    ]
+
+
+def test_table_subtracts_the_reference_seed_by_seed():
+    def row(cell, seed, knn):
+        fixed = {'active_share': '0.5', 'collapsed_slices': '1'}
+        return {'cell': cell, 'seed': seed, 'knn_accuracy': knn, **fixed}
+
+    values = (('a', 0, '0.5'), ('a', 1, '0.6'), ('b', 0, '0.51'), ('b', 1, '0.61'))
+    lines = study.summary([row(*x) for x in values], 'a').splitlines()
+    assert lines[0] == '| Cell | seeds | kNN | kNN - a | softmax | active share | collapsed |'
+    # t of 1 degree of freedom 12.7062 times a standard error of 0.05.
+    assert lines[2] == '| a | 2 | 55.00 +-63.53 |  |  | 0.500 | 1.0 |'
+    assert lines[3] == '| b | 2 | 56.00 +-63.53 | 1.00 +-0.00 |  | 0.500 | 1.0 |'
+
+
+@pytest.mark.parametrize('module', [mining, thresholds])
+def test_cells_of_the_studies_are_valid_and_see_equally_many_faces(module):
+    cells = module.STUDY.cells
+    assert len({cell.name for cell in cells}) == len(cells)
+    assert module.STUDY.reference in {cell.name for cell in cells}
+    for cell in cells:
+        arguments = study.train_arguments(module.STUDY, cell, 3, {})
+        overrides = [x for x in arguments if x.startswith('--config.')]
+        config = load_config(str(study.ROOT / module.STUDY.config), overrides)
+        check_config(config, 1)
+        assert config.seed == 3
+        assert config.data.batch_size * config.train.num_steps == mining.IMAGES
+        assert config.train.num_steps % config.train.log_every == 0
+        assert config.model.embedding_size == 256
+        assert len(config.loss.thresholds) in (0, config.model.num_slices)
+
+
+@pytest.mark.parametrize('module', [mining, thresholds])
+def test_figure_of_a_study_needs_no_more_than_a_part_of_the_cells(module, tmp_path):
+    slices = json.dumps([{'agreement': 0.5, 'cka': 0.5}] * 2)
+    scores = {'knn_accuracy': '0.5', 'softmax_accuracy': '0.6', 'train_active_share': '[1, 0.5]'}
+    rows = [
+        {'cell': cell.name, 'seed': seed, 'slices': slices, **scores}
+        for cell in module.STUDY.cells[:3]
+        for seed in '01'
+    ]
+    module.STUDY.draw(rows, tmp_path / 'figure.png')
+    assert (tmp_path / 'figure.png').stat().st_size > 10_000
