@@ -11,30 +11,18 @@ contempt, `6+neutral` and `7+neutral` add the first frames. `train` instead of `
 the steps. Not run here on the real set.
 """
 
-from configs import default
+from configs import raf_db
 
 
 def get_config():
-    """ResNet-18, 224 px RGB, 9 faces of each class in a batch, joint loss, 40 epochs of each fold."""
-    config = default.get_config()
+    """As RAF-DB, 40 epochs of each fold."""
+    config = raf_db.get_config()
     config.data.name = 'ck_plus'
     config.data.folds = 10
-    config.data.validation_share = 0.1
     # The middle of the image, where the person sits.
     config.data.crop = True
-    config.data.image_size = 224
-    config.data.channels = 3
-    config.data.mean = (0.485, 0.456, 0.406)
-    config.data.std = (0.229, 0.224, 0.225)
-    config.data.batch_size = 63
-    config.model.width_factor = 1.0
-    config.model.stem = 'imagenet'
-    config.model.embedding_size = 512
     config.optim.learning_rate = 1e-4
-    config.optim.warmup = 0.1
-    config.optim.weight_decay = 0.05
     config.train.num_steps = 500
     config.train.log_every = 10
     config.train.checkpoint_every = 50
-    config.eval.flip = True
     return config

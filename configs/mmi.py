@@ -14,10 +14,9 @@ from configs import ck_plus
 
 
 def get_config():
-    """As CK+, 10 faces of each class in a batch, about 60 epochs of each fold."""
+    """As CK+, about 60 epochs of each fold."""
     config = ck_plus.get_config()
     config.data.name = 'mmi'
     # The middle of a frame that shows the face twice, from the front and in profile, is between the two.
     config.data.crop = False
-    config.data.batch_size = 60
     return config

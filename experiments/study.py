@@ -27,9 +27,8 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).absolute().parents[1]))
 
-from intervals import markdown_table, mean_interval, paired_difference
-
 from mtdml_jax.config import LOCATION_KEYS
+from mtdml_jax.evaluation.intervals import markdown_table, mean_interval, paired_difference
 from mtdml_jax.training.metrics import COLLAPSED, read_metrics
 
 ROOT = Path(__file__).absolute().parents[1]

@@ -9,14 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from scipy import stats
 from small_data import CONFIG
 
 from mtdml_jax.__main__ import main
 from mtdml_jax.config import load_config
 from mtdml_jax.data import face_drawing
 from mtdml_jax.data.protocol import load_part
-from mtdml_jax.evaluation.crossval import mean_interval, pool_folds, with_fold
+from mtdml_jax.evaluation.crossval import pool_folds, with_fold
 from mtdml_jax.training import checkpoints
 
 CODES = {'angry': 1, 'disgust': 3, 'fear': 4, 'happy': 5, 'sad': 6, 'surprise': 7}
@@ -197,9 +196,3 @@ def test_pooled_accuracy_weighs_images_and_its_mean_weighs_folds_by_hand():
     # Two values x, y: standard error |x - y| / 2, and t of 1 degree of freedom 12.706.
     half = 12.7062 * 0.375 / 2
     np.testing.assert_allclose(scores['accuracy_ci95'], [0.6875 - half, 0.6875 + half], rtol=1e-5)
-
-
-def test_interval_of_the_mean_is_scipys():
-    values = [0.7, 0.8, 0.75, 0.9]
-    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
-    np.testing.assert_allclose(mean_interval(values), expected)

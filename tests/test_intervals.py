@@ -1,7 +1,13 @@
 import math
 
 import pytest
-from intervals import Interval, markdown_table, mean_interval, paired_difference
+
+from mtdml_jax.evaluation.intervals import (
+    Interval,
+    markdown_table,
+    mean_interval,
+    paired_difference,
+)
 
 
 def test_interval_of_five_values_by_hand():

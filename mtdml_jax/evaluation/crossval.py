@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
-from scipy import stats
 
 from mtdml_jax.config import claim_workdir
 from mtdml_jax.data.protocol import count_folds
@@ -15,6 +14,7 @@ from mtdml_jax.evaluation.evaluate import evaluate
 from mtdml_jax.evaluation.figures import confusion_figure
 from mtdml_jax.evaluation.html import command as command_html
 from mtdml_jax.evaluation.html import definitions, fill_page, percent, plot, table, tiles
+from mtdml_jax.evaluation.intervals import mean_interval
 from mtdml_jax.evaluation.report import CLASSIFIERS, class_table, main_settings
 from mtdml_jax.training.loop import train
 
@@ -94,19 +94,12 @@ def _pool_scores(folds):
         np.repeat(index.ravel(), confusion.ravel()) for index in np.indices(confusion.shape)
     )
     accuracies = [fold['accuracy'] for fold in folds]
-    low, high = mean_interval(accuracies)
+    mean, low, high = mean_interval(accuracies)
     return classification_scores(labels, predictions, num_classes) | {
-        'accuracy_mean': float(np.mean(accuracies)),
+        'accuracy_mean': mean,
         'accuracy_ci95': [low, high],
         'fold_accuracies': accuracies,
     }
-
-
-def mean_interval(values: list[float]) -> tuple[float, float]:
-    """The 95 % t interval of the mean of two or more independent values."""
-    mean, error = np.mean(values), stats.sem(values)
-    half = stats.t.ppf(0.975, len(values) - 1) * error
-    return float(mean - half), float(mean + half)
 
 
 def write_crossval_report(path: Path, config: dict, pooled: dict, command: str) -> None:
