@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
-from small_data import CONFIG, write_csv
+from small_data import CONFIG, csv_rows, write_csv
 
 from mtdml_jax.config import load_config
 from mtdml_jax.data.prepare import prepare
@@ -130,6 +130,18 @@ def write_ferplus(folder):
 
 
 # Trees to train on: of each class at least 3 faces, whose brightness tells the class.
+
+
+def write_fer2013(folder):
+    """FER2013 as a csv file."""
+    write_csv(folder / 'fer2013.csv', csv_rows())
+
+
+def write_folder(folder):
+    """Any folder, by splits: 4 images of each of 3 classes in train, 1 in test."""
+    for grey, (split, count) in itertools.product((40, 80, 120), (('train', 4), ('test', 1))):
+        for i in range(count):
+            write_image(folder / split / f'grey{grey}' / f'{i}.png', grey)
 
 
 def write_raf_db(folder):
