@@ -3,15 +3,13 @@
 import os
 from pathlib import Path
 
+# In the environment, for the processes that tests start too.
 os.environ['JAX_NUM_CPU_DEVICES'] = '8'
+os.environ['JAX_COMPILATION_CACHE_DIR'] = str(Path(__file__).parents[1] / '.pytest_cache' / 'jax')
+os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.5'
 os.environ['TF_CPP_MIN_LOG_LEVEL'] = '2'
 
-import jax
 import pytest
-
-CACHE = Path(__file__).parents[1] / '.pytest_cache' / 'jax'
-jax.config.update('jax_compilation_cache_dir', str(CACHE))
-jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
 
 
 @pytest.fixture(scope='module')
