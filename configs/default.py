@@ -49,6 +49,10 @@ def get_config() -> ConfigDict:
     data.crop_margin = 0.0
     # Side in pixels to which images are resized.
     data.image_size = 48
+    # Share of the steps, from the first, that see images of another side in pixels: with smaller ones
+    # training begins faster. Evaluation always sees image_size.
+    data.early_share = 0.0
+    data.early_image_size = 32
     # 1 (grey) or 3 (RGB).
     data.channels = 1
     # Subtracted from and divided out of pixel values in [0, 1]; one number, or one a channel.
@@ -84,7 +88,8 @@ def get_config() -> ConfigDict:
     model.backbone = 'resnet18'
     # Multiplies the 64, 128, 256 and 512 channels of the four stages.
     model.width_factor = 0.5
-    # 'small' (3x3 stride 2: up to 64 px) or 'imagenet' (7x7 stride 2 and max-pool: 224 px).
+    # 'cifar' (3x3 stride 1), 'small' (3x3 stride 2: up to 64 px, a quarter of the work) or 'imagenet'
+    # (7x7 stride 2 and max-pool: 224 px).
     model.stem = 'small'
     # Weights that the backbone starts from: a file by the names of torchvision's ResNets (.pth, .pth.tar
     # or .pt, which take PyTorch, or .npz); '' for random ones. Most want stem 'imagenet', width_factor

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,18 @@ from mtdml_jax.losses import MININGS
 
 # Where things are is not what they are: a run may move to another machine.
 LOCATION_KEYS = ('data.dir', 'data.prepared_dir')
+# Key -> its least and its largest value.
+BOUNDS = {
+    'data.batch_size': (1, math.inf),
+    'data.early_image_size': (1, math.inf),
+    'data.early_share': (0, 1),
+    'data.image_size': (1, math.inf),
+    'loss.quantile': (0, 1),
+    'loss.softness': (0, math.inf),
+    'train.checkpoint_every': (1, math.inf),
+    'train.log_every': (1, math.inf),
+    'train.num_steps': (1, math.inf),
+}
 
 
 def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
@@ -123,11 +136,11 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
 
 def check_config(config: ConfigDict, num_devices: int) -> None:
     """Raises UserError for settings that cannot work together, before anything expensive starts."""
-    data, train = config.data, config.train
-    for key in ('train.num_steps', 'train.log_every', 'train.checkpoint_every', 'data.batch_size'):
-        section, name = key.split('.')
-        if config[section][name] < 1:
-            raise UserError(f'config.{key}: expected at least 1, found {config[section][name]}')
+    data, train, values = config.data, config.train, dict(flatten(config))
+    for key, (low, high) in BOUNDS.items():
+        if not low <= values[key] <= high:
+            expected = f'at least {low}' if high == math.inf else f'between {low} and {high}'
+            raise UserError(f'config.{key}: expected {expected}, found {values[key]}')
     if data.batch_size % num_devices:
         down = data.batch_size // num_devices * num_devices
         raise UserError(
@@ -138,12 +151,6 @@ def check_config(config: ConfigDict, num_devices: int) -> None:
         raise UserError(
             f'config.loss.mining: expected one of {", ".join(MININGS)}, found {config.loss.mining!r}'
         )
-    if not 0 <= config.loss.quantile <= 1:
-        raise UserError(
-            f'config.loss.quantile: expected between 0 and 1, found {config.loss.quantile}'
-        )
-    if config.loss.softness < 0:
-        raise UserError(f'config.loss.softness: expected at least 0, found {config.loss.softness}')
     metrics = ('softmax_accuracy', 'knn_accuracy', 'map_at_r')
     if train.best_metric not in metrics:
         raise UserError(

@@ -98,6 +98,7 @@ def test_folder_without_a_run_is_named(tmp_path):
         ('--config.loss.mining=soft', "one of hard, semihard, quantile, all, found 'soft'"),
         ('--config.loss.quantile=1.5', 'config.loss.quantile: expected between 0 and 1, found 1.5'),
         ('--config.loss.softness=-1.0', 'config.loss.softness: expected at least 0, found -1.0'),
+        ('--config.data.early_share=-0.1', 'early_share: expected between 0 and 1, found -0.1'),
         ('--config.train.best_metric=f1', 'config.train.best_metric'),
         ('--config.loss.softmax_weight=0', 'no softmax head to choose by; set it to knn_accuracy'),
     ],

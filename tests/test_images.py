@@ -79,9 +79,9 @@ def test_image_is_stretched_or_cropped_then_resized():
     # 9 x 27: the left third is black, the middle grey, the right white.
     pixels = np.repeat(np.repeat(np.array([0, 100, 255], np.uint8), 9)[None], 9, axis=0)
     encoded = tf.constant(encode(Image.fromarray(pixels), 'PNG'))
-    stretched = load_pixels(encoded, tf.constant(UNKNOWN), data_of(image_size=3))
+    stretched = load_pixels(encoded, tf.constant(UNKNOWN), data_of(), 3)
     np.testing.assert_allclose(stretched[:, :, 0] * 255, [[0, 100, 255]] * 3, atol=25)
-    cropped = load_pixels(encoded, tf.constant(UNKNOWN), data_of(image_size=3, crop=True))
+    cropped = load_pixels(encoded, tf.constant(UNKNOWN), data_of(crop=True), 3)
     np.testing.assert_allclose(cropped * 255, 100, rtol=1e-6)
 
 

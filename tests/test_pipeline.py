@@ -84,6 +84,21 @@ def test_batches_after_a_resume_are_those_of_an_uninterrupted_run(folder, split)
     assert_same_batches(whole[4:], train_batches(split, config, start_step=4))
 
 
+@pytest.mark.parametrize('start', [0, 2, 3, 4])
+def test_early_steps_see_images_of_another_side_and_later_ones_what_they_would(
+    folder, split, start
+):
+    early = '--config.data.early_share=0.5', '--config.data.early_image_size=12'
+    batches = list(train_batches(split, small_config(folder, *early), start_step=start))
+    sides = [batch['image'].shape[1:3] for batch in batches]
+    assert sides == ([(12, 12)] * 3 + [(16, 16)] * 3)[start:]
+    whole = list(train_batches(split, small_config(folder)))
+    later = max(3, start)
+    assert_same_batches(whole[later:], batches[later - start :])
+    faces = [[batch['label'] for batch in x] for x in (whole[start:], batches)]
+    np.testing.assert_array_equal(*faces)
+
+
 def test_two_hosts_make_the_batch_that_one_host_would(folder, split):
     config = small_config(folder)
     whole = train_batches(split, config)

@@ -57,6 +57,12 @@ def test_small_stem_keeps_48_pixels_at_maps_of_at_least_3(depth):
     assert {x.shape[1:3] for x in outputs} == {(24, 24), (12, 12), (6, 6), (3, 3)}
 
 
+def test_cifar_stem_keeps_all_pixels_for_the_first_stage():
+    _, _, maps = shapes_of((2, 48, 48, 1), stem='cifar')
+    sides = [maps[f'BasicBlock_{number}']['__call__'][0].shape[1] for number in (1, 3, 5, 7)]
+    assert sides == [48, 24, 12, 6]
+
+
 def test_small_stem_has_no_7x7_convolution():
     _, variables, _ = shapes_of((2, 48, 48, 3), stem='small')
     assert variables['params']['Conv_0']['kernel'].shape == (3, 3, 3, 64)

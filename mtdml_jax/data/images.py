@@ -31,19 +31,20 @@ def _decode_with_pillow(encoded, channels):
     return np.asarray(image).reshape(image.height, image.width, -1)
 
 
-def load_pixels(encoded: tf.Tensor, box: tf.Tensor, data) -> tf.Tensor:
-    """Pixels as the network is to see them but for normalisation, float32 [size, size, channels].
+def load_pixels(encoded: tf.Tensor, box: tf.Tensor, data, side: int) -> tf.Tensor:
+    """Pixels as the network is to see them but for normalisation, float32 [side, side, channels].
 
     Args:
       encoded: content of the file, a bytes scalar.
       box: left, top, width and height of the face in pixels, int32 [4]; width 0 where unknown.
       data: the section `data` of the config.
+      side: side in pixels to which the image is resized.
     """
     pixels = decode_image(encoded, data.channels)
     if data.crop:
         pixels = crop_square(pixels, box, data.crop_margin)
     pixels = tf.cast(pixels, tf.float32) / 255.0
-    size = (data.image_size, data.image_size)
+    size = (side, side)
     pixels = tf.cond(
         tf.reduce_all(tf.shape(pixels)[:2] == size),
         lambda: pixels,

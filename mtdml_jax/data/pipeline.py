@@ -141,24 +141,33 @@ def train_batches(
 
     Yields:
       {'image': float32 [B/hosts, H, W, C], 'label': int32 [B/hosts], 'mask': bool [B/hosts]}, and
-      'votes', float32 [B/hosts, classes], where labels are votes.
+      'votes', float32 [B/hosts, classes], where labels are votes. For the first config.data.early_share
+      of the steps H and W are config.data.early_image_size.
     """
-    gather = _gatherer(split, config.data)
     data, seed = config.data, config.seed
     index, batch_size = index_by_class(split.labels), data.batch_size
     local = slice(host * batch_size // num_hosts, (host + 1) * batch_size // num_hosts)
 
-    def make_batch(step):
-        rows = sample_rows(
-            index, batch_size, data.samples_per_class, data.sampling, seed=seed, step=step
-        )
-        uniforms = draw_uniforms(batch_size, seed=seed, step=step)
-        batch = gather(rows[local])
-        pixels = augment(batch['image'], uniforms[local], config.augment)
-        mask = tf.ones_like(batch['label'], tf.bool)
-        return batch | {'image': normalize(pixels, data), 'mask': mask}
+    def batches(first, last, side):
+        gather = _gatherer(split, data, side)
 
-    return _iterate(tf.data.Dataset.range(start_step, config.train.num_steps), make_batch)
+        def make_batch(step):
+            rows = sample_rows(
+                index, batch_size, data.samples_per_class, data.sampling, seed=seed, step=step
+            )
+            uniforms = draw_uniforms(batch_size, seed=seed, step=step)
+            batch = gather(rows[local])
+            pixels = augment(batch['image'], uniforms[local], config.augment)
+            mask = tf.ones_like(batch['label'], tf.bool)
+            return batch | {'image': normalize(pixels, data), 'mask': mask}
+
+        return _iterate(tf.data.Dataset.range(first, last), make_batch)
+
+    num_steps = config.train.num_steps
+    switch = round(data.early_share * num_steps)
+    if start_step < switch:
+        yield from batches(start_step, switch, data.early_image_size)
+    yield from batches(max(start_step, switch), num_steps, data.image_size)
 
 
 def eval_batches(split: Split, data, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
@@ -172,7 +181,7 @@ def eval_batches(split: Split, data, batch_size: int) -> Iterator[dict[str, np.n
     Yields:
       As `train_batches`, B rows each.
     """
-    gather = _gatherer(split, data)
+    gather = _gatherer(split, data, data.image_size)
     count = len(split.labels)
 
     def make_batch(start):
@@ -189,7 +198,7 @@ def _iterate(numbers, make_batch):
     return batches.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
 
 
-def _gatherer(split, data):
+def _gatherer(split, data, side):
     """A function from row numbers [B] to a batch with pixels in [0, 1], before its normalisation."""
     fields = (
         {'label': split.labels}
@@ -200,7 +209,7 @@ def _gatherer(split, data):
     def load(row):
         image = split.images[row]
         encoded = image if split.in_memory else tf.io.read_file(image)
-        return load_pixels(encoded, tf.gather(split.boxes, row), data)
+        return load_pixels(encoded, tf.gather(split.boxes, row), data, side)
 
     def gather(rows):
         # Of files on disk many are waited for at once.

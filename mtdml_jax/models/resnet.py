@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-STEMS = ('imagenet', 'small')
+# Stem -> stride of its convolution.
+STEMS = {'imagenet': 2, 'small': 2, 'cifar': 1}
 
 
 class Conv(nn.Conv):
@@ -89,7 +90,8 @@ class ResNet(nn.Module):
       width_factor: multiplies the 64, 128, 256 and 512 channels of the four stages.
       stem: 'imagenet' (7x7 stride 2, max-pool: for 224 px) or 'small' (3x3 stride 2, no max-pool: for
         up to 64 px; with the ImageNet stem such images would end on 2x2 maps, on which convolutions
-        run at a fiftieth of their speed on a CPU).
+        run at a fiftieth of their speed on a CPU), or 'cifar' (3x3 stride 1: as many pixels in each
+        stage as 'small' has at twice the side).
       dtype: type of the computation; parameters are float32.
       axis_name: mapped axis over whose devices BatchNorm takes its batch statistics.
 
@@ -121,7 +123,8 @@ class ResNet(nn.Module):
             x = _conv(width, (7, 7), strides=2, padding=3, dtype=self.dtype)(x)
             x = nn.max_pool(nn.relu(norm()(x)), (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         else:
-            x = nn.relu(norm()(_conv(width, (3, 3), strides=2, dtype=self.dtype)(x)))
+            strides = STEMS[self.stem]
+            x = nn.relu(norm()(_conv(width, (3, 3), strides=strides, dtype=self.dtype)(x)))
         for stage, num_blocks in enumerate(stage_sizes):
             for number in range(num_blocks):
                 strides = 2 if stage > 0 and number == 0 else 1
