@@ -14,8 +14,9 @@ def get_config() -> ConfigDict:
     config.seed = 0
 
     config.data = data = ConfigDict()
-    # A data set of this package ('synthetic_faces', 'fer2013', 'raf_db', 'affectnet', 'ferplus', 'sfew',
-    # 'ck_plus', 'mmi', 'oulu_casia', 'jaffe', 'folder'), or any TFDS name with image and label.
+    # A data set of this package ('synthetic_faces', 'digits', 'fer2013', 'raf_db', 'affectnet',
+    # 'ferplus', 'sfew', 'ck_plus', 'mmi', 'oulu_casia', 'jaffe', 'folder'), or any TFDS name with image
+    # and label.
     data.name = 'synthetic_faces'
     # Variant of the set, such as the number of classes; '' for its default. Its builder lists them.
     data.variant = ''

@@ -3,6 +3,7 @@
 from mtdml_jax.data.sets import (  # noqa: F401
     affectnet,
     ck_plus,
+    digits,
     fer2013,
     ferplus,
     folder,

@@ -1,0 +1,30 @@
+"""scikit-learn's handwritten digits by the metric loss alone, on a CPU: half a minute.
+
+    python -m mtdml_jax train --config=configs/digits.py --workdir=runs/digits
+
+An easy set without noise, where a triplet loss needs no softmax term: what the study of convergence
+(experiments/convergence.py) is about. Digits that training has never seen are retrieved:
+
+    python -m mtdml_jax train --config=configs/digits.py --workdir=runs/unseen_digits \\
+        --config.data.heldout_classes="('5', '6', '7', '8', '9')" --config.train.best_metric=map_at_r
+"""
+
+from configs import default
+
+
+def get_config():
+    """ResNet-18 of an eighth of the width on 8 px, 10 images of each digit in a batch, 8 slices."""
+    config = default.get_config()
+    config.data.name = 'digits'
+    config.data.image_size = 8
+    config.data.batch_size = 100
+    config.augment.flip = 0.0
+    config.model.width_factor = 0.125
+    config.model.stem = 'cifar'
+    config.model.embedding_size = 64
+    config.loss.softmax_weight = 0.0
+    config.optim.learning_rate = 3e-3
+    config.train.num_steps = 300
+    config.train.checkpoint_every = 300
+    config.train.best_metric = 'knn_accuracy'
+    return config
