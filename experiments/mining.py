@@ -7,11 +7,10 @@ softness of the hinge, faces K of a class in the batch, weight of the metric ter
 of 8. All cells see equally many images. study.py has the options.
 """
 
-import json
 import sys
 
-import numpy as np
 from study import Cell, Study, run_study
+from study_figures import draw_cells
 
 NUM_CLASSES, IMAGES = 7, 94_500
 MININGS = {
@@ -20,7 +19,6 @@ MININGS = {
     **{f'quantile-{q}': {'loss.mining': 'quantile', 'loss.quantile': q} for q in (0.1, 0.25, 0.5)},
     'all': {'loss.mining': 'all'},
 }
-COLOURS = {'knn_accuracy': '#0072b2', 'softmax_accuracy': '#d55e00', 'active_share': '#009e73'}
 
 
 def batches_of(samples_per_class):
@@ -51,39 +49,13 @@ def make_cells():
     return cells
 
 
-def draw(rows, path):
-    """Accuracy and active share of the cells: a dot a seed; of the active share, one a slice too."""
-    from matplotlib.figure import Figure
-
-    present = {row['cell'] for row in rows}
-    names = [cell.name for cell in make_cells() if cell.name in present]
-    figure = Figure(figsize=(11, 1.6 + 0.28 * len(names)), layout='constrained')
-    accuracy, active = figure.subplots(1, 2, sharey=True)
-    for row in rows:
-        height = names.index(row['cell'])
-        for shift, column in ((-0.15, 'knn_accuracy'), (0.15, 'softmax_accuracy')):
-            accuracy.plot(100 * float(row[column]), height + shift, 'o', ms=5, c=COLOURS[column])
-        shares = json.loads(row['train_active_share'])
-        colour = COLOURS['active_share']
-        active.plot(shares, np.full(len(shares), height), '|', ms=9, c=colour, alpha=0.5)
-        active.plot(np.mean(shares), height, 'o', ms=5, c=colour)
-    accuracy.set_title('PublicTest accuracy (%): kNN blue, softmax orange', loc='left')
-    active.set_title('Active share in training: mean, slices', loc='left')
-    accuracy.set_yticks(range(len(names)), names)
-    accuracy.invert_yaxis()
-    for axes in (accuracy, active):
-        axes.spines[['top', 'right']].set_visible(False)
-        axes.grid(color='#e4e8ed')
-    figure.savefig(path, dpi=100)
-
-
 STUDY = Study(
     name='mining',
     config='configs/fer2013_third.py',
     cells=make_cells(),
     seeds=(0, 1),
     reference='cross-entropy',
-    draw=draw,
+    draw=draw_cells,
 )
 
 if __name__ == '__main__':

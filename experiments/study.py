@@ -53,6 +53,7 @@ class Study(NamedTuple):
       seeds: seeds by default.
       reference: name of the cell that the table subtracts from the others.
       draw: (rows, path) -> None: draws the figure from the rows of finished runs.
+      converged: the kNN accuracy from which on a run counts as converged; None to count none.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Study(NamedTuple):
     seeds: Sequence[int]
     reference: str
     draw: Callable[[list[dict[str, str]], Path], None]
+    converged: float | None = None
 
 
 def run_study(study: Study, argv: Sequence[str] | None = None) -> int:
@@ -87,7 +89,7 @@ def run_study(study: Study, argv: Sequence[str] | None = None) -> int:
         figure = options.output / 'figures' / f'{study.name}.png'
         figure.parent.mkdir(parents=True, exist_ok=True)
         study.draw(rows, figure)
-        print(summary(rows, study.reference))
+        print(summary(rows, study.reference, study.converged))
     return 0
 
 
@@ -298,12 +300,15 @@ def scores_by_cell(rows: Sequence[Mapping[str, str]], column: str) -> dict[str, 
     return found
 
 
-def summary(rows: Sequence[Mapping[str, str]], reference: str) -> str:
+def summary(
+    rows: Sequence[Mapping[str, str]], reference: str, converged: float | None = None
+) -> str:
     """The table of a study: means over seeds with 95 % intervals, in per cent.
 
     Args:
       rows: rows of finished runs.
       reference: name of the cell that is subtracted from the others, seed by seed.
+      converged: adds a column with the number of runs whose kNN accuracy is at least this.
     """
     knn, softmax = (scores_by_cell(rows, f'{x}_accuracy') for x in ('knn', 'softmax'))
     active, collapsed = (scores_by_cell(rows, x) for x in ('active_share', 'collapsed_slices'))
@@ -311,9 +316,11 @@ def summary(rows: Sequence[Mapping[str, str]], reference: str) -> str:
     def line(cell):
         by_seed = knn[cell]
         compare = cell != reference and by_seed.keys() & knn.get(reference, {}).keys()
+        counted = [] if converged is None else [sum(x >= converged for x in by_seed.values())]
         return (
             cell,
             len(by_seed),
+            *counted,
             mean_interval([*by_seed.values()]),
             paired_difference(by_seed, knn[reference]) if compare else '',
             mean_interval([*softmax[cell].values()]) if cell in softmax else '',
@@ -321,7 +328,9 @@ def summary(rows: Sequence[Mapping[str, str]], reference: str) -> str:
             f'{mean_interval([*collapsed[cell].values()]).mean:.1f}',
         )
 
-    header = ('Cell', 'seeds', 'kNN', f'kNN - {reference}', 'softmax', 'active share', 'collapsed')
+    extra = [] if converged is None else [f'kNN >= {converged:.0%}']
+    scores = 'kNN', f'kNN - {reference}', 'softmax'
+    header = ('Cell', 'seeds', *extra, *scores, 'active share', 'collapsed')
     return markdown_table(header, map(line, knn))
 
 

@@ -7,6 +7,7 @@ import sys
 import threading
 from pathlib import Path
 
+import convergence
 import mining
 import pytest
 import study
@@ -24,6 +25,7 @@ STUDY = Study(
     reference='plain',
     draw=lambda rows, path: path.write_text(str(len(rows))),
 )
+STUDIES = [convergence, mining, thresholds]
 TRAIN_LINE = {
     'step': 6,
     'train/loss': 2.5,
@@ -228,9 +230,12 @@ def test_table_subtracts_the_reference_seed_by_seed():
     # t of 1 degree of freedom 12.7062 times a standard error of 0.05.
     assert lines[2] == '| a | 2 | 55.00 +-63.53 |  |  | 0.500 | 1.0 |'
     assert lines[3] == '| b | 2 | 56.00 +-63.53 | 1.00 +-0.00 |  | 0.500 | 1.0 |'
+    lines = study.summary([row(*x) for x in values], 'a', converged=0.6).splitlines()
+    assert lines[0].startswith('| Cell | seeds | kNN >= 60% | kNN | kNN - a |')
+    assert [line.split(' | ')[2] for line in lines[2:]] == ['1', '1']
 
 
-@pytest.mark.parametrize('module', [mining, thresholds])
+@pytest.mark.parametrize('module', STUDIES)
 def test_cells_of_the_studies_are_valid_and_see_equally_many_faces(module):
     cells = module.STUDY.cells
     assert len({cell.name for cell in cells}) == len(cells)
@@ -241,13 +246,22 @@ def test_cells_of_the_studies_are_valid_and_see_equally_many_faces(module):
         config = load_config(str(study.ROOT / module.STUDY.config), overrides)
         check_config(config, 1)
         assert config.seed == 3
-        assert config.data.batch_size * config.train.num_steps == mining.IMAGES
         assert config.train.num_steps % config.train.log_every == 0
-        assert config.model.embedding_size == 256
         assert len(config.loss.thresholds) in (0, config.model.num_slices)
+        if module is not convergence:  # Each of its runs has its data's own number of images.
+            assert config.data.batch_size * config.train.num_steps == mining.IMAGES
+            assert config.model.embedding_size == 256
 
 
-@pytest.mark.parametrize('module', [mining, thresholds])
+def test_single_thresholds_of_the_study_of_convergence_are_shares_of_the_valid_range():
+    cells = {cell.name: cell.settings for cell in convergence.make_cells()}
+    # 10 digits: sqrt(20 / 9) and 20 / 9; 7 faces: sqrt(14 / 6).
+    assert cells['dual-0.5']['loss.thresholds'] == (0.745,)
+    assert cells['all-squared-0.9']['loss.thresholds'] == (2.0,)
+    assert cells['faces-ordinary-0.5']['loss.thresholds'] == (0.764,)
+
+
+@pytest.mark.parametrize('module', STUDIES)
 def test_figure_of_a_study_needs_no_more_than_a_part_of_the_cells(module, tmp_path):
     slices = json.dumps([{'agreement': 0.5, 'cka': 0.5}] * 2)
     scores = {'knn_accuracy': '0.5', 'softmax_accuracy': '0.6', 'train_active_share': '[1, 0.5]'}
