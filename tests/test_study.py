@@ -7,6 +7,7 @@ import sys
 import threading
 from pathlib import Path
 
+import ablation
 import convergence
 import mining
 import pytest
@@ -25,7 +26,7 @@ STUDY = Study(
     reference='plain',
     draw=lambda rows, path: path.write_text(str(len(rows))),
 )
-STUDIES = [convergence, mining, thresholds]
+STUDIES = [ablation, convergence, mining, thresholds]
 TRAIN_LINE = {
     'step': 6,
     'train/loss': 2.5,
@@ -248,7 +249,7 @@ def test_cells_of_the_studies_are_valid_and_see_equally_many_faces(module):
         assert config.seed == 3
         assert config.train.num_steps % config.train.log_every == 0
         assert len(config.loss.thresholds) in (0, config.model.num_slices)
-        if module is not convergence:  # Each of its runs has its data's own number of images.
+        if module in (mining, thresholds):
             assert config.data.batch_size * config.train.num_steps == mining.IMAGES
             assert config.model.embedding_size == 256
 
