@@ -1,4 +1,4 @@
-"""FER2013 on a CPU of 2 cores.
+"""FER2013 on a CPU of 2 cores, in an hour.
 
     python -m mtdml_jax train --config=configs/fer2013.py --workdir=runs/fer2013 --config.data.dir=DIR
 
@@ -10,18 +10,26 @@ from configs import default
 
 
 def get_config():
-    """ResNet-18 of quarter width, 9 faces of each class in a batch, joint loss, 22 epochs."""
+    """ResNet-18 of quarter width on full maps, all triplets, natural frequencies, 31 epochs."""
     config = default.get_config()
     config.data.name = 'fer2013'
+    # What the hour allows: the first 60 % of the steps at 32 px, twice as fast.
+    config.data.early_share = 0.6
     config.data.batch_size = 64
+    config.data.sampling = 'instance'
+    config.augment.erasing = 0.3
     config.model.width_factor = 0.25
+    config.model.stem = 'cifar'
+    # Batch-hard mining never lets a threshold act on labels as noisy as these.
+    config.loss.mining = 'all'
+    config.loss.label_smoothing = 0.1
     config.optim.learning_rate = 2e-3
     config.optim.warmup = 0.1
     config.optim.weight_decay = 0.05
-    config.train.num_steps = 10_000
+    config.train.num_steps = 14_000
     config.train.log_every = 50
-    config.train.checkpoint_every = 1000
-    config.train.ema_decay = 0.998
+    config.train.checkpoint_every = 3500
+    config.train.ema_decay = 0.999
     config.eval.split = 'validation'
     config.eval.flip = True
     # The schedule ends at a learning rate of 0: the last weights, not those that PublicTest likes best.

@@ -15,10 +15,10 @@ from configs import fer2013
 def get_config():
     """ResNet-18 of full width on full maps, all triplets, natural class frequencies, 300 epochs."""
     config = fer2013.get_config()
+    config.data.early_share = 0.0
     config.data.batch_size = 128
     config.augment.rotation = 15.0
     config.augment.erasing = 0.5
-    config.model.stem = 'cifar'
     config.model.width_factor = 1.0
     config.model.embedding_size = 512
     config.optim.name = 'sgd'
