@@ -72,13 +72,19 @@ def main():
     size = config.model.embedding_size // 4
     pca = PCA(size, random_state=0).fit(gallery.embeddings)
     cut = [pca.transform(x.embeddings) for x in (gallery, queries)]
-    quarter = classify(cut[0], gallery.labels, cut[1], config.eval.num_neighbors) == queries.labels
-    low, high = accuracy_interval(int(quarter.sum()), len(quarter))
-    print(
-        f'{size} principal components: {percent(quarter.mean())} % ({percent(low)} to {percent(high)}); '
-        f'{len(queries.labels)} faces'
+    found = classify(cut[0], gallery.labels, cut[1], config.eval.num_neighbors)
+    parts = {
+        'first k': first,
+        'best k': best,
+        'a quarter, by PCA': [np.mean(found == queries.labels)],
+    }
+    interval = accuracy_interval(round(first[-1] * len(queries.labels)), len(queries.labels))
+    low, high = map(percent, interval)
+    print(f'{size} principal components: {percent(*parts["a quarter, by PCA"])} %')
+    print(f'95 % interval of all slices, {len(queries.labels)} images: {low} to {high} %')
+    draw(
+        arguments.output, thresholds, dict(zip(class_names, by_class, strict=True)), parts, interval
     )
-    draw(arguments.output, thresholds, class_names, by_class, alone, first, best, quarter)
 
 
 def embed_run(config, workdir, split):
@@ -111,22 +117,23 @@ def percent(share):
     return f'{100 * share:.1f}'
 
 
-def draw(path, thresholds, class_names, by_class, alone, first, best, quarter):
+def draw(path, thresholds, classes, parts, interval):
     """Accuracy of each class by threshold, and by number of slices."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.4), layout='constrained')
-    classes, parts = figure.subplots(1, 2)
-    for name, accuracies in zip(class_names, by_class, strict=True):
-        classes.plot(thresholds, 100 * accuracies, 'o-', ms=4, label=name)
-    classes.plot(thresholds, 100 * alone.mean(axis=1), 'k--', lw=2, label='all classes')
-    classes.set_title('kNN accuracy (%) of each slice alone, by its threshold', loc='left')
-    counts = range(1, len(first) + 1)
-    parts.plot(counts, np.multiply(100, first), 'o-', label='first k slices')
-    parts.plot(counts, np.multiply(100, best), 's-', label='best k slices')
-    parts.axhline(100 * quarter.mean(), c='#4d4d4d', ls='--', label='a quarter, by PCA')
-    parts.set_title('kNN accuracy (%) of several slices', loc='left')
-    parts.set_xticks(counts)
+    by_class, by_count = figure.subplots(1, 2)
+    for name, accuracies in classes.items():
+        by_class.plot(thresholds, 100 * accuracies, 'o-', ms=4, label=name)
+    by_class.set_title('kNN accuracy (%) of each slice alone, by its threshold', loc='left')
+    by_count.axhspan(
+        *np.multiply(100, interval), color='#e4e8ed', label='95 % interval of all slices'
+    )
+    for name, accuracies in parts.items():
+        counts = range(1, len(accuracies) + 1) if len(accuracies) > 1 else [len(thresholds) / 4]
+        by_count.plot(counts, np.multiply(100, accuracies), 'o-', label=name)
+    by_count.set_title('kNN accuracy (%) of k slices', loc='left')
+    by_count.set_xlabel('k')
     save(figure, path)
 
 
