@@ -68,6 +68,7 @@ STUDY = Study(
     seeds=range(10),
     reference='dual-slices',
     draw=draw_cells,
+    converged=0.9,
 )
 
 if __name__ == '__main__':
