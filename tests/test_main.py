@@ -112,7 +112,10 @@ def test_class_with_one_face(tmp_path, capsys):
         ('--config.optim.lerning_rate=1', "did you mean 'optim.learning_rate'"),
         ('--config.data.batch_size=20', 'config.data.batch_size (20) must be divisible'),
         ('--config.model.embedding_size=18', 'config.model.embedding_size (18) must be divisible'),
-        ('--config.model.stem=tiny', "config.model.stem: expected one of imagenet, small, found 'tiny'"),
+        (
+            '--config.model.stem=tiny',
+            "config.model.stem: expected one of imagenet, small, cifar, found 'tiny'",
+        ),
         ('--config.optim.name=lion', 'config.optim.name: expected adamw or sgd'),
         ('--config.loss.distance=cosine', "config.loss: expected distance to be one of"),
     ],

@@ -15,6 +15,7 @@ from mtdml_jax.training.metrics import read_metrics
 # So small that steps and compiling take seconds; one learning rate, or each set compiles anew.
 SHRINK = {
     'data.image_size': 8,
+    'data.early_share': 0.0,
     'data.batch_size': 16,
     'model.width_factor': 0.0625,
     'model.stem': 'small',
