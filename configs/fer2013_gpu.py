@@ -3,10 +3,9 @@
     python -m mtdml_jax train --config=configs/fer2013_gpu.py --workdir=runs/fer2013_gpu \\
         --config.data.dir=DIR
 
-with fer2013.csv, fer2013.csv.gz or icml_face_data.csv in DIR. What single networks with 73 to 74 % have
-in common: all 48x48 pixels for the first stage, full width, SGD for 300 epochs, strong augmentation,
-mirror images averaged. PublicTest is the validation split; PrivateTest, if the file has it, is read by
-`evaluate --split=test` alone.
+with fer2013.csv, fer2013.csv.gz or icml_face_data.csv in DIR. All 48x48 pixels for the first stage, full
+width, SGD for 300 epochs, stronger augmentation, mirror images averaged. PublicTest is the validation
+split; PrivateTest, if the file has it, is read by `evaluate --split=test` alone.
 """
 
 from configs import fer2013

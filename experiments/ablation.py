@@ -2,9 +2,9 @@
 
     python experiments/ablation.py --data FOLDER
 
-5 cells of 5,000 steps (11 epochs) of the network of configs/fer2013_third.py, about 9 minutes a run on 2
-cores: cross-entropy only; with one threshold; with 8 under batch-hard mining, ordinary and dual; with 8
-on all triplets. study.py has the options.
+5 cells of 5,000 steps (11 epochs) of the network of configs/fer2013_third.py: cross-entropy only; with
+one threshold; with 8 under batch-hard mining, ordinary and dual; with 8 on all triplets. Not run yet.
+study.py has the options.
 """
 
 import sys
@@ -13,7 +13,7 @@ from study import Cell, Study, run_study
 from study_figures import draw_cells
 
 ALL_FACES = {'data.train_split': 'train', 'train.num_steps': 5000, 'train.checkpoint_every': 5000}
-# The best single one of the study of thresholds.
+# The middle of the valid range, until the study of thresholds tells the best single one.
 SINGLE = {'model.num_slices': 1, 'loss.thresholds': (0.75,)}
 LOSSES = {
     'cross-entropy': {'loss.metric_weight': 0.0},

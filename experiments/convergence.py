@@ -2,7 +2,7 @@
 
     python experiments/convergence.py
 
-42 cells, 10 seeds, half a minute a run on 2 cores: 36 on scikit-learn's digits (configs/digits.py), 6
+42 cells, 10 seeds: 36 on scikit-learn's digits (configs/digits.py; half a minute a run on 2 cores), 6
 on synthetic faces. Batch-hard mining with the ordinary and the dual loss, and all triplets (where both
 losses are one), over distances, thresholds (single ones as shares of the valid range, or 8 slices),
 learning rates and depths. Needs no data. study.py has the options.
