@@ -125,6 +125,9 @@ def get_config() -> ConfigDict:
     loss.mining = 'hard'
     # Rank of the mined pairs for mining 'quantile', from 0 (the hardest) to 1 (the easiest).
     loss.quantile = 0.25
+    # Mean of a slice's triplets: 'mean' over all that are mined; 'active_mean' over those that violate
+    # their threshold, so that a slice that keeps its threshold mostly learns no slower than the others.
+    loss.reduction = 'mean'
     # 0 for the hinge [x]_+; above 0 for softness * log(1 + exp(x / softness)), in units of the distance.
     loss.softness = 0.0
     # One threshold a slice; empty: midpoints of num_slices equal bins of the valid range.

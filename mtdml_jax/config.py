@@ -27,6 +27,11 @@ BOUNDS = {
     'train.log_every': (1, math.inf),
     'train.num_steps': (1, math.inf),
 }
+CHOICES = {
+    'loss.mining': MININGS,
+    'loss.reduction': ('mean', 'active_mean'),
+    'train.best_metric': ('softmax_accuracy', 'knn_accuracy', 'map_at_r'),
+}
 
 
 def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
@@ -147,16 +152,11 @@ def check_config(config: ConfigDict, num_devices: int) -> None:
             f'config.data.batch_size ({data.batch_size}) must be divisible by the number of devices '
             f'({num_devices}); try {down or num_devices} or {down + num_devices}'
         )
-    if config.loss.mining not in MININGS:
-        raise UserError(
-            f'config.loss.mining: expected one of {", ".join(MININGS)}, found {config.loss.mining!r}'
-        )
-    metrics = ('softmax_accuracy', 'knn_accuracy', 'map_at_r')
-    if train.best_metric not in metrics:
-        raise UserError(
-            f'config.train.best_metric: expected one of {", ".join(metrics)}, found '
-            f'{train.best_metric!r}'
-        )
+    for key, choices in CHOICES.items():
+        if values[key] not in choices:
+            raise UserError(
+                f'config.{key}: expected one of {", ".join(choices)}, found {values[key]!r}'
+            )
     if train.best_metric == 'softmax_accuracy' and config.loss.softmax_weight == 0:
         raise UserError(
             'config.train.best_metric: with config.loss.softmax_weight=0 there is no softmax head '

@@ -96,6 +96,7 @@ def test_folder_without_a_run_is_named(tmp_path):
         ('--config.data.batch_size=4', 'try 8'),
         ('--config.train.log_every=0', 'config.train.log_every: expected at least 1, found 0'),
         ('--config.loss.mining=soft', "one of hard, semihard, quantile, all, found 'soft'"),
+        ('--config.loss.reduction=none', "one of mean, active_mean, found 'none'"),
         ('--config.loss.quantile=1.5', 'config.loss.quantile: expected between 0 and 1, found 1.5'),
         ('--config.loss.softness=-1.0', 'config.loss.softness: expected at least 0, found -1.0'),
         ('--config.data.early_share=-0.1', 'early_share: expected between 0 and 1, found -0.1'),

@@ -36,6 +36,7 @@ LOSS = ConfigDict(
         'mining': 'hard',
         'quantile': 0.25,
         'softness': 0.0,
+        'reduction': 'mean',
     }
 )
 THRESHOLDS = np.array([0.4, 0.9], np.float32)
@@ -118,12 +119,20 @@ class Fixed:
         return self.outputs, {'batch_stats': {}}
 
 
-def test_joint_loss_is_the_weighted_sum_of_both_terms_by_hand():
-    batch = make_batch()
+@pytest.mark.parametrize(
+    'options',
+    [
+        {},
+        {'mining': 'all', 'reduction': 'active_mean', 'distance': 'squared_euclidean'},
+        {'mining': 'quantile', 'quantile': 0.5, 'softness': 0.1, 'dual': False},
+    ],
+)
+def test_joint_loss_is_the_weighted_sum_of_both_terms_by_hand(options):
+    batch, loss = make_batch(), ConfigDict(LOSS.to_dict() | options)
     rng = np.random.default_rng(1)
     embedding = jnp.asarray(rng.normal(size=(16, 8)), jnp.float32)
     logits = rng.normal(size=(16, 4)).astype(np.float32)
-    total, (_, metrics) = make_loss(Fixed(embedding, logits), THRESHOLDS, LOSS, None)({}, {}, batch)
+    total, (_, metrics) = make_loss(Fixed(embedding, logits), THRESHOLDS, loss, None)({}, {}, batch)
 
     log_probability = logits - np.log(np.sum(np.exp(logits), axis=1, keepdims=True))
     cross_entropy, correct = [], []
@@ -132,7 +141,11 @@ def test_joint_loss_is_the_weighted_sum_of_both_terms_by_hand():
         target[batch['label'][row]] += 0.9
         cross_entropy.append(-np.sum(target * log_probability[row]))
         correct.append(np.argmax(logits[row]) == batch['label'][row])
-    metric, _ = multi_threshold_loss(embedding, batch['label'], THRESHOLDS, mask=batch['mask'])
+    arguments = embedding, batch['label'], THRESHOLDS
+    metric, _ = multi_threshold_loss(*arguments, mask=batch['mask'], **options)
+    if options:
+        default, _ = multi_threshold_loss(*arguments, mask=batch['mask'])
+        assert abs(metric - default) > 1e-2
     np.testing.assert_allclose(metrics['softmax_loss'], np.mean(cross_entropy), rtol=1e-5)
     np.testing.assert_allclose(metrics['accuracy'], np.mean(correct), rtol=1e-6)
     np.testing.assert_allclose(total, 0.7 * metric + 0.3 * np.mean(cross_entropy), rtol=1e-5)

@@ -96,6 +96,7 @@ def make_loss(
             mining=loss.mining,
             quantile=loss.quantile,
             softness=loss.softness,
+            reduction=loss.reduction,
             mask=mask,
             axis_name=axis_name,
         )
