@@ -25,7 +25,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -77,37 +76,12 @@ def make_torch(width, channels_last):
     """A function that takes a number of PyTorch's training steps."""
     import torch
     from torch import nn
-
-    class Block(nn.Module):
-        """Basic block: two 3x3 convolutions with a shortcut."""
-
-        def __init__(self, inputs, features, stride):
-            super().__init__()
-            conv = partial(nn.Conv2d, bias=False)
-            self.branch = nn.Sequential(
-                conv(inputs, features, 3, stride=stride, padding=1),
-                nn.BatchNorm2d(features),
-                nn.ReLU(),
-                conv(features, features, 3, padding=1),
-                nn.BatchNorm2d(features),
-            )
-            self.shortcut = nn.Identity()
-            if stride > 1:
-                shortcut = conv(inputs, features, 1, stride=stride)
-                self.shortcut = nn.Sequential(shortcut, nn.BatchNorm2d(features))
-
-        def forward(self, x):
-            """[B, C, H, W] -> [B, features, H / stride, W / stride]."""
-            return nn.functional.relu(self.branch(x) + self.shortcut(x))
+    from torch_resnet import TorchResNet
 
     torch.set_num_threads(os.cpu_count())
-    stem = nn.Conv2d(1, width, 3, stride=2, padding=1, bias=False)
-    layers = [stem, nn.BatchNorm2d(width), nn.ReLU()]
-    for stage in range(4):
-        inputs, features = width * 2 ** max(0, stage - 1), width * 2**stage
-        layers += [Block(inputs, features, 2 if stage else 1), Block(features, features, 1)]
-    head = [nn.Linear(8 * width, EMBEDDING), nn.Linear(EMBEDDING, CLASSES, bias=False)]
-    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), *head)
+    backbone = TorchResNet('resnet18', width=width, stem='small', channels=1)
+    head = nn.Linear(backbone.num_features, EMBEDDING), nn.Linear(EMBEDDING, CLASSES, bias=False)
+    network = nn.Sequential(backbone, *head)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     network = network.to(memory_format=layout)
     images = torch.randn(BATCH, 1, SIDE, SIDE).to(memory_format=layout)

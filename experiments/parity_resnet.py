@@ -20,74 +20,19 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch_resnet import NETWORKS, TorchResNet
 
 from mtdml_jax.errors import UserError
 from mtdml_jax.models.pretrained import load_backbone, read_arrays
 from mtdml_jax.models.resnet import ResNet
 
-# Sizes of the convolutions of a block, width of its output in units of its own, blocks in each stage.
-NETWORKS = {
-    'resnet18': ((3, 3), 1, (2, 2, 2, 2)),
-    'resnet34': ((3, 3), 1, (3, 4, 6, 3)),
-    'resnet50': ((1, 3, 1), 4, (3, 4, 6, 3)),
-}
-
-
-class Block(nn.Module):
-    """Convolutions of these sizes with a shortcut; the first of size 3 has the stride."""
-
-    def __init__(self, sizes, inputs, width, outputs, stride):
-        super().__init__()
-        self.sizes = sizes
-        widths = [inputs] + [width] * (len(sizes) - 1) + [outputs]
-        for i, size in enumerate(sizes):
-            options = {'stride': stride if i == sizes.index(3) else 1, 'padding': size // 2}
-            conv = nn.Conv2d(widths[i], widths[i + 1], size, bias=False, **options)
-            self.add_module(f'conv{i + 1}', conv)
-            self.add_module(f'bn{i + 1}', nn.BatchNorm2d(widths[i + 1]))
-        self.downsample = None
-        if stride > 1 or inputs != outputs:
-            conv = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
-            self.downsample = nn.Sequential(conv, nn.BatchNorm2d(outputs))
-
-    def forward(self, x):
-        """[B, inputs, H, W] -> [B, outputs, H / stride, W / stride]."""
-        y = x
-        for i in range(len(self.sizes)):
-            y = self.get_submodule(f'bn{i + 1}')(self.get_submodule(f'conv{i + 1}')(y))
-            y = torch.relu(y) if i + 1 < len(self.sizes) else y
-        return torch.relu(y + (x if self.downsample is None else self.downsample(x)))
-
-
-class TorchResNet(nn.Module):
-    """ResNet by torchvision's names, with its unused classifier."""
-
-    def __init__(self, depth):
-        super().__init__()
-        sizes, expansion, stage_sizes = NETWORKS[depth]
-        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
-        inputs = 64
-        for stage, num_blocks in enumerate(stage_sizes):
-            width, blocks = 64 * 2**stage, []
-            for i in range(num_blocks):
-                stride = 2 if stage > 0 and i == 0 else 1
-                blocks.append(Block(sizes, inputs, width, expansion * width, stride))
-                inputs = expansion * width
-            self.add_module(f'layer{stage + 1}', nn.Sequential(*blocks))
-        self.fc = nn.Linear(inputs, 10)
-
-    def forward(self, x):
-        """[B, 3, H, W] -> features [B, F], averaged over the map."""
-        x = nn.functional.max_pool2d(torch.relu(self.bn1(self.conv1(x))), 3, stride=2, padding=1)
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return x.mean(dim=(2, 3))
-
 
 def random_network(depth):
     """A network in evaluation mode, with random statistics and kernels that keep images apart."""
     torch.manual_seed(0)
-    network = TorchResNet(depth).eval()
+    network = TorchResNet(depth)
+    network.fc = nn.Linear(network.num_features, 10)  # As files of weights have one.
+    network.eval()
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight)
