@@ -2,7 +2,8 @@
 
     python -m mtdml_jax train --config=configs/fer2013_third.py --workdir=runs/a --config.data.dir=DIR
 
-takes about 3 minutes on a CPU of 2 cores. PublicTest is the validation split; PrivateTest is not read.
+takes about 3 minutes on a CPU of 2 cores. PublicTest is the validation split, the rest of Training the
+test split; PrivateTest is not read.
 """
 
 from configs import default
@@ -22,6 +23,9 @@ def get_config():
     config.train.num_steps = 1500
     config.train.log_every = 100
     config.train.checkpoint_every = 1500
-    config.eval.split = 'validation'
+    # 19,235 faces that are neither trained on nor chosen by: 2.3 times as sharp as PublicTest alone.
+    config.eval.split = 'train[33%:]'
     config.eval.checkpoint = 'latest'
+    # All faces that are trained on, so that PublicTest is judged as exactly as the rest of Training.
+    config.eval.gallery_size = 9474
     return config

@@ -27,8 +27,9 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).absolute().parents[1]))
 
+from study_tables import summary
+
 from mtdml_jax.config import LOCATION_KEYS
-from mtdml_jax.evaluation.intervals import markdown_table, mean_interval, paired_difference
 from mtdml_jax.training.metrics import COLLAPSED, read_metrics
 
 ROOT = Path(__file__).absolute().parents[1]
@@ -245,14 +246,18 @@ def measurements(workdir: Path) -> dict[str, object]:
     """The columns that a run's files fill; those of a run that diverged are fewer.
 
     'seconds' is the time of training without evaluation, over all its starts; 'train_...' are means
-    over the last logged steps, lists by slice as JSON; 'collapsed_slices' counts the slices whose
+    over the last logged steps, lists by slice as JSON; 'validation_...' the last look at the validation
+    split; 'collapsed_slices' counts the slices whose
     collapse score there is above the alarm's.
     """
-    found = {}
-    history = [x for x in read_metrics(workdir / 'metrics.jsonl') if 'train/loss' in x]
+    found, lines = {}, read_metrics(workdir / 'metrics.jsonl')
+    for line in lines:
+        looked = {x.replace('/', '_'): y for x, y in line.items() if x.startswith('validation/')}
+        found |= looked
+    history = [x for x in lines if 'train/loss' in x]
     if history:
         last = history[-1]
-        found = {f'train_{name}': last[f'train/{name}'] for name in TRAIN_SCALARS}
+        found |= {f'train_{name}': last[f'train/{name}'] for name in TRAIN_SCALARS}
         active, collapse = (last[f'train/slice_{x}'] for x in ('active_share', 'collapse'))
         found['active_share'] = sum(active) / len(active)
         found['collapsed_slices'] = sum(score > COLLAPSED for score in collapse)
@@ -289,49 +294,6 @@ def append_row(path: Path, row: Mapping[str, object]) -> None:
         writer.writeheader()
         writer.writerows(rows)
     partial.replace(path)
-
-
-def scores_by_cell(rows: Sequence[Mapping[str, str]], column: str) -> dict[str, dict[int, float]]:
-    """Cell -> seed -> value of a column, without the runs that lack it."""
-    found = {}
-    for row in rows:
-        if row.get(column):
-            found.setdefault(row['cell'], {})[int(row['seed'])] = float(row[column])
-    return found
-
-
-def summary(
-    rows: Sequence[Mapping[str, str]], reference: str, converged: float | None = None
-) -> str:
-    """The table of a study: means over seeds with 95 % intervals, in per cent.
-
-    Args:
-      rows: rows of finished runs.
-      reference: name of the cell that is subtracted from the others, seed by seed.
-      converged: adds a column with the number of runs whose kNN accuracy is at least this.
-    """
-    knn, softmax = (scores_by_cell(rows, f'{x}_accuracy') for x in ('knn', 'softmax'))
-    active, collapsed = (scores_by_cell(rows, x) for x in ('active_share', 'collapsed_slices'))
-
-    def line(cell):
-        by_seed = knn[cell]
-        compare = cell != reference and by_seed.keys() & knn.get(reference, {}).keys()
-        counted = [] if converged is None else [sum(x >= converged for x in by_seed.values())]
-        return (
-            cell,
-            len(by_seed),
-            *counted,
-            mean_interval([*by_seed.values()]),
-            paired_difference(by_seed, knn[reference]) if compare else '',
-            mean_interval([*softmax[cell].values()]) if cell in softmax else '',
-            f'{mean_interval([*active[cell].values()]).mean:.3f}',
-            f'{mean_interval([*collapsed[cell].values()]).mean:.1f}',
-        )
-
-    extra = [] if converged is None else [f'kNN >= {converged:.0%}']
-    scores = 'kNN', f'kNN - {reference}', 'softmax'
-    header = ('Cell', 'seeds', *extra, *scores, 'active share', 'collapsed')
-    return markdown_table(header, map(line, knn))
 
 
 def _print_row(row):

@@ -13,8 +13,9 @@ import json
 import sys
 
 import numpy as np
-from study import Cell, Study, run_study, scores_by_cell
+from study import Cell, Study, run_study
 from study_figures import save
+from study_tables import scores_by_cell
 
 # The valid range of 7 classes ends at 1.53.
 THRESHOLDS = (0.1, 0.3, 0.55, 0.75, 1.0, 1.25, 1.5)

@@ -15,6 +15,7 @@ import study
 import thresholds
 from small_data import CONFIG
 from study import Cell, Study, run_study
+from study_tables import summary
 
 from mtdml_jax.config import check_config, load_config
 
@@ -56,7 +57,8 @@ def trained(monkeypatch):
         workdir = Path(next(x for x in command if x.startswith('--workdir=')).split('=')[1])
         calls.append((workdir.parent.name, workdir.name))
         (workdir / 'checkpoints').mkdir()
-        lines = [{'step': 1, 'train/loss': 9.0}, TRAIN_LINE, {'step': 6, 'validation/knn': 0.5}]
+        looks = [{'step': step, 'validation/knn_accuracy': step / 8} for step in (3, 6)]
+        lines = [{'step': 1, 'train/loss': 9.0}, looks[0], TRAIN_LINE, looks[1]]
         text = ''.join(json.dumps(line) + '\n' for line in lines)
         (workdir / 'metrics.jsonl').write_text(text)
         (workdir / 'evaluation.json').write_text(json.dumps(EVALUATION))
@@ -114,6 +116,7 @@ def test_row_has_the_measurements_and_the_command_without_this_machines_folders(
         'train_active_share': '[1.0, 0.5]',
         'softmax_accuracy': '0.5',
         'knn_mean_class_accuracy': '0.3',
+        'validation_knn_accuracy': '0.75',
         'map_at_r': '0.1',
         'slices': '[{"threshold": 0.5, "cka": 0.25}]',
     }
@@ -226,14 +229,30 @@ def test_table_subtracts_the_reference_seed_by_seed():
         return {'cell': cell, 'seed': seed, 'knn_accuracy': knn, **fixed}
 
     values = (('a', 0, '0.5'), ('a', 1, '0.6'), ('b', 0, '0.51'), ('b', 1, '0.61'))
-    lines = study.summary([row(*x) for x in values], 'a').splitlines()
+    lines = summary([row(*x) for x in values], 'a').splitlines()
     assert lines[0] == '| Cell | seeds | kNN | kNN - a | softmax | active share | collapsed |'
     # t of 1 degree of freedom 12.7062 times a standard error of 0.05.
     assert lines[2] == '| a | 2 | 55.00 +-63.53 |  |  | 0.500 | 1.0 |'
     assert lines[3] == '| b | 2 | 56.00 +-63.53 | 1.00 +-0.00 |  | 0.500 | 1.0 |'
-    lines = study.summary([row(*x) for x in values], 'a', converged=0.6).splitlines()
+    lines = summary([row(*x) for x in values], 'a', converged=0.6).splitlines()
     assert lines[0].startswith('| Cell | seeds | kNN >= 60% | kNN | kNN - a |')
     assert [line.split(' | ')[2] for line in lines[2:]] == ['1', '1']
+
+
+def test_table_shows_the_validation_split_where_runs_have_looked_at_it():
+    fixed = {'knn_accuracy': '0.5', 'active_share': '0.5', 'collapsed_slices': '1'}
+    rows = [
+        {'cell': cell, 'seed': 0, 'validation_knn_accuracy': value, **fixed}
+        for cell, value in (('a', ''), ('b', '0.5'), ('c', '0.75'))
+    ]
+    lines = summary(rows, 'b').splitlines()
+    header = ['', 'Cell', 'seeds', 'kNN', 'kNN - b', 'validation kNN', 'validation kNN - b']
+    assert [x.strip() for x in lines[0].split('|')][:7] == header
+    assert [line.split(' | ')[4:6] for line in lines[2:]] == [
+        ['', ''],
+        ['50.00', ''],
+        ['75.00', '25.00'],
+    ]
 
 
 @pytest.mark.parametrize('module', STUDIES)
