@@ -98,6 +98,9 @@ def get_config() -> ConfigDict:
     model.pretrained = ''
     # Size E of the embedding; must be divisible by num_slices.
     model.embedding_size = 256
+    # 'batch' standardises each component of the embedding over the batch (BatchNorm without scale and
+    # bias), so that slices cannot shrink to one point; 'none' does not.
+    model.embedding_norm = 'none'
     # Number of slices S, each with a threshold of its own.
     model.num_slices = 8
     # (Initial) scale of the cosine classifier's logits, and whether it is learned.

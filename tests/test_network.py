@@ -21,6 +21,7 @@ MODEL = {
     'logit_scale': 10.0,
     'learn_logit_scale': True,
     'dtype': 'float32',
+    'embedding_norm': 'none',
 }
 IMAGES = np.random.default_rng(0).normal(size=(6, 8, 8, 1)).astype(np.float32)
 
@@ -43,8 +44,8 @@ class Backbone(nn.Module):
         return jnp.mean(images, axis=(1, 3)) * (2 if train else 1)
 
 
-def small_network(scale=10.0, learn_scale=True):
-    return Network(Backbone(), 12, 3, NUM_CLASSES, scale, learn_scale)
+def small_network(scale=10.0, learn_scale=True, norm='none'):
+    return Network(Backbone(), 12, 3, NUM_CLASSES, scale, learn_scale, norm)
 
 
 @pytest.fixture(scope='module')
@@ -81,6 +82,32 @@ def test_settings_of_the_config_reach_the_backbone():
     found = backbone.depth, backbone.width_factor, backbone.stem, backbone.axis_name
     assert found == ('resnet50', 1 / 16, 'small', 'devices')
     assert backbone.dtype == jnp.bfloat16
+    normed = network(embedding_norm='batch')
+    assert (normed.norm, normed.axis_name) == ('batch', None)
+    assert make_network(config, NUM_CLASSES, axis_name='devices').axis_name == 'devices'
+
+
+def test_batch_norm_standardises_the_embedding_and_evaluation_does_so_by_running_statistics(small):
+    variables, apply = small
+    model = small_network(norm='batch')
+    plain, _ = small_network().apply(variables, IMAGES, train=True)
+    plain = np.asarray(plain, np.float64)
+    mean, variance = plain.mean(axis=0), plain.var(axis=0)
+    zeros = {'BatchNorm_0': {'mean': jnp.zeros(12), 'var': jnp.ones(12)}}
+    normed = variables | {'batch_stats': zeros}
+    assert (
+        jax.eval_shape(model.init, jax.random.key(0), IMAGES)['batch_stats'].keys() == zeros.keys()
+    )
+    outputs, updated = model.apply(normed, IMAGES, train=True, mutable=['batch_stats'])
+    expected = (plain - mean) / np.sqrt(variance + 1e-5)
+    np.testing.assert_allclose(outputs.embedding, expected, atol=2e-4)
+    found = updated['batch_stats']['BatchNorm_0']
+    np.testing.assert_allclose(found['mean'], 0.1 * mean, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(found['var'], 0.9 + 0.1 * variance, rtol=1e-3)
+    evaluated = model.apply(normed | updated, IMAGES).embedding
+    unnormed = np.asarray(apply(variables, IMAGES).embedding)
+    expected = (unnormed - 0.1 * mean) / np.sqrt(0.9 + 0.1 * variance + 1e-5)
+    np.testing.assert_allclose(evaluated, expected, atol=2e-4)
 
 
 @pytest.mark.parametrize('channels', [1, 3, 5])

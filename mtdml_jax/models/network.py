@@ -11,6 +11,8 @@ from mtdml_jax.models.resnet import RESNETS, STEMS, ResNet
 from mtdml_jax.slicing import merge_slices, split_slices
 
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+# Key of the section `model` of the config -> its values.
+CHOICES = {'backbone': RESNETS, 'stem': STEMS, 'embedding_norm': ('none', 'batch'), 'dtype': DTYPES}
 
 
 class Outputs(NamedTuple):
@@ -38,9 +40,15 @@ class Network(nn.Module):
       num_classes: number of classes C.
       scale: (initial) scale of the logits.
       learn_scale: whether the scale is a parameter or fixed.
+      norm: 'batch' to standardise each component of the embedding over the batch, by a BatchNorm
+        without scale and bias, before slices are normalised; or 'none'. Slices around the origin
+        cannot all shrink to one point, which is how triplet losses collapse.
+      axis_name: mapped axis over whose devices this BatchNorm takes its batch statistics.
 
     References:
-      Wang et al., "NormFace: L2 hypersphere embedding for face verification", ACM MM 2017.
+      Wang et al., "NormFace: L2 hypersphere embedding for face verification", ACM MM 2017. BatchNorm
+      on an embedding: Luo et al., "Bag of tricks and a strong baseline for deep person
+      re-identification", CVPRW 2019, there between triplet loss and classifier.
     """
 
     backbone: nn.Module
@@ -49,12 +57,22 @@ class Network(nn.Module):
     num_classes: int
     scale: float
     learn_scale: bool
+    norm: str = 'none'
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> Outputs:
         """Images [B, H, W, channels] -> `Outputs`; `train` takes BatchNorm's statistics from them."""
         features = self.backbone(images, train=train)
         embedding = nn.Dense(self.embedding_size, name='embedding')(features)
+        if self.norm == 'batch':
+            embedding = nn.BatchNorm(
+                use_running_average=not train,
+                momentum=0.9,
+                use_bias=False,
+                use_scale=False,
+                axis_name=self.axis_name,
+            )(embedding)
         whole = merge_slices(split_slices(embedding, self.num_slices))
         kernel = self.param(
             'classes', nn.initializers.normal(1.0), (self.embedding_size, self.num_classes)
@@ -75,9 +93,9 @@ def make_network(model, num_classes: int, axis_name: str | None = None) -> Netwo
       axis_name: mapped axis over which BatchNorm averages in training.
 
     Raises:
-      UserError: a backbone, stem or dtype that does not exist, or sizes that do not fit.
+      UserError: a backbone, stem, norm or dtype that does not exist, or sizes that do not fit.
     """
-    for key, known in (('backbone', RESNETS), ('stem', STEMS), ('dtype', DTYPES)):
+    for key, known in CHOICES.items():
         if model[key] not in known:
             raise UserError(
                 f'config.model.{key}: expected one of {", ".join(known)}, found {model[key]!r}'
@@ -101,4 +119,6 @@ def make_network(model, num_classes: int, axis_name: str | None = None) -> Netwo
         num_classes=num_classes,
         scale=model.logit_scale,
         learn_scale=model.learn_logit_scale,
+        norm=model.embedding_norm,
+        axis_name=axis_name,
     )
