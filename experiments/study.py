@@ -258,8 +258,11 @@ def measurements(workdir: Path) -> dict[str, object]:
     if history:
         last = history[-1]
         found |= {f'train_{name}': last[f'train/{name}'] for name in TRAIN_SCALARS}
-        active, collapse = (last[f'train/slice_{x}'] for x in ('active_share', 'collapse'))
+        active, incomplete, collapse = (
+            last[f'train/slice_{x}'] for x in ('active_share', 'incomplete_share', 'collapse')
+        )
         found['active_share'] = sum(active) / len(active)
+        found['incomplete_share'] = sum(incomplete) / len(incomplete)
         found['collapsed_slices'] = sum(score > COLLAPSED for score in collapse)
         found['train_active_share'] = json.dumps(active)
         found['train_collapse'] = json.dumps(collapse)

@@ -29,8 +29,9 @@ def summary(
     """
     compared = {title: scores_by_cell(rows, column) for title, column in COMPARED.items()}
     compared = {title: scores for title, scores in compared.items() if scores}
-    softmax, active, collapsed = (
-        scores_by_cell(rows, x) for x in ('softmax_accuracy', 'active_share', 'collapsed_slices')
+    softmax, active, incomplete, collapsed = (
+        scores_by_cell(rows, x)
+        for x in ('softmax_accuracy', 'active_share', 'incomplete_share', 'collapsed_slices')
     )
 
     def line(cell):
@@ -46,14 +47,19 @@ def summary(
                 for x in _mean_and_difference(scores, cell, reference)
             ),
             mean_interval([*softmax[cell].values()]) if cell in softmax else '',
-            f'{mean_interval([*active[cell].values()]).mean:.3f}',
-            f'{mean_interval([*collapsed[cell].values()]).mean:.1f}',
+            *(_mean(x.get(cell), '.3f') for x in (active, incomplete)),
+            _mean(collapsed.get(cell), '.1f'),
         )
 
     extra = [] if converged is None else [f'kNN >= {converged:.0%}']
     scores = [x for title in compared for x in (title, f'{title} - {reference}')]
-    header = ('Cell', 'seeds', *extra, *scores, 'softmax', 'active share', 'collapsed')
+    shares = 'active share', 'incomplete share', 'collapsed'
+    header = ('Cell', 'seeds', *extra, *scores, 'softmax', *shares)
     return markdown_table(header, map(line, compared['kNN']))
+
+
+def _mean(by_seed, spec):
+    return f'{mean_interval([*by_seed.values()]).mean:{spec}}' if by_seed else ''
 
 
 def _mean_and_difference(scores, cell, reference):

@@ -8,10 +8,11 @@ Importing this package imports jax and nothing heavier; training lives in `mtdml
 `python -m mtdml_jax`.
 """
 
-from mtdml_jax.losses import LossAux, dual_triplet_loss, multi_threshold_loss, triplet_loss
+from mtdml_jax.losses import LossAux, multi_threshold_loss
 from mtdml_jax.mining import Triplets, mine_batch_hard
 from mtdml_jax.slicing import merge_slices, split_slices
 from mtdml_jax.thresholds import sample_thresholds, threshold_range
+from mtdml_jax.triplets import dual_triplet_loss, triplet_loss
 
 __version__ = '0.1.0'
 

@@ -13,6 +13,7 @@ class Term(NamedTuple):
     negative: int
     loss: float
     active: bool
+    incomplete: bool
     d_ap: float
     d_an: float
     weight: float
@@ -129,9 +130,11 @@ def hinge_slope(x, softness=0.0):
 def judge_triplet(vectors, triplet, threshold, kind, dual, softness, weight):
     a, p, n = triplet
     d_ap, d_an, d_pn = (distance(vectors[i], vectors[j], kind) for i, j in ((a, p), (a, n), (p, n)))
-    sides = [d_ap - d_an + float(threshold)] + [d_ap - d_pn + float(threshold)] * dual
+    side_an, side_pn = (d_ap - d + float(threshold) for d in (d_an, d_pn))
+    sides = [side_an] + [side_pn] * dual
     loss = mean(hinge(side, softness) for side in sides)
-    return Term(a, p, n, loss, max(sides) > 0, d_ap, d_an, float(weight))
+    incomplete = side_an <= 0 < side_pn
+    return Term(a, p, n, loss, max(sides) > 0, incomplete, d_ap, d_an, float(weight))
 
 
 def judge_slice(
@@ -140,11 +143,15 @@ def judge_slice(
 ):  # fmt: skip
     """The terms of one slice. Of all triplets, both losses are the one-sided one."""
     weights = np.ones(len(labels)) if weights is None else weights
-    dual = dual and mining.get('mining') != 'all'
+    is_all = mining.get('mining') == 'all'
+    dual = dual and not is_all
     terms = [
         judge_triplet(vectors, triplet, threshold, kind, dual, softness, weights[triplet[0]])
         for triplet in mine(vectors, labels, mask, **mining)
     ]
+    if is_all:
+        # The side p-n of a triplet is the side a-n of another.
+        terms = [term._replace(incomplete=False) for term in terms]
     counted = [v for i, v in enumerate(vectors) if mask is None or mask[i]]
     centre = sum(counted) / max(len(counted), 1)
     squared = [distance(v, centre, 'squared_euclidean') for v in counted]
@@ -197,7 +204,7 @@ def slice_gradient(vectors, judged, threshold, kind, dual, reduction, softness=0
     gradient = np.zeros_like(vectors)
     counted = [t for t in counted_terms(judged, reduction) if t.weight]
     total = sum(t.weight for t in counted)
-    for a, p, n, _, _, d_ap, _, weight in counted:
+    for a, p, n, _, _, _, d_ap, _, weight in counted:
         ends = (a, p) if dual else (a,)
         for end in ends:
             side = d_ap - distance(vectors[end], vectors[n], kind) + float(threshold)
@@ -233,6 +240,7 @@ def expected_aux(judged):
     sources = {
         'loss': 'loss',
         'active_share': 'active',
+        'incomplete_share': 'incomplete',
         'positive_distance': 'd_ap',
         'negative_distance': 'd_an',
     }

@@ -137,9 +137,25 @@ def test_batch_without_triplets_has_loss_and_gradient_zero(labels, mask):
     loss, aux, gradient = judge(random_embeddings()[: len(labels)], labels, mask=mask)
     assert loss == 0
     np.testing.assert_array_equal(gradient, 0)
-    for name in ('loss', 'active_share', 'positive_distance', 'negative_distance', 'num_valid'):
+    for name in set(aux._fields) - {'spread'}:
         np.testing.assert_array_equal(getattr(aux, name), 0, err_msg=name)
     assert np.all(np.isfinite(aux.spread))
+
+
+@pytest.mark.parametrize(
+    ('options', 'active', 'incomplete'),
+    [({'dual': True}, 1.0, 0.5), ({'dual': False}, 0.5, 0.5), ({'mining': 'all'}, 0.5, 0.0)],
+)
+def test_incomplete_share_counts_what_only_the_side_of_the_positive_violates(
+    options, active, incomplete
+):
+    """Rows at 0, 40, 60 degrees: 0.68 - 1.00 + 0.2 < 0 from the first, 0.68 - 0.35 + 0.2 > 0."""
+    angles = np.radians([0, 40, 60])
+    points = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    labels = np.array([0, 0, 1], np.int32)
+    _, aux, _ = judge(points, labels, np.array([0.2]), np.ones(3, bool), **options)
+    np.testing.assert_array_equal(aux.active_share, [active])
+    np.testing.assert_array_equal(aux.incomplete_share, [incomplete])
 
 
 @pytest.mark.parametrize('distance', DISTANCES)

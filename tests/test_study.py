@@ -35,6 +35,7 @@ TRAIN_LINE = {
     'train/metric_loss': 0.5,
     'train/softmax_loss': 2.0,
     'train/slice_active_share': [1.0, 0.5],
+    'train/slice_incomplete_share': [0.0, 0.25],
     'train/slice_collapse': [0.97, 0.95],
 }
 EVALUATION = {
@@ -112,6 +113,7 @@ def test_row_has_the_measurements_and_the_command_without_this_machines_folders(
         'train_accuracy': '0.25',
         'train_loss': '2.5',
         'active_share': '0.75',
+        'incomplete_share': '0.125',
         'collapsed_slices': '1',
         'train_active_share': '[1.0, 0.5]',
         'softmax_accuracy': '0.5',
@@ -230,10 +232,12 @@ def test_table_subtracts_the_reference_seed_by_seed():
 
     values = (('a', 0, '0.5'), ('a', 1, '0.6'), ('b', 0, '0.51'), ('b', 1, '0.61'))
     lines = summary([row(*x) for x in values], 'a').splitlines()
-    assert lines[0] == '| Cell | seeds | kNN | kNN - a | softmax | active share | collapsed |'
+    assert lines[0] == (
+        '| Cell | seeds | kNN | kNN - a | softmax | active share | incomplete share | collapsed |'
+    )
     # t of 1 degree of freedom 12.7062 times a standard error of 0.05.
-    assert lines[2] == '| a | 2 | 55.00 +-63.53 |  |  | 0.500 | 1.0 |'
-    assert lines[3] == '| b | 2 | 56.00 +-63.53 | 1.00 +-0.00 |  | 0.500 | 1.0 |'
+    assert lines[2] == '| a | 2 | 55.00 +-63.53 |  |  | 0.500 |  | 1.0 |'
+    assert lines[3] == '| b | 2 | 56.00 +-63.53 | 1.00 +-0.00 |  | 0.500 |  | 1.0 |'
     lines = summary([row(*x) for x in values], 'a', converged=0.6).splitlines()
     assert lines[0].startswith('| Cell | seeds | kNN >= 60% | kNN | kNN - a |')
     assert [line.split(' | ')[2] for line in lines[2:]] == ['1', '1']
