@@ -279,10 +279,9 @@ def test_cells_of_the_studies_are_valid_and_see_equally_many_faces(module):
 
 def test_single_thresholds_of_the_study_of_convergence_are_shares_of_the_valid_range():
     cells = {cell.name: cell.settings for cell in convergence.make_cells()}
-    # 10 digits: sqrt(20 / 9) and 20 / 9; 7 faces: sqrt(14 / 6).
+    # 10 digits: sqrt(20 / 9).
     assert cells['dual-0.5']['loss.thresholds'] == (0.745,)
-    assert cells['all-squared-0.9']['loss.thresholds'] == (2.0,)
-    assert cells['faces-ordinary-0.5']['loss.thresholds'] == (0.764,)
+    assert cells['all-norm-0.9']['loss.thresholds'] == (1.342,)
 
 
 @pytest.mark.parametrize('module', STUDIES)
