@@ -7,7 +7,8 @@ A study is a script that hands a `Study` to `run_study`, such as mining.py:
 Start it again and it goes on: runs with a row in results/<study>.csv are left out, one that was
 stopped resumes from its checkpoint. Seeds are outermost: a study that is stopped has whole seeds. Each
 row holds the command that repeats it, for data in `data`. Arguments such as
-`--config.train.num_steps=20` apply to all cells.
+`--config.train.num_steps=20` apply to all cells. At the end comes a table of means, and of differences
+to a cell that --reference names, seed by seed.
 """
 
 import argparse
@@ -90,7 +91,7 @@ def run_study(study: Study, argv: Sequence[str] | None = None) -> int:
         figure = options.output / 'figures' / f'{study.name}.png'
         figure.parent.mkdir(parents=True, exist_ok=True)
         study.draw(rows, figure)
-        print(summary(rows, study.reference, study.converged))
+        print(summary(rows, options.reference, study.converged))
     return 0
 
 
@@ -105,15 +106,16 @@ def _parse(study, argv):
     parser.add_argument('--data', type=_absolute, metavar='DIR', help='config.data.dir')
     parser.add_argument('--output', type=_absolute, default=ROOT / 'experiments', metavar='DIR')
     parser.add_argument('--list', action='store_true', help='print the commands only')
+    names = [cell.name for cell in study.cells]
+    parser.add_argument('--reference', default=study.reference, choices=names, metavar='CELL')
     parser.add_argument('--figure-only', action='store_true', help='no runs: figure and table')
     parser.add_argument('--keep', action='store_true', help='keep the checkpoints')
     options, others = parser.parse_known_args(argv)
     wrong = [x for x in others if not x.startswith('--config.') or '=' not in x]
     if wrong:
         parser.error(f'unexpected argument {wrong[0]!r}')
-    if not any(fnmatch.fnmatchcase(cell.name, options.cells) for cell in study.cells):
-        names = ', '.join(cell.name for cell in study.cells)
-        parser.error(f'--cells: nothing matches {options.cells!r}; there are {names}')
+    if not fnmatch.filter(names, options.cells):
+        parser.error(f'--cells: nothing matches {options.cells!r}; there are {", ".join(names)}')
     extra = dict(x.removeprefix('--config.').split('=', 1) for x in others)
     return options, ({'data.dir': options.data} if options.data else {}) | extra
 

@@ -127,6 +127,13 @@ def test_row_has_the_measurements_and_the_command_without_this_machines_folders(
     assert row['jax'].startswith('0.')
 
 
+def test_table_subtracts_the_chosen_cell(run, trained, capsys):
+    run('--seeds=0', '--reference=many')
+    assert '| kNN - many |' in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        run('--reference=most')
+
+
 def test_row_by_another_command_is_not_taken_for_this_one(run, trained):
     run('--cells=plain')
     with pytest.raises(SystemExit, match="cell 'plain', seed 0, by another command"):
