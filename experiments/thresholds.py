@@ -64,6 +64,10 @@ def draw(rows, path):
     for name in LOSSES:
         _plot(single, {t: scores.get(f'{name}-single-{t}') for t in THRESHOLDS}, name)
         _plot(several, {s: scores.get(f'{name}-slices-{s}') for s in NUM_SLICES}, name)
+        same = [100 * x for x in scores.get(f'{name}-same-{MIDDLE}', {}).values()]
+        if same:
+            label = f'{name}, all slices at {MIDDLE}'
+            several.plot([8] * len(same), same, 'x', c=COLOURS[name], label=label)
         _plot(alike, {s: _mean_cka(rows, f'{name}-slices-{s}') for s in NUM_SLICES}, name)
     level = scores.get('cross-entropy')
     for axes in (single, several) if level else ():
