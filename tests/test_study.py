@@ -277,6 +277,8 @@ def test_cells_of_the_studies_are_valid_and_see_equally_many_faces(module):
         config = load_config(str(study.ROOT / module.STUDY.config), overrides)
         check_config(config, 1)
         assert config.seed == 3
+        parts = config.data.train_split, config.eval.split
+        assert parts[1] in ('test', 'validation') or parts == ('train[:33%]', 'train[33%:]')
         assert config.train.num_steps % config.train.log_every == 0
         assert len(config.loss.thresholds) in (0, config.model.num_slices)
         if module in (mining, thresholds):
