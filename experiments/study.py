@@ -249,13 +249,11 @@ def measurements(workdir: Path) -> dict[str, object]:
 
     'seconds' is the time of training without evaluation, over all its starts; 'train_...' are means
     over the last logged steps, lists by slice as JSON; 'validation_...' the last look at the validation
-    split; 'collapsed_slices' counts the slices whose
-    collapse score there is above the alarm's.
+    split; 'collapsed_slices' counts the slices whose collapse score there is above the alarm's.
     """
     found, lines = {}, read_metrics(workdir / 'metrics.jsonl')
     for line in lines:
-        looked = {x.replace('/', '_'): y for x, y in line.items() if x.startswith('validation/')}
-        found |= looked
+        found |= {x.replace('/', '_'): y for x, y in line.items() if x.startswith('validation/')}
     history = [x for x in lines if 'train/loss' in x]
     if history:
         last = history[-1]

@@ -10,7 +10,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from mtdml_jax.errors import UserError
+from mtdml_jax.errors import UserError, check_choice
 from mtdml_jax.losses import MININGS
 
 # Where things are is not what they are: a run may move to another machine.
@@ -153,10 +153,7 @@ def check_config(config: ConfigDict, num_devices: int) -> None:
             f'({num_devices}); try {down or num_devices} or {down + num_devices}'
         )
     for key, choices in CHOICES.items():
-        if values[key] not in choices:
-            raise UserError(
-                f'config.{key}: expected one of {", ".join(choices)}, found {values[key]!r}'
-            )
+        check_choice(key, values[key], choices)
     if train.best_metric == 'softmax_accuracy' and config.loss.softmax_weight == 0:
         raise UserError(
             'config.train.best_metric: with config.loss.softmax_weight=0 there is no softmax head '

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mtdml_jax.errors import UserError
+from mtdml_jax.errors import UserError, check_choice
 from mtdml_jax.models.resnet import RESNETS, STEMS, ResNet
 from mtdml_jax.slicing import merge_slices, split_slices
 
@@ -96,10 +96,7 @@ def make_network(model, num_classes: int, axis_name: str | None = None) -> Netwo
       UserError: a backbone, stem, norm or dtype that does not exist, or sizes that do not fit.
     """
     for key, known in CHOICES.items():
-        if model[key] not in known:
-            raise UserError(
-                f'config.model.{key}: expected one of {", ".join(known)}, found {model[key]!r}'
-            )
+        check_choice(f'model.{key}', model[key], known)
     if model.num_slices < 1 or model.embedding_size % model.num_slices:
         raise UserError(
             f'config.model.embedding_size ({model.embedding_size}) must be divisible by '

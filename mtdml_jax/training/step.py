@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mtdml_jax.errors import UserError
+from mtdml_jax.errors import UserError, check_choice
 from mtdml_jax.losses import global_mean, multi_threshold_loss
 from mtdml_jax.models import Network
 from mtdml_jax.thresholds import sample_thresholds, threshold_range
@@ -49,10 +49,7 @@ def make_class_weights(class_counts: np.ndarray, kind: str) -> jax.Array | None:
       UserError: another kind.
     """
     powers = {'none': 0.0, 'inverse': -1.0, 'sqrt': -0.5}
-    if kind not in powers:
-        raise UserError(
-            f'config.loss.class_weights: expected one of {", ".join(powers)}, found {kind!r}'
-        )
+    check_choice('loss.class_weights', kind, powers)
     if kind == 'none':
         return None
     return jnp.maximum(class_counts, 1.0) ** powers[kind]
