@@ -10,16 +10,15 @@ from configs import default
 
 
 def get_config():
-    """ResNet-18 of quarter width on full maps, all triplets, natural frequencies, 31 epochs."""
+    """ResNet-18 of half width, all triplets, natural frequencies, 31 epochs."""
     config = default.get_config()
     config.data.name = 'fer2013'
-    # What the hour allows: the first 60 % of the steps at 32 px, twice as fast.
-    config.data.early_share = 0.6
+    # The first 70 % of the steps at 40 px are 1.3 times as fast.
+    config.data.early_share = 0.7
+    config.data.early_image_size = 40
     config.data.batch_size = 64
     config.data.sampling = 'instance'
-    config.augment.erasing = 0.3
-    config.model.width_factor = 0.25
-    config.model.stem = 'cifar'
+    config.augment.erasing = 0.1
     # Batch-hard mining never lets a threshold act on labels as noisy as these.
     config.loss.mining = 'all'
     config.loss.label_smoothing = 0.1
