@@ -9,6 +9,7 @@ from pathlib import Path
 
 import ablation
 import convergence
+import ingredients
 import mining
 import pytest
 import study
@@ -27,7 +28,7 @@ STUDY = Study(
     reference='plain',
     draw=lambda rows, path: path.write_text(str(len(rows))),
 )
-STUDIES = [ablation, convergence, mining, thresholds]
+STUDIES = [ablation, convergence, ingredients, mining, thresholds]
 TRAIN_LINE = {
     'step': 6,
     'train/loss': 2.5,
