@@ -61,7 +61,7 @@ class Peer(nn.Module):
             channels=config.data.channels,
         )
         for name, module in self.backbone.named_modules():
-            if name.endswith('bn2'):
+            if model.zero_init_residual and name.endswith('bn2'):
                 nn.init.zeros_(module.weight)  # As in our blocks.
         self.embedding = nn.Linear(self.backbone.num_features, model.embedding_size)
         self.classes = nn.Linear(model.embedding_size, num_classes)

@@ -116,12 +116,18 @@ def random_images(batch=8, side=8, seed=0):
 
 
 @pytest.mark.parametrize(
-    ('depth', 'block', 'branch', 'blocks'),
-    [('resnet18', 'BasicBlock', 2, 8), ('resnet50', 'Bottleneck', 3, 16)],
+    ('depth', 'block', 'branch', 'blocks', 'zero_init'),
+    [
+        ('resnet18', 'BasicBlock', 2, 8, True),
+        ('resnet50', 'Bottleneck', 3, 16, True),
+        ('resnet18', 'BasicBlock', 2, 8, False),
+    ],
 )
-def test_every_block_starts_with_a_silent_branch(depth, block, branch, blocks):
+def test_every_block_starts_with_a_silent_branch_where_its_scale_starts_at_0(
+    depth, block, branch, blocks, zero_init
+):
     # The last BatchNorm of the branch; that of the shortcut, after it, starts at 1 like the others.
-    model = ResNet(depth=depth, width_factor=NARROW, stem='small')
+    model = ResNet(depth=depth, width_factor=NARROW, stem='small', zero_init_residual=zero_init)
 
     def scales(key):
         params = model.init(key, random_images(), train=False)['params']
@@ -130,11 +136,12 @@ def test_every_block_starts_with_a_silent_branch(depth, block, branch, blocks):
             '/'.join(k.key for k in path): leaf for path, leaf in leaves if 'scale' in str(path)
         }
 
-    silent = {f'{block}_{number}/BatchNorm_{branch - 1}/scale' for number in range(blocks)}
+    last = {f'{block}_{number}/BatchNorm_{branch - 1}/scale' for number in range(blocks)}
     found = jax.jit(scales)(jax.random.key(0))
-    assert silent <= found.keys()
+    assert last <= found.keys()
     for name, scale in found.items():
-        np.testing.assert_array_equal(scale, 0 if name in silent else 1, err_msg=name)
+        expected = 0 if zero_init and name in last else 1
+        np.testing.assert_array_equal(scale, expected, err_msg=name)
 
 
 @pytest.fixture(scope='module')
@@ -147,7 +154,7 @@ def narrow():
         names = [key.key for key in path]
         if names[-1] == 'kernel':
             return rng.normal(size=shape, scale=np.prod(shape[:3]) ** -0.5)
-        # As `test_every_block_starts_with_a_silent_branch` has it.
+        # As `test_every_block_starts_with_a_silent_branch_...` has it.
         silent = 'BasicBlock' in names[1] and names[-2:] == ['BatchNorm_1', 'scale']
         return np.full(shape, names[-1] in ('scale', 'var') and not silent, np.float32)
 
