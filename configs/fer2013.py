@@ -10,24 +10,29 @@ from configs import default
 
 
 def get_config():
-    """ResNet-18 of half width, all triplets, natural frequencies, 31 epochs."""
+    """ResNet-18 of quarter width on full maps, all triplets, natural frequencies, 33 epochs."""
     config = default.get_config()
     config.data.name = 'fer2013'
-    # The first 70 % of the steps at 40 px are 1.3 times as fast.
+    # The first 70 % of the steps at 32 px are twice as fast.
     config.data.early_share = 0.7
-    config.data.early_image_size = 40
     config.data.batch_size = 64
     config.data.sampling = 'instance'
-    config.augment.erasing = 0.1
+    # These faces are aligned, and an hour is too short to learn more: experiments/README.md.
+    config.augment.rotation = 5.0
+    config.augment.scale = 0.05
+    config.augment.shift = 0.04
+    config.model.width_factor = 0.25
+    config.model.stem = 'cifar'
+    config.model.zero_init_residual = False
     # Batch-hard mining never lets a threshold act on labels as noisy as these.
     config.loss.mining = 'all'
     config.loss.label_smoothing = 0.1
     config.optim.learning_rate = 2e-3
     config.optim.warmup = 0.1
     config.optim.weight_decay = 0.05
-    config.train.num_steps = 14_000
+    config.train.num_steps = 15_000
     config.train.log_every = 50
-    config.train.checkpoint_every = 3500
+    config.train.checkpoint_every = 2500
     config.train.ema_decay = 0.999
     config.eval.split = 'validation'
     config.eval.flip = True

@@ -17,9 +17,10 @@ def get_config():
     config.data.early_share = 0.0
     config.data.batch_size = 128
     config.augment.rotation = 15.0
+    config.augment.scale = 0.1
+    config.augment.shift = 0.08
     config.augment.erasing = 0.5
     config.model.width_factor = 1.0
-    config.model.stem = 'cifar'
     config.model.embedding_size = 512
     config.optim.name = 'sgd'
     config.optim.learning_rate = 0.1
