@@ -21,6 +21,7 @@ def get_config():
     config.augment.shift = 0.08
     config.augment.erasing = 0.5
     config.model.width_factor = 1.0
+    config.model.stem = 'cifar'
     config.model.embedding_size = 512
     config.optim.name = 'sgd'
     config.optim.learning_rate = 0.1
