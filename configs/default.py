@@ -92,9 +92,6 @@ def get_config() -> ConfigDict:
     # 'cifar' (3x3 stride 1), 'small' (3x3 stride 2: up to 64 px, a quarter of the work) or 'imagenet'
     # (7x7 stride 2 and max-pool: 224 px).
     model.stem = 'small'
-    # Whether residual blocks start as their shortcuts (last BatchNorm at scale 0). On small grey faces
-    # training starts much faster without.
-    model.zero_init_residual = True
     # Weights that the backbone starts from: a file by the names of torchvision's ResNets (.pth, .pth.tar
     # or .pt, which take PyTorch, or .npz); '' for random ones. Most want stem 'imagenet', width_factor
     # 1.0, and the channels, image_size, mean and std in `data` with which they were trained.

@@ -23,7 +23,6 @@ def get_config():
     config.augment.shift = 0.04
     config.model.width_factor = 0.25
     config.model.stem = 'cifar'
-    config.model.zero_init_residual = False
     config.loss.label_smoothing = 0.1
     config.optim.learning_rate = 2e-3
     config.optim.warmup = 0.1

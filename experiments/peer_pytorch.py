@@ -60,9 +60,6 @@ class Peer(nn.Module):
             stem=model.stem,
             channels=config.data.channels,
         )
-        for name, module in self.backbone.named_modules():
-            if model.zero_init_residual and name.endswith('bn2'):
-                nn.init.zeros_(module.weight)  # As in our blocks.
         self.embedding = nn.Linear(self.backbone.num_features, model.embedding_size)
         self.classes = nn.Linear(model.embedding_size, num_classes)
 

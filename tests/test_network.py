@@ -22,7 +22,6 @@ MODEL = {
     'learn_logit_scale': True,
     'dtype': 'float32',
     'embedding_norm': 'none',
-    'zero_init_residual': True,
 }
 IMAGES = np.random.default_rng(0).normal(size=(6, 8, 8, 1)).astype(np.float32)
 
@@ -78,13 +77,12 @@ def test_bfloat16_keeps_parameters_embedding_and_logits_in_float32():
 
 
 def test_settings_of_the_config_reach_the_backbone():
-    changed = {'backbone': 'resnet50', 'dtype': 'bfloat16', 'zero_init_residual': False}
+    changed = {'backbone': 'resnet50', 'dtype': 'bfloat16'}
     config = ConfigDict(MODEL | changed)
     backbone = make_network(config, NUM_CLASSES, axis_name='devices').backbone
     found = backbone.depth, backbone.width_factor, backbone.stem, backbone.axis_name
     assert found == ('resnet50', 1 / 16, 'small', 'devices')
     assert backbone.dtype == jnp.bfloat16
-    assert not backbone.zero_init_residual
     normed = network(embedding_norm='batch')
     assert (normed.norm, normed.axis_name) == ('batch', None)
     assert make_network(config, NUM_CLASSES, axis_name='devices').axis_name == 'devices'

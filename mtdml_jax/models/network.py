@@ -106,7 +106,6 @@ def make_network(model, num_classes: int, axis_name: str | None = None) -> Netwo
         depth=model.backbone,
         width_factor=model.width_factor,
         stem=model.stem,
-        zero_init_residual=model.zero_init_residual,
         dtype=DTYPES[model.dtype],
         axis_name=axis_name,
     )
