@@ -283,7 +283,8 @@ def test_cells_of_the_studies_are_valid_and_see_equally_many_faces(module):
         assert config.train.num_steps % config.train.log_every == 0
         assert len(config.loss.thresholds) in (0, config.model.num_slices)
         if module in (mining, thresholds):
-            assert config.data.batch_size * config.train.num_steps == mining.IMAGES
+            images = config.data.batch_size * config.train.num_steps
+            assert abs(images / mining.IMAGES - 1) < 0.02
             assert config.model.embedding_size == 256
 
 
