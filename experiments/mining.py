@@ -25,12 +25,13 @@ def batches_of(samples_per_class):
     """Batches with K faces of each class, over as many images (to 2 %), logged as often."""
     batch_size = NUM_CLASSES * samples_per_class
     log_every = IMAGES // (LINES * batch_size)
-    steps = {'train.num_steps': LINES * log_every, 'train.checkpoint_every': LINES * log_every}
+    num_steps = LINES * log_every
     return {
         'data.sampling': 'class',
         'data.batch_size': batch_size,
+        'train.num_steps': num_steps,
         'train.log_every': log_every,
-        **steps,
+        'train.checkpoint_every': num_steps,
     }
 
 

@@ -283,8 +283,10 @@ def test_cells_of_the_studies_are_valid_and_see_equally_many_faces(module):
         assert config.train.num_steps % config.train.log_every == 0
         assert len(config.loss.thresholds) in (0, config.model.num_slices)
         if module in (mining, thresholds):
-            images = config.data.batch_size * config.train.num_steps
-            assert abs(images / mining.IMAGES - 1) < 0.02
+            missing = mining.IMAGES - config.data.batch_size * config.train.num_steps
+            # Whole batches of K faces a class, in lines of equal length, do not always divide it.
+            is_spared = config.data.sampling == 'class' and 0 < missing < 0.02 * mining.IMAGES
+            assert missing == 0 or is_spared
             assert config.model.embedding_size == 256
 
 
