@@ -2,9 +2,9 @@
 
     python experiments/ablation.py --data FOLDER
 
-4 cells of 4,500 steps (10 epochs) of the network of configs/fer2013_third.py: cross-entropy only; with
-one threshold, the best so far of thresholds.py; with 8, ordinary and dual. Judged on PublicTest.
-study.py has the options.
+5 cells of 4,500 steps (10 epochs) of the network of configs/fer2013_third.py: cross-entropy only; and
+batch-hard with one threshold, the best so far of thresholds.py, with 8, ordinary and dual; all triplets
+with 8. Judged on PublicTest. study.py has the options.
 """
 
 import sys
@@ -24,6 +24,7 @@ LOSSES = {
     'single-dual': {'loss.mining': 'hard', 'loss.dual': True, **SINGLE},
     'slices-ordinary': {'loss.mining': 'hard', 'loss.dual': False},
     'slices-dual': {'loss.mining': 'hard', 'loss.dual': True},
+    'slices-all': {'loss.mining': 'all', 'loss.metric_weight': 0.3},
 }
 
 STUDY = Study(
