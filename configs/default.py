@@ -103,7 +103,7 @@ def get_config() -> ConfigDict:
     model.embedding_norm = 'none'
     # Number of slices S, each with a threshold of its own.
     model.num_slices = 8
-    # (Initial) scale of the cosine classifier's logits, and whether it is learned.
+    # (Initial) scale of the cosine classifiers' logits, and whether it is learned.
     model.logit_scale = 10.0
     model.learn_logit_scale = True
     # 'float32' or 'bfloat16': type of the backbone's computation. Parameters are float32.
@@ -112,7 +112,7 @@ def get_config() -> ConfigDict:
     config.loss = loss = ConfigDict()
     # Weight of the multi-threshold loss. Far above 1 it collapses on noisy labels.
     loss.metric_weight = 1.0
-    # Weight of the softmax cross-entropy on the whole embedding. At 0 hard sets collapse (README).
+    # Weight of the softmax cross-entropy of each slice. At 0 hard sets collapse (README).
     loss.softmax_weight = 1.0
     # Share of the target that cross-entropy spreads over all classes.
     loss.label_smoothing = 0.0

@@ -16,7 +16,8 @@ class Corner:
     def apply(self, variables, images, *, train):
         left, right = images[:, 0, 0, 0] + variables['shift'], images[:, 0, -1, 0]
         ones = jnp.ones_like(left)
-        return Outputs(jnp.stack([left, ones, right, 3 * ones], axis=1), left[:, None])
+        logits = jnp.stack([left - 1, left + 1], axis=1)[..., None]
+        return Outputs(jnp.stack([left, ones, right, 3 * ones], axis=1), logits)
 
 
 def split_of_corners(corners):

@@ -66,7 +66,7 @@ def test_outputs_are_embedding_and_logits_in_float32(backbone):
     )
     assert isinstance(outputs, Outputs)
     assert outputs.embedding.shape == (6, 256)
-    assert outputs.logits.shape == (6, NUM_CLASSES)
+    assert outputs.logits.shape == (6, 8, NUM_CLASSES)
     assert outputs.embedding.dtype == outputs.logits.dtype == jnp.float32
 
 
@@ -117,16 +117,16 @@ def test_any_number_of_channels_is_taken(channels):
     assert outputs.embedding.shape == (2, 12)
 
 
-def test_logits_are_the_scaled_cosine_of_the_sliced_embedding_and_the_class(small):
+def test_logits_are_the_scaled_cosine_of_each_slice_and_its_class_vector(small):
     variables, apply = small
     embedding, logits = apply(variables, IMAGES)
-    whole = np.concatenate(unit_slices(embedding, 3), axis=1) / 3**0.5
+    slices = unit_slices(embedding, 3)
     classes = np.asarray(variables['params']['classes'], np.float64)
-    cosine = whole @ (classes / np.linalg.norm(classes, axis=0))
-    np.testing.assert_allclose(logits, 10 * cosine, atol=1e-4)
-    # Normalising the embedding as a whole would give other logits.
-    unsliced = unit_slices(embedding, 1)[0] @ (classes / np.linalg.norm(classes, axis=0))
-    assert np.max(np.abs(unsliced - cosine)) > 0.01
+    assert logits.shape == (len(IMAGES), 3, NUM_CLASSES)
+    for s in range(3):
+        for c in range(NUM_CLASSES):
+            cosine = slices[s] @ classes[s, :, c] / np.linalg.norm(classes[s, :, c])
+            np.testing.assert_allclose(logits[:, s, c], 10 * cosine, atol=1e-4)
     assert np.max(np.abs(logits)) <= 10
 
 

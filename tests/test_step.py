@@ -131,16 +131,17 @@ def test_joint_loss_is_the_weighted_sum_of_both_terms_by_hand(options):
     batch, loss = make_batch(), ConfigDict(LOSS.to_dict() | options)
     rng = np.random.default_rng(1)
     embedding = jnp.asarray(rng.normal(size=(16, 8)), jnp.float32)
-    logits = rng.normal(size=(16, 4)).astype(np.float32)
+    logits = 3 * rng.normal(size=(16, 2, 4)).astype(np.float32)
     total, (_, metrics) = make_loss(Fixed(embedding, logits), THRESHOLDS, loss, None)({}, {}, batch)
 
-    log_probability = logits - np.log(np.sum(np.exp(logits), axis=1, keepdims=True))
+    log_probability = logits - np.log(np.sum(np.exp(logits), axis=2, keepdims=True))
     cross_entropy, correct = [], []
     for row in range(15):
         target = np.full(4, 0.1 / 4)
         target[batch['label'][row]] += 0.9
-        cross_entropy.append(-np.sum(target * log_probability[row]))
-        correct.append(np.argmax(logits[row]) == batch['label'][row])
+        # Each slice answers for itself in the loss, both together in the accuracy.
+        cross_entropy.append(-np.sum(target * log_probability[row]) / 2)
+        correct.append(np.argmax(logits[row, 0] + logits[row, 1]) == batch['label'][row])
     arguments = embedding, batch['label'], THRESHOLDS
     metric, _ = multi_threshold_loss(*arguments, mask=batch['mask'], **options)
     if options:
@@ -152,8 +153,8 @@ def test_joint_loss_is_the_weighted_sum_of_both_terms_by_hand(options):
 
 
 def softmax_loss_of(logits, batch, class_weights=None):
-    """Cross-entropy of given logits, without smoothing."""
-    network = Fixed(jnp.eye(4)[: len(logits)], jnp.array(logits, jnp.float32))
+    """Cross-entropy of given logits of one slice, without smoothing."""
+    network = Fixed(jnp.eye(4)[: len(logits)], jnp.array(logits, jnp.float32)[:, None])
     loss = ConfigDict(LOSS.to_dict() | {'label_smoothing': 0.0})
     thresholds = jnp.array([0.5])
     count = len(logits)

@@ -17,7 +17,7 @@ class EmbeddedSplit(NamedTuple):
 
     Attributes:
       embeddings: unit slices side by side, of length 1 as a whole, float32 [N, E].
-      logits: class scores, float32 [N, C].
+      logits: class scores, the mean of the slices', float32 [N, C].
       labels: classes, int32 [N].
     """
 
@@ -40,7 +40,8 @@ def make_embedder(network: Network, config) -> Callable[[Any, Split], EmbeddedSp
 
     def look(variables, images):
         outputs = network.apply(variables, images, train=False)
-        return split_slices(outputs.embedding, network.num_slices), outputs.logits
+        slices = split_slices(outputs.embedding, network.num_slices)
+        return slices, outputs.logits.mean(axis=1)
 
     @jax.jit
     def embed(variables, images):

@@ -1,4 +1,4 @@
-"""The network: a backbone, a sliced embedding, and a classifier on the whole of it."""
+"""The network: a backbone, a sliced embedding, and a classifier on each slice."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from mtdml_jax.errors import UserError, check_choice
 from mtdml_jax.models.resnet import RESNETS, STEMS, ResNet
-from mtdml_jax.slicing import merge_slices, split_slices
+from mtdml_jax.slicing import split_slices
 
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 # Key of the section `model` of the config -> its values.
@@ -20,7 +20,7 @@ class Outputs(NamedTuple):
 
     Attributes:
       embedding: as it leaves the last layer, not normalised, float32 [B, E].
-      logits: class scores, float32 [B, C].
+      logits: class scores of each slice, float32 [B, S, C]; their mean over slices is the answer.
     """
 
     embedding: jax.Array
@@ -28,10 +28,11 @@ class Outputs(NamedTuple):
 
 
 class Network(nn.Module):
-    """Backbone, embedding of S slices, and a cosine classifier on the slices side by side.
+    """Backbone, embedding of S slices, and a cosine classifier on each slice.
 
-    The classifier sees what the metric loss and the evaluation see: every slice normalised, all
-    together of length 1. Its logits are scale * cos(embedding, class vector).
+    A classifier sees what the metric loss sees, its slice normalised; its logits are
+    scale * cos(slice, class vector). Trained each by itself, they keep every slice from shrinking to
+    a point: one classifier on all slices needs only one of them.
 
     Attributes:
       backbone: module from images to features [B, F].
@@ -48,7 +49,9 @@ class Network(nn.Module):
     References:
       Wang et al., "NormFace: L2 hypersphere embedding for face verification", ACM MM 2017. BatchNorm
       on an embedding: Luo et al., "Bag of tricks and a strong baseline for deep person
-      re-identification", CVPRW 2019, there between triplet loss and classifier.
+      re-identification", CVPRW 2019, there between triplet loss and classifier. Parts of an embedding
+      as learners by themselves: Opitz et al., "BIER: boosting independent embeddings robustly", ICCV
+      2017.
     """
 
     backbone: nn.Module
@@ -73,11 +76,15 @@ class Network(nn.Module):
                 use_scale=False,
                 axis_name=self.axis_name,
             )(embedding)
-        whole = merge_slices(split_slices(embedding, self.num_slices))
+        slices = split_slices(embedding, self.num_slices)
+        slice_dim = self.embedding_size // self.num_slices
         kernel = self.param(
-            'classes', nn.initializers.normal(1.0), (self.embedding_size, self.num_classes)
+            'classes',
+            nn.initializers.normal(1.0),
+            (self.num_slices, slice_dim, self.num_classes),
         )
-        cosine = whole @ (kernel / jnp.linalg.norm(kernel, axis=0))
+        kernel /= jnp.linalg.norm(kernel, axis=1, keepdims=True)
+        cosine = jnp.einsum('bsd,sdc->bsc', slices, kernel)
         scale = self.scale
         if self.learn_scale:
             scale = self.param('scale', nn.initializers.constant(self.scale), ())

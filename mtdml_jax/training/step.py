@@ -66,7 +66,8 @@ def make_loss(
 
     loss = metric_weight * multi-threshold loss + softmax_weight * softmax cross-entropy
 
-    A term of weight 0 is still reported, but adds no gradient.
+    Cross-entropy is that of each slice's classifier, averaged; the accuracy is that of the mean of
+    their logits. A term of weight 0 is still reported, but adds no gradient.
 
     Args:
       network: the network.
@@ -100,12 +101,12 @@ def make_loss(
         # Labels that are votes of several people are shares of the classes.
         shares = batch.get('votes', jax.nn.one_hot(labels, outputs.logits.shape[-1]))
         targets = optax.smooth_labels(shares, loss.label_smoothing)
-        cross_entropy = optax.softmax_cross_entropy(outputs.logits, targets)
+        cross_entropy = optax.softmax_cross_entropy(outputs.logits, targets[:, None]).mean(axis=1)
         if class_weights is not None:
             weights = shares @ class_weights
             cross_entropy *= weights / global_mean(weights, mask, axis_name)
         softmax_loss = global_mean(cross_entropy, mask, axis_name)
-        correct = jnp.argmax(outputs.logits, axis=-1) == labels
+        correct = jnp.argmax(outputs.logits.mean(axis=1), axis=-1) == labels
         metrics = {
             'metric_loss': metric_loss,
             'softmax_loss': softmax_loss,
