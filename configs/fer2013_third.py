@@ -15,9 +15,6 @@ def get_config():
     config.data.train_split = 'train[:33%]'
     config.data.early_share = 0.0
     config.model.stem = 'small'
-    # The paper's loss, to which the studies compare others.
-    config.loss.mining = 'hard'
-    config.loss.metric_weight = 1.0
     # 96,000 of its 9,474 faces.
     config.train.num_steps = 1500
     config.train.log_every = 100
