@@ -77,11 +77,8 @@ class Network(nn.Module):
                 axis_name=self.axis_name,
             )(embedding)
         slices = split_slices(embedding, self.num_slices)
-        slice_dim = self.embedding_size // self.num_slices
         kernel = self.param(
-            'classes',
-            nn.initializers.normal(1.0),
-            (self.num_slices, slice_dim, self.num_classes),
+            'classes', nn.initializers.normal(1.0), (*slices.shape[1:], self.num_classes)
         )
         kernel /= jnp.linalg.norm(kernel, axis=1, keepdims=True)
         cosine = jnp.einsum('bsd,sdc->bsc', slices, kernel)
