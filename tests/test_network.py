@@ -127,6 +127,10 @@ def test_logits_are_the_scaled_cosine_of_each_slice_and_its_class_vector(small):
         for c in range(NUM_CLASSES):
             cosine = slices[s] @ classes[s, :, c] / np.linalg.norm(classes[s, :, c])
             np.testing.assert_allclose(logits[:, s, c], 10 * cosine, atol=1e-4)
+    # Normalising the embedding as a whole would give other logits.
+    whole = unit_slices(embedding, 1)[0].reshape(-1, 3, classes.shape[1]) * 3**0.5
+    unsliced = np.einsum('bsd,sdc->bsc', whole, classes / np.linalg.norm(classes, axis=1)[:, None])
+    assert np.max(np.abs(unsliced - logits / 10)) > 0.01
     assert np.max(np.abs(logits)) <= 10
 
 
