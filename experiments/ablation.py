@@ -9,7 +9,7 @@ with 8. Judged on PublicTest. study.py has the options.
 
 import sys
 
-from study import Cell, Study, run_study
+from study import CROSS_ENTROPY, Cell, Study, run_study
 from study_figures import draw_cells
 
 ALL_FACES = {
@@ -20,7 +20,7 @@ ALL_FACES = {
 }
 SINGLE = {'model.num_slices': 1, 'loss.thresholds': (1.0,)}
 LOSSES = {
-    'cross-entropy': {'loss.metric_weight': 0.0},
+    'cross-entropy': CROSS_ENTROPY,
     'single-dual': {'loss.mining': 'hard', 'loss.dual': True, **SINGLE},
     'slices-ordinary': {'loss.mining': 'hard', 'loss.dual': False},
     'slices-dual': {'loss.mining': 'hard', 'loss.dual': True},

@@ -9,7 +9,7 @@ classes as often as the faces are). All runs see equally many images, to 2 %. st
 
 import sys
 
-from study import Cell, Study, run_study
+from study import CROSS_ENTROPY, Cell, Study, run_study
 from study_figures import draw_cells
 
 NUM_CLASSES, IMAGES, LINES = 7, 96_000, 15  # lines of metrics a run
@@ -44,7 +44,7 @@ def make_cells():
             **{f'K-{k}': batches_of(k) for k in (4, 9, 18)},
         },
     }
-    cells = [Cell('cross-entropy', {'loss.metric_weight': 0.0})]
+    cells = [Cell('cross-entropy', CROSS_ENTROPY)]
     cells += [Cell(name, mining) for name, mining in MININGS.items()]
     for minings, changes in variants.items():
         for name, change in changes.items():

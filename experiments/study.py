@@ -35,6 +35,8 @@ from mtdml_jax.training.metrics import COLLAPSED, read_metrics
 
 ROOT = Path(__file__).absolute().parents[1]
 DIVERGED, INTERRUPTED = 3, 130  # exit codes: of the training command, of a study
+# What one would train without this project: a classifier on the whole embedding, no metric term.
+CROSS_ENTROPY = {'loss.metric_weight': 0.0, 'model.num_slices': 1}
 TRAIN_SCALARS = ('accuracy', 'loss', 'metric_loss', 'softmax_loss')
 
 
