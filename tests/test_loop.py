@@ -109,3 +109,15 @@ def test_data_without_the_validation_split_train_without_looking(folder, tmp_pat
     assert loop.train(config, tmp_path / 'run')
     lines = read_metrics(tmp_path / 'run' / 'metrics.jsonl')
     assert [line['step'] for line in lines] == [1, 2, 3, 4, 5, 6]
+
+
+def test_classifiers_that_are_not_trained_are_not_looked_at(
+    config, folder, uninterrupted, tmp_path
+):
+    overrides = '--config.loss.softmax_weight=0', '--config.train.best_metric=knn_accuracy'
+    loop.train(small_config(folder, *overrides), tmp_path)
+    (*_, without), (*_, both) = (
+        [x for x in read_metrics(run / 'metrics.jsonl') if 'validation/map_at_r' in x]
+        for run in (tmp_path, uninterrupted)
+    )
+    assert both.keys() - without.keys() == {'validation/softmax_accuracy'}

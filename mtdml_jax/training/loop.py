@@ -168,10 +168,9 @@ def make_validation(
             return found
         gallery = embed(variables, gallery_split)
         knn = fit_neighbors(gallery.embeddings, gallery.labels, config.eval.num_neighbors)
-        predictions = {
-            'softmax_accuracy': np.argmax(queries.logits, axis=1),
-            'knn_accuracy': knn.predict(queries.embeddings),
-        }
+        predictions = {'knn_accuracy': knn.predict(queries.embeddings)}
+        if config.loss.softmax_weight > 0:
+            predictions['softmax_accuracy'] = np.argmax(queries.logits, axis=1)
         return found | {
             name: float(np.mean(x == queries.labels)) for name, x in predictions.items()
         }
