@@ -7,7 +7,7 @@ A study is a script that hands a `Study` to `run_study`, such as mining.py:
 Start it again and it goes on: runs with a row in results/<study>.csv are left out, one that was
 stopped resumes from its checkpoint. Seeds are outermost: a study that is stopped has whole seeds. Each
 row holds the command that repeats it, for data in `data`. Arguments such as
-`--config.train.num_steps=20` apply to all cells. At the end comes a table of means, and of differences
+`--config.train.num_steps=20` apply to all cells. At the end come a table of means and one of differences
 to a cell that --reference names, seed by seed.
 """
 
@@ -55,7 +55,7 @@ class Study(NamedTuple):
       config: config file that the cells' settings override.
       cells: the settings.
       seeds: seeds by default.
-      reference: name of the cell that the table subtracts from the others.
+      reference: name of the cell that a table subtracts from the others.
       draw: (rows, path) -> None: draws the figure from the rows of finished runs.
       converged: the kNN accuracy from which on a run counts as converged; None to count none.
     """

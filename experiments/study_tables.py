@@ -1,11 +1,27 @@
-"""The table of a study."""
+"""The tables of a study."""
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from mtdml_jax.evaluation.intervals import markdown_table, mean_interval, paired_difference
 
-# Title -> column that is compared with the reference's.
-COMPARED = {'kNN': 'knn_accuracy', 'validation kNN': 'validation_knn_accuracy'}
+# Title -> column.
+SCORES = {
+    'softmax': 'softmax_accuracy',
+    'kNN': 'knn_accuracy',
+    'centroid': 'centroid_accuracy',
+    'linear': 'linear_accuracy',
+    'MAP@R': 'map_at_r',
+    'validation softmax': 'validation_softmax_accuracy',
+    'validation kNN': 'validation_knn_accuracy',
+}
+# Title -> column and format of its mean.
+SHARES = {
+    'active share': ('active_share', '.3f'),
+    'incomplete share': ('incomplete_share', '.3f'),
+    'collapsed slices': ('collapsed_slices', '.1f'),
+}
 
 
 def scores_by_cell(rows: Sequence[Mapping[str, str]], column: str) -> dict[str, dict[int, float]]:
@@ -20,53 +36,42 @@ def scores_by_cell(rows: Sequence[Mapping[str, str]], column: str) -> dict[str, 
 def summary(
     rows: Sequence[Mapping[str, str]], reference: str, converged: float | None = None
 ) -> str:
-    """The table of a study: means over seeds with 95 % intervals, in per cent.
+    """The two tables of a study, in per cent: means, and differences to a cell, seed by seed.
 
     Args:
-      rows: rows of finished runs.
-      reference: name of the cell that is subtracted from the others, seed by seed.
+      rows: rows of finished runs, all with kNN accuracy.
+      reference: name of the cell that is subtracted from the others.
       converged: adds a column with the number of runs whose kNN accuracy is at least this.
+
+    Returns:
+      Means of the scores over seeds with 95 % intervals, mean shares, and, if `reference` has runs
+      in common with other cells, the mean differences with 95 % intervals.
     """
-    compared = {title: scores_by_cell(rows, column) for title, column in COMPARED.items()}
-    compared = {title: scores for title, scores in compared.items() if scores}
-    softmax, active, incomplete, collapsed = (
-        scores_by_cell(rows, x)
-        for x in ('softmax_accuracy', 'active_share', 'incomplete_share', 'collapsed_slices')
-    )
+    scores = {title: scores_by_cell(rows, column) for title, column in SCORES.items()}
+    scores = {title: found for title, found in scores.items() if found}
+    shares = {title: (scores_by_cell(rows, x), spec) for title, (x, spec) in SHARES.items()}
+    counted = {} if converged is None else {f'kNN >= {converged:.0%}': scores['kNN']}
 
-    def line(cell):
-        by_seed = compared['kNN'][cell]
-        counted = [] if converged is None else [sum(x >= converged for x in by_seed.values())]
-        return (
-            cell,
-            len(by_seed),
-            *counted,
-            *(
-                x
-                for scores in compared.values()
-                for x in _mean_and_difference(scores, cell, reference)
-            ),
-            mean_interval([*softmax[cell].values()]) if cell in softmax else '',
-            *(_mean(x.get(cell), '.3f') for x in (active, incomplete)),
-            _mean(collapsed.get(cell), '.1f'),
-        )
+    def means(cell):
+        yield cell
+        yield len(scores['kNN'][cell])
+        for found in counted.values():
+            yield sum(x >= converged for x in found[cell].values())
+        for found in scores.values():
+            yield mean_interval([*found[cell].values()]) if cell in found else ''
+        for found, spec in shares.values():
+            yield f'{np.mean([*found[cell].values()]):{spec}}' if cell in found else ''
 
-    extra = [] if converged is None else [f'kNN >= {converged:.0%}']
-    scores = [x for title in compared for x in (title, f'{title} - {reference}')]
-    shares = 'active share', 'incomplete share', 'collapsed'
-    header = ('Cell', 'seeds', *extra, *scores, 'softmax', *shares)
-    return markdown_table(header, map(line, compared['kNN']))
+    def differences(cell):
+        yield f'{cell} - {reference}'
+        for found in scores.values():
+            of_cell, of_reference = found.get(cell, {}), found.get(reference, {})
+            in_common = of_cell.keys() & of_reference.keys()
+            yield paired_difference(of_cell, of_reference) if in_common else ''
 
-
-def _mean(by_seed, spec):
-    return f'{mean_interval([*by_seed.values()]).mean:{spec}}' if by_seed else ''
-
-
-def _mean_and_difference(scores, cell, reference):
-    """The mean of a cell, and what it is above the reference; '' for what there is not."""
-    by_seed, others = scores.get(cell, {}), scores.get(reference, {})
-    compare = cell != reference and by_seed.keys() & others.keys()
-    return (
-        mean_interval([*by_seed.values()]) if by_seed else '',
-        paired_difference(by_seed, others) if compare else '',
-    )
+    cells = scores['kNN']
+    compared = [x for x in cells if x != reference and cells[x].keys() & cells.get(reference, {})]
+    tables = [markdown_table(('Cell', 'seeds', *counted, *scores, *shares), map(means, cells))]
+    if compared:
+        tables += [markdown_table(('Difference', *scores), map(differences, compared))]
+    return '\n\n'.join(tables)

@@ -130,7 +130,7 @@ def test_row_has_the_measurements_and_the_command_without_this_machines_folders(
 
 def test_table_subtracts_the_chosen_cell(run, trained, capsys):
     run('--seeds=0', '--reference=many')
-    assert '| kNN - many |' in capsys.readouterr().out
+    assert '| plain - many |' in capsys.readouterr().out
     with pytest.raises(SystemExit):
         run('--reference=most')
 
@@ -233,38 +233,45 @@ def test_kill_while_a_row_is_written_leaves_the_rows_before_it(tmp_path, monkeyp
     ]
 
 
-def test_table_subtracts_the_reference_seed_by_seed():
-    def row(cell, seed, knn):
-        fixed = {'active_share': '0.5', 'collapsed_slices': '1'}
-        return {'cell': cell, 'seed': seed, 'knn_accuracy': knn, **fixed}
-
-    values = (('a', 0, '0.5'), ('a', 1, '0.6'), ('b', 0, '0.51'), ('b', 1, '0.61'))
-    lines = summary([row(*x) for x in values], 'a').splitlines()
-    assert lines[0] == (
-        '| Cell | seeds | kNN | kNN - a | softmax | active share | incomplete share | collapsed |'
-    )
-    # t of 1 degree of freedom 12.7062 times a standard error of 0.05.
-    assert lines[2] == '| a | 2 | 55.00 +-63.53 |  |  | 0.500 |  | 1.0 |'
-    assert lines[3] == '| b | 2 | 56.00 +-63.53 | 1.00 +-0.00 |  | 0.500 |  | 1.0 |'
-    lines = summary([row(*x) for x in values], 'a', converged=0.6).splitlines()
-    assert lines[0].startswith('| Cell | seeds | kNN >= 60% | kNN | kNN - a |')
-    assert [line.split(' | ')[2] for line in lines[2:]] == ['1', '1']
+def table_rows(text):
+    """The cells of each row of a Markdown table, without the line under the header."""
+    header, _, *rows = ([x.strip() for x in line.split('|')[1:-1]] for line in text.splitlines())
+    return [header, *rows]
 
 
-def test_table_shows_the_validation_split_where_runs_have_looked_at_it():
-    fixed = {'knn_accuracy': '0.5', 'active_share': '0.5', 'collapsed_slices': '1'}
+def test_tables_have_means_and_differences_to_the_reference_seed_by_seed():
+    def row(cell, seed, knn, map_at_r):
+        shares = {'active_share': '0.5', 'incomplete_share': '', 'collapsed_slices': '1'}
+        return {'cell': cell, 'seed': seed, 'knn_accuracy': knn, 'map_at_r': map_at_r, **shares}
+
     rows = [
-        {'cell': cell, 'seed': 0, 'validation_knn_accuracy': value, **fixed}
-        for cell, value in (('a', ''), ('b', '0.5'), ('c', '0.75'))
+        row('a', 0, '0.5', '0.1'),
+        row('a', 1, '0.6', '0.2'),
+        row('b', 0, '0.51', '0.1'),
+        row('b', 1, '0.61', '0.3'),
+        # No run in common with 'a': a mean, no difference. 'd' lacks a score.
+        row('c', 2, '0.7', '0.4'),
+        row('d', 0, '0.75', ''),
     ]
-    lines = summary(rows, 'b').splitlines()
-    header = ['', 'Cell', 'seeds', 'kNN', 'kNN - b', 'validation kNN', 'validation kNN - b']
-    assert [x.strip() for x in lines[0].split('|')][:7] == header
-    assert [line.split(' | ')[4:6] for line in lines[2:]] == [
-        ['', ''],
-        ['50.00', ''],
-        ['75.00', '25.00'],
+    means, differences = (table_rows(x) for x in summary(rows, 'a').split('\n\n'))
+    shares = ['active share', 'incomplete share', 'collapsed slices']
+    # t of 1 degree of freedom is 12.7062; half-widths are it times standard errors of 0.05, 0.1.
+    assert means == [
+        ['Cell', 'seeds', 'kNN', 'MAP@R', *shares],
+        ['a', '2', '55.00 +-63.53', '15.00 +-63.53', '0.500', '', '1.0'],
+        ['b', '2', '56.00 +-63.53', '20.00 +-127.06', '0.500', '', '1.0'],
+        ['c', '1', '70.00', '40.00', '0.500', '', '1.0'],
+        ['d', '1', '75.00', '', '0.500', '', '1.0'],
     ]
+    assert differences == [
+        ['Difference', 'kNN', 'MAP@R'],
+        ['b - a', '1.00 +-0.00', '5.00 +-63.53'],
+        ['d - a', '25.00', ''],
+    ]
+    assert '\n\n' not in summary(rows, 'c')
+    means = table_rows(summary(rows, 'c', converged=0.6))
+    assert means[0][:4] == ['Cell', 'seeds', 'kNN >= 60%', 'kNN']
+    assert [x[2] for x in means[1:]] == ['1', '1', '1', '1']
 
 
 @pytest.mark.parametrize('module', STUDIES)
