@@ -40,7 +40,7 @@ from mtdml_jax.evaluation.classify import predict_classes
 from mtdml_jax.evaluation.embed import EmbeddedSplit
 from mtdml_jax.training.state import make_schedule
 
-MARGIN, LOOKS, RATE_STEPS = 0.2, 8, 30
+MARGIN, LOOKS, RATE_STEPS = 0.2, 8, 200
 CONTESTANTS = {
     'mtdml_jax': '#0072b2',
     'PyTorch + pytorch-metric-learning': '#d55e00',
