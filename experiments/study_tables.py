@@ -12,6 +12,7 @@ SCORES = {
     'kNN': 'knn_accuracy',
     'centroid': 'centroid_accuracy',
     'linear': 'linear_accuracy',
+    'precision at 1': 'precision_at_1',
     'MAP@R': 'map_at_r',
     'validation softmax': 'validation_softmax_accuracy',
     'validation kNN': 'validation_knn_accuracy',
