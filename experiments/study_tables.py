@@ -51,13 +51,13 @@ def summary(
     scores = {title: scores_by_cell(rows, column) for title, column in SCORES.items()}
     scores = {title: found for title, found in scores.items() if found}
     shares = {title: (scores_by_cell(rows, x), spec) for title, (x, spec) in SHARES.items()}
-    counted = {} if converged is None else {f'kNN >= {converged:.0%}': scores['kNN']}
+    counted = [] if converged is None else [f'kNN >= {converged:.0%}']
 
     def means(cell):
         yield cell
         yield len(scores['kNN'][cell])
-        for found in counted.values():
-            yield sum(x >= converged for x in found[cell].values())
+        if counted:
+            yield sum(x >= converged for x in scores['kNN'][cell].values())
         for found in scores.values():
             yield mean_interval([*found[cell].values()]) if cell in found else ''
         for found, spec in shares.values():

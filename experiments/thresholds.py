@@ -43,8 +43,10 @@ def one_threshold(threshold, num_slices=1):
 
 def make_cells():
     """All cells; names are 'hard-slices-8', 'hard-single-0.5', 'hard-same-0.75'."""
-    cells = [Cell('cross-entropy', CROSS_ENTROPY)]
-    cells += [Cell('cross-entropy-slices-8', {**CROSS_ENTROPY, 'model.num_slices': 8})]
+    cells = [
+        Cell('cross-entropy', CROSS_ENTROPY),
+        Cell('cross-entropy-slices-8', {**CROSS_ENTROPY, 'model.num_slices': 8}),
+    ]
     for name, loss in LOSSES.items():
         if name != 'ordinary':
             counts = {f'slices-{s}': {'model.num_slices': s} for s in NUM_SLICES}

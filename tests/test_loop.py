@@ -111,9 +111,7 @@ def test_data_without_the_validation_split_train_without_looking(folder, tmp_pat
     assert [line['step'] for line in lines] == [1, 2, 3, 4, 5, 6]
 
 
-def test_classifiers_that_are_not_trained_are_not_looked_at(
-    config, folder, uninterrupted, tmp_path
-):
+def test_head_that_is_not_trained_is_not_looked_at(folder, uninterrupted, tmp_path):
     overrides = '--config.loss.softmax_weight=0', '--config.train.best_metric=knn_accuracy'
     loop.train(small_config(folder, *overrides), tmp_path)
     (*_, without), (*_, both) = (

@@ -17,7 +17,8 @@ class EmbeddedSplit(NamedTuple):
 
     Attributes:
       embeddings: unit slices side by side, of length 1 as a whole, float32 [N, E].
-      logits: class scores, the mean of the slices', float32 [N, C].
+      logits: class scores, the mean of the slices', float32 [N, C]; [N, 0] if no head was trained
+        (softmax_weight 0).
       labels: classes, int32 [N].
     """
 
@@ -41,7 +42,8 @@ def make_embedder(network: Network, config) -> Callable[[Any, Split], EmbeddedSp
     def look(variables, images):
         outputs = network.apply(variables, images, train=False)
         slices = split_slices(outputs.embedding, network.num_slices)
-        return slices, outputs.logits.mean(axis=1)
+        logits = outputs.logits.mean(axis=1)
+        return slices, logits if config.loss.softmax_weight else logits[:, :0]
 
     @jax.jit
     def embed(variables, images):

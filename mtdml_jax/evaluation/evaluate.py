@@ -57,9 +57,6 @@ def evaluate(config: ConfigDict, workdir: Path, split: str, command: str = '') -
 
     embed = make_embedder(network, config)
     gallery, queries = (embed(state.eval_variables, x) for x in (gallery_split, query_split))
-    if config.loss.softmax_weight == 0:
-        # The head was never trained: no logits, no softmax classifier.
-        queries = queries._replace(logits=queries.logits[:, :0])
     neighbors = {'num_neighbors': options.num_neighbors}
     is_seen = bool(np.isin(queries.labels, gallery.labels).any())
     predictions = {}

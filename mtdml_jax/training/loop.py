@@ -169,7 +169,7 @@ def make_validation(
         gallery = embed(variables, gallery_split)
         knn = fit_neighbors(gallery.embeddings, gallery.labels, config.eval.num_neighbors)
         predictions = {'knn_accuracy': knn.predict(queries.embeddings)}
-        if config.loss.softmax_weight > 0:
+        if queries.logits.shape[1]:
             predictions['softmax_accuracy'] = np.argmax(queries.logits, axis=1)
         return found | {
             name: float(np.mean(x == queries.labels)) for name, x in predictions.items()
