@@ -7,8 +7,8 @@ A study is a script that hands a `Study` to `run_study`, such as mining.py:
 Start it again and it goes on: runs with a row in results/<study>.csv are left out, one that was
 stopped resumes from its checkpoint. Seeds are outermost: a study that is stopped has whole seeds. Each
 row holds the command that repeats it, for data in `data`. Arguments such as
-`--config.train.num_steps=20` apply to all cells. At the end come a table of means and one of differences
-to a cell that --reference names, seed by seed.
+`--config.train.num_steps=20` apply to all cells. At the end come, of the chosen cells, a table of means
+and one of differences to a cell that --reference names, seed by seed.
 """
 
 import argparse
@@ -88,13 +88,27 @@ def run_study(study: Study, argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print('stopped; the same command goes on from here', file=sys.stderr)
         return INTERRUPTED
-    rows = [row for row in read_rows(results) if row['status'] == 'done']
+    rows = _finished(study, results)
     if rows and not options.list:
         figure = options.output / 'figures' / f'{study.name}.png'
         figure.parent.mkdir(parents=True, exist_ok=True)
         study.draw(rows, figure)
-        print(summary(rows, options.reference, study.converged))
+        shown = [
+            x for x in rows if _is_chosen(x['cell'], options) or x['cell'] == options.reference
+        ]
+        print(summary(shown, options.reference, study.converged))
     return 0
+
+
+def _finished(study, results):
+    """Rows of finished runs, in the order of the study's cells."""
+    places = {cell.name: place for place, cell in enumerate(study.cells)}
+    rows = [x for x in read_rows(results) if x['status'] == 'done' and x['cell'] in places]
+    return sorted(rows, key=lambda row: places[row['cell']])
+
+
+def _is_chosen(cell, options):
+    return fnmatch.fnmatchcase(cell, options.cells)
 
 
 def _parse(study, argv):
@@ -128,7 +142,7 @@ def _absolute(path):
 
 def _run_all(study, options, extra, results):
     """Runs what has no row yet, or prints the commands."""
-    cells = [x for x in study.cells if fnmatch.fnmatchcase(x.name, options.cells)]
+    cells = [x for x in study.cells if _is_chosen(x.name, options)]
     present = {(row['cell'], int(row['seed'])): row['command'] for row in read_rows(results)}
     portable = {key: value for key, value in extra.items() if key not in LOCATION_KEYS}
     for seed in options.seeds:

@@ -135,6 +135,17 @@ def test_table_subtracts_the_chosen_cell(run, trained, capsys):
         run('--reference=most')
 
 
+def test_tables_have_the_chosen_cells_and_the_reference_in_study_order(run, trained, capsys):
+    run('--cells=other', '--seeds=0')
+    run('--cells=[mp]*', '--seeds=0')
+    capsys.readouterr()
+    for pattern, names in (('[om]*', ['plain', 'many', 'other']), ('other', ['plain', 'other'])):
+        run('--figure-only', f'--cells={pattern}')
+        means, differences = (table_rows(x) for x in capsys.readouterr().out.split('\n\n'))
+        assert [x[0] for x in means[1:]] == names
+        assert [x[0] for x in differences[1:]] == [f'{x} - plain' for x in names[1:]]
+
+
 def test_row_by_another_command_is_not_taken_for_this_one(run, trained):
     run('--cells=plain')
     with pytest.raises(SystemExit, match="cell 'plain', seed 0, by another command"):
