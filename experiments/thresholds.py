@@ -10,7 +10,6 @@ Batch-hard mining with the ordinary loss for comparison (of all triplets both lo
 Cross-entropy only, of the whole embedding and of each of 8 slices. study.py has the options.
 """
 
-import json
 import sys
 
 import numpy as np
@@ -32,7 +31,6 @@ COLOURS = {
     'hard': '#d55e00',
     'all': '#009e73',
     'ordinary': '#e69f00',
-    'cross-entropy': '#4d4d4d',
 }
 
 
@@ -57,54 +55,47 @@ def make_cells():
 
 
 def draw(rows, path):
-    """Accuracy over thresholds and over numbers of slices; how alike slices are. A dot a seed."""
+    """Points over cross-entropy on the same seed, over thresholds and numbers of slices.
+
+    A dot a seed, a stroke their mean.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 4.4), layout='constrained')
-    single, several, alike = figure.subplots(1, 3)
-    several.sharey(single)
-    scores = scores_by_cell(rows, 'knn_accuracy')
-    for name in LOSSES:
-        _plot(single, {t: scores.get(f'{name}-single-{t}') for t in THRESHOLDS}, name)
-        _plot(several, {s: scores.get(f'{name}-slices-{s}') for s in NUM_SLICES}, name)
-        same = [100 * x for x in scores.get(f'{name}-same-{MIDDLE}', {}).values()]
-        if same:
-            label = f'{name}, all slices at {MIDDLE}'
-            several.plot([8] * len(same), same, 'x', c=COLOURS[name], label=label)
-        _plot(alike, {s: _mean_cka(rows, f'{name}-slices-{s}') for s in NUM_SLICES}, name)
-    level = scores.get('cross-entropy')
-    for axes in (single, several) if level else ():
-        mean = 100 * np.mean([*level.values()])
-        axes.axhline(mean, c=COLOURS['cross-entropy'], ls='--', label='cross-entropy only')
-    single.set_title('kNN accuracy (%), one threshold', loc='left')
-    several.set_title('Several thresholds', loc='left')
-    alike.set_title('CKA of a slice and the others (%)', loc='left')
-    single.set_xlabel('Threshold')
-    for axes in (several, alike):
-        axes.set_xscale('log', base=2)
-        axes.set_xticks(NUM_SLICES, map(str, NUM_SLICES))
-        axes.set_xlabel('Slices')
+    figure = Figure(figsize=(11, 6.5), layout='constrained')
+    panels = figure.subplots(2, 2, sharex='col', sharey='row')
+    columns = {'knn_accuracy': 'kNN accuracy', 'precision_at_1': 'precision at 1'}
+    for (one, several), (column, title) in zip(panels, columns.items(), strict=True):
+        gains = _gains(rows, column)
+        for axes, kind, places in ((one, 'single', THRESHOLDS), (several, 'slices', NUM_SLICES)):
+            _plot(axes, gains, {name: [f'{name}-{kind}-{x}' for x in places] for name in LOSSES})
+            axes.axhline(0, c='#4d4d4d', ls='--')
+            axes.set_xticks(range(len(places)), map(str, places))
+            axes.set_xlim(-0.5, len(places) - 0.5)
+        one.set_ylabel(f'{title}, points over cross-entropy')
+    one.set_xlabel('One slice at this threshold')
+    several.set_xlabel('Slices that share the valid range')
     save(figure, path)
 
 
-def _plot(axes, scores_by_place, name):
-    """A dot a seed and a line through the means; places without a run are left out."""
-    style = {'color': COLOURS[name]}
-    found = {place: [*scores.values()] for place, scores in scores_by_place.items() if scores}
-    for place, values in found.items():
-        axes.plot([place] * len(values), np.multiply(100, values), 'o', ms=4, alpha=0.5, **style)
-    if found:
-        means = [100 * np.mean(values) for values in found.values()]
-        axes.plot([*found], means, lw=1.8, label=name, **style)
-
-
-def _mean_cka(rows, cell):
-    """Seed -> mean linear CKA of a slice and the others (evaluation/slices.py)."""
+def _gains(rows, column):
+    """Cell -> points over cross-entropy, a list over the seeds in common."""
+    scores = scores_by_cell(rows, column)
+    level = scores.get('cross-entropy', {})
     return {
-        int(row['seed']): np.mean([x['cka'] for x in json.loads(row['slices'])])
-        for row in rows
-        if row['cell'] == cell
+        cell: [100 * (of_seed[x] - level[x]) for x in of_seed.keys() & level.keys()]
+        for cell, of_seed in scores.items()
     }
+
+
+def _plot(axes, gains, cells_by_loss):
+    """A dot a seed and a stroke at the mean, losses side by side; cells without a run are left out."""
+    for shift, (loss, cells) in zip((-0.2, 0.0, 0.2), cells_by_loss.items(), strict=True):
+        found = {place + shift: gains[x] for place, x in enumerate(cells) if gains.get(x)}
+        x = [place for place, values in found.items() for _ in values]
+        axes.plot(x, [y for values in found.values() for y in values], 'o', ms=4, c=COLOURS[loss])
+        if found:
+            means = [np.mean(values) for values in found.values()]
+            axes.plot([*found], means, '_', ms=16, mew=2.5, c=COLOURS[loss], label=loss)
 
 
 STUDY = Study(
