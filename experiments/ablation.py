@@ -9,9 +9,8 @@ and dual. Judged on PublicTest. study.py has the options.
 
 import sys
 
-from study import CROSS_ENTROPY, Cell, Study, run_study
+from study import CROSS_ENTROPY, Cell, Study, one_threshold, run_study
 from study_figures import draw_cells
-from thresholds import one_threshold
 
 ALL_FACES = {
     'data.train_split': 'train',

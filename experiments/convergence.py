@@ -12,7 +12,7 @@ Needs no data. study.py has the options.
 import sys
 from collections import Counter
 
-from study import Cell, Study, run_study
+from study import Cell, Study, one_threshold, run_study
 from study_figures import draw_cells
 
 from mtdml_jax import threshold_range
@@ -42,7 +42,7 @@ FACES = {
 def single(share, num_classes=NUM_DIGITS):
     """One slice at a threshold, given as a share of the valid range."""
     _, high = threshold_range(num_classes, EMBEDDING_SIZE)
-    return {'model.num_slices': 1, 'loss.thresholds': (round(share * high, 3),)}
+    return one_threshold(round(share * high, 3))
 
 
 def make_cells():

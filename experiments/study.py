@@ -40,6 +40,11 @@ CROSS_ENTROPY = {'loss.metric_weight': 0.0, 'model.num_slices': 1}
 TRAIN_SCALARS = ('accuracy', 'loss', 'metric_loss', 'softmax_loss')
 
 
+def one_threshold(threshold: float, num_slices: int = 1) -> dict[str, object]:
+    """Settings of slices that all have one threshold."""
+    return {'model.num_slices': num_slices, 'loss.thresholds': (threshold,) * num_slices}
+
+
 class Cell(NamedTuple):
     """One setting of a study: its name, and config keys with values, as in {'loss.mining': 'all'}."""
 

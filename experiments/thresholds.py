@@ -13,7 +13,7 @@ Cross-entropy only, of the whole embedding and of each of 8 slices. study.py has
 import sys
 
 import numpy as np
-from study import CROSS_ENTROPY, Cell, Study, run_study
+from study import CROSS_ENTROPY, Cell, Study, one_threshold, run_study
 from study_figures import save
 from study_tables import scores_by_cell
 
@@ -32,11 +32,6 @@ COLOURS = {
     'all': '#009e73',
     'ordinary': '#e69f00',
 }
-
-
-def one_threshold(threshold, num_slices=1):
-    """Settings of slices that all have one threshold."""
-    return {'model.num_slices': num_slices, 'loss.thresholds': (threshold,) * num_slices}
 
 
 def make_cells():
