@@ -85,7 +85,7 @@ def get_config() -> ConfigDict:
     augment.erasing_area = 0.15
 
     config.model = model = ConfigDict()
-    # 'resnet18', 'resnet34' or 'resnet50'.
+    # 'resnet10', 'resnet18', 'resnet34' or 'resnet50'.
     model.backbone = 'resnet18'
     # Multiplies the 64, 128, 256 and 512 channels of the four stages.
     model.width_factor = 0.5

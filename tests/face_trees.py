@@ -138,8 +138,8 @@ def write_fer2013(folder):
 
 
 def write_folder(folder):
-    """Any folder, by splits: 4 images of each of 3 classes in train, 1 in test."""
-    for grey, (split, count) in itertools.product((40, 80, 120), (('train', 4), ('test', 1))):
+    """Any folder, by splits: 4 images of each of 7 classes in train, 1 in test."""
+    for grey, (split, count) in itertools.product(range(20, 160, 20), (('train', 4), ('test', 1))):
         for i in range(count):
             write_image(folder / split / f'grey{grey}' / f'{i}.png', grey)
 

@@ -41,6 +41,7 @@ def small_overrides(folder):
         'data.prepared_dir': folder / 'prepared',
         'data.image_size': 16,
         'data.batch_size': 16,
+        'model.backbone': 'resnet10',
         'model.width_factor': 0.0625,
         'model.embedding_size': 16,
         'model.num_slices': 4,

@@ -52,6 +52,7 @@ def arguments(folder, workdir):
         'data.mean': (0.5,),
         'data.std': (0.25,),
         'data.batch_size': 16,
+        'model.backbone': 'resnet10',
         'model.width_factor': 0.0625,
         'model.stem': 'small',
         'model.embedding_size': 16,

@@ -10,6 +10,7 @@ from reference import unit_slices
 
 from mtdml_jax.errors import UserError
 from mtdml_jax.models import Network, Outputs, make_network
+from mtdml_jax.models.resnet import RESNETS
 
 NUM_CLASSES = 7
 MODEL = {
@@ -59,7 +60,7 @@ def with_parameters(variables, **changed):
     return variables | {'params': variables['params'] | changed}
 
 
-@pytest.mark.parametrize('backbone', ['resnet18', 'resnet34', 'resnet50'])
+@pytest.mark.parametrize('backbone', RESNETS)
 def test_outputs_are_embedding_and_logits_in_float32(backbone):
     outputs, _ = shapes(
         network(backbone=backbone, width_factor=1, embedding_size=256, num_slices=8)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from mtdml_jax.models.resnet import Conv, ResNet
+from mtdml_jax.models.resnet import RESNETS, Conv, ResNet
 
 # A width of 4 channels: what does not depend on the width compiles in no time.
 NARROW = 1 / 16
@@ -29,10 +29,12 @@ def num_parameters(variables):
     return sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(variables['params']))
 
 
-# torchvision's resnet18, 34 and 50 without their last layer.
+# torchvision's resnet18, 34 and 50 without their last layer; resnet10 lacks every stage's second block,
+# which has 18 * c * c parameters in two convolutions of c channels and 4 * c in their BatchNorm.
 @pytest.mark.parametrize(
     ('depth', 'parameters', 'features'),
     [
+        ('resnet10', 11_176_512 - 18 * 348_160 - 4 * 960, 512),
         ('resnet18', 11_176_512, 512),
         ('resnet34', 21_284_672, 512),
         ('resnet50', 23_508_032, 2048),
@@ -50,7 +52,7 @@ def test_imagenet_stem_brings_224_pixels_down_to_maps_of_7():
     assert sides == [(56, 56, 64), (28, 28, 128), (14, 14, 256), (7, 7, 512)]
 
 
-@pytest.mark.parametrize('depth', ['resnet18', 'resnet34', 'resnet50'])
+@pytest.mark.parametrize('depth', RESNETS)
 def test_small_stem_keeps_48_pixels_at_maps_of_at_least_3(depth):
     _, _, maps = shapes_of((2, 48, 48, 1), depth=depth, stem='small')
     outputs = [x for x in jax.tree.leaves(maps) if x.ndim == 4]

@@ -30,6 +30,7 @@ def run(tmp_path_factory):
         'data.image_size': 16,
         'data.batch_size': 40,
         'augment.flip': 0.0,
+        'model.backbone': 'resnet10',
         'model.width_factor': 0.125,
         'model.embedding_size': 32,
         'model.num_slices': 4,

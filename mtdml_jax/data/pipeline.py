@@ -194,6 +194,8 @@ def eval_batches(split: Split, data, batch_size: int) -> Iterator[dict[str, np.n
 
 
 def _iterate(numbers, make_batch):
+    # AutoGraph takes seconds, and has nothing to convert: no tensor steers Python here.
+    make_batch = tf.autograph.experimental.do_not_convert(make_batch)
     batches = numbers.map(make_batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return batches.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
 

@@ -68,7 +68,7 @@ def torchvision_names(depth: str) -> dict[str, tuple[str, ...]]:
     """torchvision's names of the arrays of a ResNet -> their paths in the variables of a `Network`.
 
     Args:
-      depth: 'resnet18', 'resnet34' or 'resnet50'.
+      depth: a name in `RESNETS`.
     """
     block, stage_sizes = RESNETS[depth]
     num_convs = 3 if block is Bottleneck else 2

@@ -1,4 +1,4 @@
-"""ResNet-18, -34 and -50 backbones."""
+"""ResNet-10, -18, -34 and -50 backbones."""
 
 from collections.abc import Callable
 from functools import partial
@@ -76,6 +76,7 @@ def _shortcut(block, x, shape):
 
 # Name -> (block, number of blocks in each of the four stages).
 RESNETS = {
+    'resnet10': (BasicBlock, (1, 1, 1, 1)),
     'resnet18': (BasicBlock, (2, 2, 2, 2)),
     'resnet34': (BasicBlock, (3, 4, 6, 3)),
     'resnet50': (Bottleneck, (3, 4, 6, 3)),
@@ -86,7 +87,8 @@ class ResNet(nn.Module):
     """Residual network without its classifier.
 
     Attributes:
-      depth: 'resnet18', 'resnet34' or 'resnet50'.
+      depth: 'resnet18', 'resnet34' or 'resnet50'; 'resnet10', which is not in the paper, has a block a
+        stage, for first trials and tests.
       width_factor: multiplies the 64, 128, 256 and 512 channels of the four stages.
       stem: 'imagenet' (7x7 stride 2, max-pool: for 224 px) or 'small' (3x3 stride 2, no max-pool: for
         up to 64 px; with the ImageNet stem such images would end on 2x2 maps, on which convolutions
