@@ -3,6 +3,7 @@
 import json
 import platform
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -112,7 +113,8 @@ def load_checkpoint(network, config: ConfigDict, workdir: Path):
       UserError: there is none.
     """
     optimizer = make_optimizer(config.optim, make_schedule(config.optim, config.train.num_steps))
-    target = create_state(network, optimizer, config, read_pretrained=False)
+    create = partial(create_state, network, optimizer, config, read_pretrained=False)
+    target = jax.eval_shape(create)
     with checkpoints.open_checkpoints(workdir / 'checkpoints', config.train) as manager:
         step = checkpoints.choose_step(manager, config.eval.checkpoint, config.train.best_metric)
         return checkpoints.restore(manager, step, target)

@@ -64,7 +64,8 @@ def train(config: ConfigDict, workdir: Path) -> bool:
         state, info = checkpoints.restore(manager, manager.latest_step(), state)
         seconds = info['seconds']
     step = int(state.step)
-    state = jax_utils.replicate(state, axis_name=AXIS)
+    # From the host: of arrays on a device it would compile a copy for each shape.
+    state = jax_utils.replicate(jax.device_get(state), axis_name=AXIS)
     validate = make_validation(network, config, train_split, validation_split)
     batches = train_batches(
         train_split,

@@ -57,8 +57,7 @@ def create_state(
     variables = init_variables(network, config.seed, (side, side, config.data.channels))
     if read_pretrained and config.model.pretrained:
         variables = load_backbone(variables, config.model)
-    # Two buffers: the step donates its state, and one buffer cannot be given away twice.
-    ema = jax.tree.map(jnp.copy, variables) if config.train.ema_decay else None
+    ema = variables if config.train.ema_decay else None
     opt_state = optimizer.init(variables['params'])
     return TrainState(jnp.zeros((), jnp.int32), variables, opt_state, ema)
 
