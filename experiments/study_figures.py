@@ -34,6 +34,7 @@ def draw_cells(rows: Sequence[Mapping[str, str]], path: Path) -> None:
         active.plot(shares, np.full(len(shares), height), '|', ms=9, c=colour, alpha=0.5)
         active.plot(np.mean(shares), height, 'o', ms=5, c=colour)
     accuracy.set_title('Accuracy (%): kNN blue, softmax orange', loc='left')
+    active.set_xlim(-0.03, 1.03)
     active.set_title('Active share in training: mean, slices', loc='left')
     accuracy.set_yticks(range(len(names)), names)
     accuracy.invert_yaxis()
