@@ -3,7 +3,6 @@
 import json
 import platform
 import subprocess
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -113,8 +112,7 @@ def load_checkpoint(network, config: ConfigDict, workdir: Path):
       UserError: there is none.
     """
     optimizer = make_optimizer(config.optim, make_schedule(config.optim, config.train.num_steps))
-    create = partial(create_state, network, optimizer, config, read_pretrained=False)
-    target = jax.eval_shape(create)
+    target = create_state(network, optimizer, config, read_pretrained=False)
     with checkpoints.open_checkpoints(workdir / 'checkpoints', config.train) as manager:
         step = checkpoints.choose_step(manager, config.eval.checkpoint, config.train.best_metric)
         return checkpoints.restore(manager, step, target)
