@@ -15,7 +15,7 @@ from study_figures import draw_cells
 CHANGES = {
     'recipe': {},
     **{f'weight-decay-{x}': {'optim.weight_decay': x} for x in (0.05, 0.5)},
-    **{f'rate-{x}': {'optim.learning_rate': x} for x in (1e-3, 4e-3)},
+    **{f'rate-{x}': {'optim.learning_rate': x} for x in (1e-3, 4e-3, 8e-3)},
     'twice-the-warp': {'augment.rotation': 10.0, 'augment.scale': 0.1, 'augment.shift': 0.08},
     'no-light': {'augment.brightness': 0.0, 'augment.contrast': 0.0},
     'erasing': {'augment.erasing': 0.3},
