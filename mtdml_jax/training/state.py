@@ -57,6 +57,7 @@ def create_state(
     variables = init_variables(network, config.seed, (side, side, config.data.channels))
     if read_pretrained and config.model.pretrained:
         variables = load_backbone(variables, config.model)
+    # The same arrays: replicating them over the devices makes two of each, as a donating step needs.
     ema = variables if config.train.ema_decay else None
     opt_state = optimizer.init(variables['params'])
     return TrainState(jnp.zeros((), jnp.int32), variables, opt_state, ema)
