@@ -268,7 +268,8 @@ def describe_software() -> dict[str, str]:
 def measurements(workdir: Path) -> dict[str, object]:
     """The columns that a run's files fill; those of a run that diverged are fewer.
 
-    'seconds' is the time of training without evaluation, over all its starts; 'train_...' are means
+    'seconds' is the time of training without evaluation, over all its starts, 'device' where it ran;
+    'train_...' are means
     over the last logged steps, lists by slice as JSON; 'validation_...' the last look at the validation
     split; 'collapsed_slices' counts the slices whose collapse score there is above the alarm's.
     """
@@ -290,7 +291,7 @@ def measurements(workdir: Path) -> dict[str, object]:
     path = workdir / 'evaluation.json'
     if path.exists():
         evaluation = json.loads(path.read_text(encoding='utf-8'))
-        found['seconds'] = evaluation['run']['seconds']
+        found |= {name: evaluation['run'][name] for name in ('seconds', 'device')}
         for name, scores in evaluation['classifiers'].items():
             found[f'{name}_accuracy'] = scores['accuracy']
             found[f'{name}_mean_class_accuracy'] = scores['mean_class_accuracy']

@@ -52,6 +52,7 @@ def test_files_of_a_run_fill_a_row_of_a_study(run):
     assert 0 <= row['linear_accuracy'] <= 1
     assert row['train_loss'] > 0
     assert row['seconds'] > 0
+    assert row['device']
 
 
 def test_evaluate_reads_the_config_of_the_run_and_takes_another_split(run, capsys):

@@ -46,7 +46,7 @@ EVALUATION = {
     },
     'retrieval': {'precision_at_1': 0.7, 'r_precision': 0.2, 'map_at_r': 0.1},
     'slices': [{'threshold': 0.5, 'cka': 0.25}],
-    'run': {'seconds': 12.5},
+    'run': {'seconds': 12.5, 'device': 'abacus'},
 }
 
 
@@ -111,6 +111,7 @@ def test_row_has_the_measurements_and_the_command_without_this_machines_folders(
         'command': f'python -m mtdml_jax train --config={CONFIG} --workdir=runs/toy/many/seed2 '
         '--config.model.num_slices=8 --config.seed=2 --config.train.num_steps=6',
         'seconds': '12.5',
+        'device': 'abacus',
         'train_accuracy': '0.25',
         'train_loss': '2.5',
         'active_share': '0.75',

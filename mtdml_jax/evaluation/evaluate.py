@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 import subprocess
 from pathlib import Path
 
@@ -132,12 +133,21 @@ def describe_run(config, workdir: Path, state, info: dict, command: str) -> dict
         'images_per_second': round(images / max(seconds['steps'], 1e-9), 1),
         'num_parameters': sum(x.size for x in parameters),
         'devices': jax.device_count(),
-        'platform': jax.devices()[0].platform,
+        'device': _device_name(),
         'python': platform.python_version(),
         'jax': jax.__version__,
         'mtdml_jax': mtdml_jax.__version__,
         'commit': _commit(),
     }
+
+
+def _device_name() -> str:
+    """The kind of device, of a CPU its model: bits depend on it, as they do on the version of jax."""
+    device, cpuinfo = jax.devices()[0], Path('/proc/cpuinfo')
+    if device.platform != 'cpu' or not cpuinfo.exists():
+        return device.device_kind
+    found = re.search(r'^model name\s*: (.+)$', cpuinfo.read_text(encoding='utf-8'), re.MULTILINE)
+    return found[1] if found else device.device_kind
 
 
 def _commit() -> str:

@@ -204,10 +204,9 @@ def _run_facts(run: dict) -> dict[str, str]:
     """Machine, time and versions, as far as they are known."""
     templates = {
         'Workdir': '{workdir}',
-        'Started': '{started}',
         'Steps': '{steps:,}',
         'Speed': '{images_per_second:,.0f} images/s',
-        'Devices': '{devices} ({platform})',
+        'Devices': '{devices} ({device})',
         'Software': 'mtdml_jax {mtdml_jax}, jax {jax}, Python {python}',
         'Commit': '{commit}',
         'Checkpoint': 'step {checkpoint_step:,}',
