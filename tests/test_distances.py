@@ -52,6 +52,15 @@ def test_equal_vectors_have_distance_and_gradient_zero(distance):
     assert gradient[1, 0] > 0
 
 
+def test_vectors_that_only_rounding_keeps_apart_have_euclidean_distance_and_gradient_zero():
+    x = jnp.array([0.6, 0.8])
+    apart = jnp.nextafter(x, 2.0)
+    distance, gradient = jax.value_and_grad(paired_distance)(x, apart)
+    assert distance == 0
+    np.testing.assert_array_equal(gradient, [0.0, 0.0])
+    assert paired_distance(x, x + 16 * jnp.finfo(x.dtype).eps) > 0
+
+
 def test_small_distances_of_unit_vectors_keep_their_digits():
     # 2 - 2 cos would be 0 or noise here: the squared distance is below float32's rounding of 2.
     x = jnp.array([1.0, 0.0])

@@ -263,15 +263,9 @@ def test_low_precision_vectors_are_compared_in_float32(dtype, far):
     assert (int(triplets.positive[0]), int(triplets.negative[0])) == (2, 4)
 
 
-def test_no_gradient_flows_through_the_choice():
-    slices, labels = random_batch(8)
-
-    def chosen(x):
-        triplets = mine_batch_hard(x, labels)
-        return sum(jnp.sum(field.astype(jnp.float32)) for field in triplets)
-
-    gradient = jax.jit(jax.grad(chosen))(slices)
-    np.testing.assert_array_equal(gradient, np.zeros_like(slices))
+def test_products_are_exact_on_devices_that_round_by_default():
+    # On a TPU the default multiplies in bfloat16, and another row would be chosen.
+    assert 'HIGHEST' in str(jax.make_jaxpr(mine_batch_hard)(*random_batch(8)))
 
 
 class EveryTransformation(chex.TestCase):
