@@ -7,6 +7,7 @@ import pytest
 from small_data import csv_rows, small_config, write_csv
 
 from mtdml_jax.errors import UserError
+from mtdml_jax.evaluation.embed import make_embedder
 from mtdml_jax.evaluation.evaluate import load_checkpoint
 from mtdml_jax.models import make_network
 from mtdml_jax.training import loop
@@ -88,11 +89,31 @@ def test_finished_run_is_left_as_it_is(config, uninterrupted):
     assert (uninterrupted / 'metrics.jsonl').read_text() == before
 
 
-def test_running_mean_is_what_validation_sees(config, uninterrupted):
+def test_every_device_mines_the_global_batch(config, uninterrupted):
+    lines = read_metrics(uninterrupted / 'metrics.jsonl')
+    found = [x['train/slice_num_valid'] for x in lines if 'train/loss' in x]
+    # 16 faces, 2 a device, which has hardly a pair of one class.
+    assert found == [[16.0] * 4] * 6
+    network, *_ = loop.make_training(config, np.full(7, 6))
+    assert network.backbone.axis_name == loop.AXIS
+
+
+def test_validation_judges_the_running_mean_by_neighbours_in_the_train_split(config, uninterrupted):
     state = final_state(config, uninterrupted)
-    assert state.eval_variables is state.ema
-    kernel, mean = (x['params']['embedding']['kernel'] for x in (state.variables, state.ema))
-    assert np.any(kernel != mean)
+    splits = loop.load_training_splits(config.data)
+    network = make_network(config.model, 7)
+    scores = loop.make_validation(network, config, *splits)(state.ema)
+    *_, line = read_metrics(uninterrupted / 'metrics.jsonl')
+    assert {f'validation/{name}': score for name, score in scores.items()} == {
+        name: x for name, x in line.items() if name != 'step'
+    }
+    train, validation = (make_embedder(network, config)(state.ema, x) for x in splits)
+    similarity = validation.embeddings.astype(np.float64) @ train.embeddings.T
+    nearest = np.argsort(-similarity, axis=1)[:, : config.eval.num_neighbors]
+    votes = [np.bincount(x, minlength=7) for x in train.labels[nearest]]
+    found = np.mean(np.argmax(votes, axis=1) == validation.labels)
+    assert scores['knn_accuracy'] == found
+    assert loop.make_validation(network, config, *splits)(state.variables) != scores
 
 
 def test_workdir_of_another_run_is_refused_and_left_alone(config, folder, uninterrupted):
@@ -111,11 +132,10 @@ def test_data_without_the_validation_split_train_without_looking(folder, tmp_pat
     assert [line['step'] for line in lines] == [1, 2, 3, 4, 5, 6]
 
 
-def test_head_that_is_not_trained_is_not_looked_at(folder, uninterrupted, tmp_path):
-    overrides = '--config.loss.softmax_weight=0', '--config.train.best_metric=knn_accuracy'
-    loop.train(small_config(folder, *overrides), tmp_path)
-    (*_, without), (*_, both) = (
-        [x for x in read_metrics(run / 'metrics.jsonl') if 'validation/map_at_r' in x]
-        for run in (tmp_path, uninterrupted)
+def test_head_that_is_not_trained_is_not_looked_at(config, folder, uninterrupted):
+    without = small_config(folder, '--config.loss.softmax_weight=0')
+    network = make_network(config.model, 7)
+    scores = loop.make_validation(network, without, *loop.load_training_splits(config.data))(
+        final_state(config, uninterrupted).ema
     )
-    assert both.keys() - without.keys() == {'validation/softmax_accuracy'}
+    assert scores.keys() == {'map_at_r', 'knn_accuracy'}

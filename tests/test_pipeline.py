@@ -71,6 +71,37 @@ def test_training_batches_have_the_promised_shapes_and_range(folder, split):
     assert batch['image'].max() <= 2
 
 
+def test_settings_of_augmentation_reach_the_batches_and_each_step_draws_anew(folder, split):
+    off = dict.fromkeys(small_config(folder).augment, 0.0)
+
+    def batches(flip):
+        values = off | {'flip': flip}
+        overrides = [f'--config.augment.{name}={value}' for name, value in values.items()]
+        return [x['image'] for x in train_batches(split, small_config(folder, *overrides))]
+
+    plain, always, half = map(batches, (0.0, 1.0, 0.5))
+    np.testing.assert_allclose(always, [x[:, :, ::-1] for x in plain], atol=1e-5)
+    mirrored = [
+        [not np.allclose(*pair, atol=1e-3) for pair in zip(*x, strict=True)]
+        for x in zip(plain, half, strict=True)
+    ]
+    assert len({tuple(rows) for rows in mirrored}) == 6
+
+
+def test_sampling_and_votes_of_training_batches_are_those_of_config_and_split(folder):
+    labels = np.repeat([0, 1, 2], [40, 6, 2])
+    votes = np.eye(3, dtype=np.float32)[labels] * 0.75
+    split = split_of([png(np.zeros((16, 16, 1)))] * 48, labels, votes=votes)
+    shares = {}
+    for sampling in ('class', 'instance'):
+        overrides = f'--config.data.sampling={sampling}', '--config.data.samples_per_class=2'
+        batches = list(train_batches(split, small_config(folder, *overrides)))
+        for batch in batches:
+            np.testing.assert_array_equal(np.argmax(batch['votes'], axis=1), batch['label'])
+        shares[sampling] = np.mean([x['label'] == 0 for x in batches])
+    assert shares['instance'] > 0.6 > shares['class']
+
+
 def assert_same_batches(first, second):
     for a, b in zip(first, second, strict=True):
         for name in a:
