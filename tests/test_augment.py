@@ -48,17 +48,24 @@ def test_shift_moves_by_a_share_of_the_side_and_repeats_the_border(image):
     moved = augment_one(image, {SHIFT_X: 1.0}, shift=0.25)
     np.testing.assert_allclose(moved[:, :6], image[:, 2:], atol=1e-5)
     np.testing.assert_allclose(moved[:, 6:], image[:, [7, 7]], atol=1e-5)
+    moved = augment_one(image, {SHIFT_Y: 1.0}, shift=0.25)
+    np.testing.assert_allclose(moved[:6], image[2:], atol=1e-5)
+    np.testing.assert_allclose(moved[6:], image[[7, 7]], atol=1e-5)
 
 
 def test_rotation_by_ninety_degrees_turns_the_picture_about_its_centre(image):
     turned = augment_one(image, {ROTATION: 1.0}, rotation=90.0)
     np.testing.assert_allclose(turned, np.rot90(image, 1), atol=1e-4)
+    both = augment_one(image, {ROTATION: 1.0, FLIP: 0.0}, rotation=90.0, flip=0.5)
+    np.testing.assert_allclose(both, np.rot90(image)[:, ::-1], atol=1e-4)
 
 
-def test_scale_enlarges_about_the_centre():
+def test_scale_enlarges_or_shrinks_about_the_centre():
     ramp = np.tile(np.arange(9, dtype=np.float32) / 8, (9, 1))
     larger = augment_one(ramp, {SCALE: 1.0}, scale=1.0)
     np.testing.assert_allclose(larger[4], 0.5 + (ramp[4] - 0.5) / 2, atol=1e-5)
+    smaller = augment_one(ramp, {SCALE: 0.0}, scale=1.0)
+    np.testing.assert_allclose(smaller[4], np.clip(0.5 + (ramp[4] - 0.5) * 2, 0, 1), atol=1e-5)
 
 
 def test_brightness_adds_and_contrast_stretches_about_the_mean():
@@ -67,6 +74,8 @@ def test_brightness_adds_and_contrast_stretches_about_the_mean():
     np.testing.assert_allclose(brighter, image + 0.1, atol=1e-6)
     stretched = augment_one(image, {CONTRAST: 1.0}, contrast=0.5)
     np.testing.assert_allclose(stretched, [[0.35, 0.65], [0.35, 0.65]], atol=1e-6)
+    flattened = augment_one(image, {CONTRAST: 0.0}, contrast=0.5)
+    np.testing.assert_allclose(flattened, [[0.45, 0.55], [0.45, 0.55]], atol=1e-6)
 
 
 def test_pixels_stay_between_0_and_1(image):
@@ -76,9 +85,9 @@ def test_pixels_stay_between_0_and_1(image):
 
 
 def test_erasing_fills_a_square_of_the_drawn_area_with_the_mean(image):
-    # A choice of 0.4 of a probability of 0.8: half of the largest area, a square of 4 pixels.
-    draws = {ERASE: 0.4, ERASE_X: 0.5, ERASE_Y: 0.25}
-    erased = augment_one(image, draws, erasing=0.8, erasing_area=0.5)
+    # A choice of 0.1 of a probability of 0.2: half of the largest area, a square of 4 pixels.
+    draws = {ERASE: 0.1, ERASE_X: 0.5, ERASE_Y: 0.25}
+    erased = augment_one(image, draws, erasing=0.2, erasing_area=0.5)
     expected = image.copy()
     expected[0:4, 2:6] = image.mean()
     np.testing.assert_allclose(erased, expected, atol=1e-6)

@@ -1,5 +1,7 @@
 """The network: sliced embedding, cosine classifier, and what it refuses to be."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,8 +47,8 @@ class Backbone(nn.Module):
         return jnp.mean(images, axis=(1, 3)) * (2 if train else 1)
 
 
-def small_network(scale=10.0, learn_scale=True, norm='none'):
-    return Network(Backbone(), 12, 3, NUM_CLASSES, scale, learn_scale, norm)
+def small_network(scale=10.0, learn_scale=True, norm='none', axis_name=None):
+    return Network(Backbone(), 12, 3, NUM_CLASSES, scale, learn_scale, norm, axis_name)
 
 
 @pytest.fixture(scope='module')
@@ -87,6 +89,22 @@ def test_settings_of_the_config_reach_the_backbone():
     normed = network(embedding_norm='batch')
     assert (normed.norm, normed.axis_name) == ('batch', None)
     assert make_network(config, NUM_CLASSES, axis_name='devices').axis_name == 'devices'
+
+
+def test_batch_norm_standardises_the_embedding_over_the_batch_of_all_devices(small):
+    variables, _ = small
+    images = np.random.default_rng(1).normal(size=(8, 8, 8, 1)).astype(np.float32)
+    statistics = {'BatchNorm_0': {'mean': jnp.zeros(12), 'var': jnp.ones(12)}}
+
+    def embed(images, axis_name=None):
+        model = small_network(norm='batch', axis_name=axis_name)
+        normed = variables | {'batch_stats': statistics}
+        outputs, _ = model.apply(normed, images, train=True, mutable=['batch_stats'])
+        return outputs.embedding
+
+    # One face a device, which would standardise to 0.
+    spread = jax.pmap(partial(embed, axis_name='batch'), axis_name='batch')(images[:, None])
+    np.testing.assert_allclose(spread[:, 0], embed(images), atol=2e-4)
 
 
 def test_batch_norm_standardises_the_embedding_and_evaluation_does_so_by_running_statistics(small):
