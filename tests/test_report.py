@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from mtdml_jax.evaluation import figures
@@ -157,10 +158,21 @@ def test_names_from_outside_are_text_and_never_tags(content):
     assert '<script>' in text
 
 
-def test_figures_show_class_names_as_they_are():
-    image = figures.confusion_figure(np.eye(3, dtype=int), CLASS_NAMES)
-    assert image.startswith('data:image/svg+xml;base64,')
-    assert figures.confusion_figure(np.eye(3, dtype=int), ['x' * 80] * 3)
+def test_confusion_figure_has_true_classes_as_rows_and_names_as_they_are(monkeypatch):
+    confusion = np.array([[6, 2, 0], [1, 2, 1], [0, 0, 0]])
+    assert figures.confusion_figure(confusion, CLASS_NAMES).startswith('data:image/svg+xml;base64,')
+    figure = Figure()
+    axes = figure.subplots()
+    monkeypatch.setattr(figures, '_draw', lambda paint, *_: paint(figure, axes))
+    figures.confusion_figure(confusion, [*CLASS_NAMES[:2], 'x' * 80])
+    names = [text.get_text() for text in axes.get_yticklabels()]
+    assert names[:2] == CLASS_NAMES[:2]
+    assert len(names[2]) < 80
+    assert names == [text.get_text() for text in axes.get_xticklabels()]
+    assert axes.get_ylabel() == 'True class'
+    cells = [text.get_text() for text in axes.texts if text.get_position() in [(1, 0), (1, 0.08)]]
+    # Of 8 faces of the first class 2 are taken for the second.
+    assert cells == ['25', '2']
 
 
 def test_long_training_time_is_shown_in_hours(content):

@@ -49,6 +49,18 @@ def test_gradient_is_clipped_to_the_norm():
     np.testing.assert_allclose(updates['w'], [-0.3, -0.4], rtol=1e-6)
 
 
+def test_momentum_is_nesterovs_by_hand():
+    optim = ConfigDict({**OPTIM, 'momentum': 0.9})
+    optimizer = make_optimizer(optim, make_schedule(optim, 10))
+    params = {'w': jnp.zeros(1)}
+    state = optimizer.init(params)
+    first, state = optimizer.update({'w': jnp.array([1.0])}, state, params)
+    second, _ = optimizer.update({'w': jnp.array([2.0])}, state, params)
+    np.testing.assert_allclose(first['w'], [-0.5 * (1 + 0.9 * 1)], rtol=1e-6)
+    # The memory is 2 + 0.9 x 1 = 2.9.
+    np.testing.assert_allclose(second['w'], [-0.5 * (2 + 0.9 * 2.9)], rtol=1e-6)
+
+
 @pytest.mark.parametrize(('key', 'value'), [('name', 'adam'), ('schedule', 'step')])
 def test_unknown_choice_is_named(key, value):
     optim = ConfigDict({**OPTIM, key: value})
