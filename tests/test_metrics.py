@@ -3,7 +3,9 @@ import math
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from small_data import CONFIG
+from tensorboardX.proto.event_pb2 import Event
 
 from mtdml_jax.config import load_config
 from mtdml_jax.errors import DivergenceError
@@ -62,7 +64,19 @@ def test_metrics_file_holds_no_times(tmp_path):
         log.flush(1)
     (line,) = read_metrics(tmp_path / 'metrics.jsonl')
     assert not [name for name in line if 'second' in name]
-    assert list(tmp_path.glob('events.*'))
+
+
+def test_tensorboard_has_the_metrics_each_slice_by_itself_and_the_speed(tmp_path):
+    with run_log(tmp_path) as log:
+        log.add(step_metrics(3.0))
+        log.flush(1)
+    (path,) = tmp_path.glob('events.*')
+    records = tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
+    values = [x for record in records for x in Event.FromString(record).summary.value]
+    found = {value.tag: value.simple_value for value in values}
+    assert found['train/loss'] == 3.0
+    assert (found['train/slice_active_share/0'], found['train/slice_active_share/1']) == (1.0, 0.5)
+    assert any('images' in tag for tag in found)
 
 
 def test_resume_drops_the_lines_after_its_checkpoint_and_a_line_cut_in_two(tmp_path):
