@@ -100,12 +100,15 @@ def multi_threshold_loss(
       (loss, aux): a scalar, or [S, B] for reduction 'none' (0 at invalid anchors), and `LossAux`.
 
     Raises:
-      ValueError: shapes that do not fit, or an unknown distance, mining or reduction.
+      ValueError: shapes that do not fit; an unknown distance, mining or reduction; a softness below 0, or a
+        quantile outside [0, 1] that is not traced.
 
     References:
       Yang et al., Pattern Recognition 156, 110711, 2024.
     """
     _check_arguments(embeddings, labels, thresholds, weights, distance, mining, reduction)
+    _check_range('softness', softness, np.inf)
+    _check_range('quantile', quantile, 1)
     num_slices = len(thresholds)
     slices = split_slices(embeddings, num_slices)
     mask = as_mask(mask, labels.shape)
@@ -196,6 +199,11 @@ def _collapse(total, distance):
     farther = jnp.maximum(total.positive_distance, total.negative_distance)
     share_of_orthogonal = _ratio(farther, total.triplets * orthogonal)
     return jnp.where(total.triplets > 0, jnp.maximum(1 - share_of_orthogonal, 0), 0)
+
+
+def _check_range(name, value, high):
+    if isinstance(value, int | float) and not 0 <= value <= high:
+        raise ValueError(f'expected {name} from 0 to {high}, found {value}')
 
 
 def _check_arguments(embeddings, labels, thresholds, weights, distance, mining, reduction):

@@ -257,6 +257,8 @@ def test_changing_values_are_traced_once():
         ({'thresholds': np.ones(4)}, 'divisible by the number of slices, found 6 and 4'),
         ({'embeddings': np.ones((8, 3, 2))}, r'shape \[B, E\].*found \(8, 3, 2\) and \(8,\)'),
         ({'mask': np.ones((8, 1), bool)}, r'mask of shape \(8,\), found \(8, 1\)'),
+        ({'softness': -0.1}, 'softness from 0 to inf, found -0.1'),
+        ({'mining': 'quantile', 'quantile': 1.5}, 'quantile from 0 to 1, found 1.5'),
         ({'weights': np.ones(7)}, r'weights of shape \(8,\), found \(7,\)'),
         ({'labels': np.zeros(7, int)}, r'labels of shape \[B\], found \(8, 6\) and \(7,\)'),
     ],
