@@ -103,7 +103,10 @@ def test_validation_share_without_subjects_keeps_the_classes_proportions():
 
 
 def test_folds_without_a_share_have_no_validation(folder):
-    assert not has_validation(folds_config(folder, folds=3))
+    data = folds_config(folder, folds=3)
+    assert not has_validation(data)
+    with pytest.raises(UserError, match='only with config.data.validation_share'):
+        load_part(data, 'validation')
 
 
 def test_held_out_classes_are_all_that_is_tested_and_nothing_that_training_sees(folder):
