@@ -167,6 +167,15 @@ def test_finished_folds_are_not_run_again(folder, finished):
     assert {path: path.stat().st_mtime_ns for path in files} == before
 
 
+def test_fold_that_was_evaluated_on_another_part_is_tested_again(folder, finished):
+    before, path = results(finished), finished / 'fold_01' / 'evaluation.json'
+    evaluation = json.loads(path.read_text())
+    path.write_text(json.dumps(evaluation | {'split': 'train', 'num_examples': 1}))
+    assert main(arguments(folder, finished)) == 0
+    assert results(finished) == before
+    assert json.loads(path.read_text())['num_examples'] == evaluation['num_examples']
+
+
 def test_settings_without_folds_or_of_another_run_are_refused(folder, finished, capsys):
     command = arguments(folder, finished)
     assert main([*command, '--config.data.folds=0']) == 2

@@ -41,7 +41,7 @@ def cross_validate(config: ConfigDict, workdir: Path, command: str = '') -> dict
     evaluations = []
     for fold in range(num_folds):
         folder = workdir / f'fold_{fold:02d}'
-        if not (folder / 'evaluation.json').is_file():
+        if not _is_tested(folder / 'evaluation.json'):
             print(f'fold {fold + 1} of {num_folds}: {folder}')
             fold_config = with_fold(config, fold)
             if not train(fold_config, folder):
@@ -53,6 +53,11 @@ def cross_validate(config: ConfigDict, workdir: Path, command: str = '') -> dict
     (workdir / 'crossval.json').write_text(text, encoding='utf-8')
     write_crossval_report(workdir / 'report.html', config.to_dict(), pooled, command)
     return pooled
+
+
+def _is_tested(path):
+    """Whether an evaluation is there and of the test part: a fold can be evaluated on any other."""
+    return path.is_file() and json.loads(path.read_text(encoding='utf-8'))['split'] == 'test'
 
 
 def with_fold(config: ConfigDict, fold: int) -> ConfigDict:
