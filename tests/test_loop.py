@@ -68,6 +68,8 @@ def test_run_that_crashed_and_is_resumed_ends_with_the_same_bits(
         interrupt_before(patch, 5, crash)
         loop.train(config, tmp_path)
     assert read_metrics(tmp_path / 'metrics.jsonl')[-1]['step'] == 4
+    # What was being written is whole.
+    assert (tmp_path / 'checkpoints' / '3').is_dir()
     assert loop.train(config, tmp_path)
     chex.assert_trees_all_equal(final_state(config, tmp_path), final_state(config, uninterrupted))
     # The lines after the checkpoint of step 3 were written again.

@@ -75,7 +75,8 @@ def train(config: ConfigDict, workdir: Path) -> bool:
         num_hosts=jax.process_count(),
     )
     log = RunLog(workdir, step, seconds, config)
-    with log, catch_sigterm() as stopping:
+    # The manager ends what it is still writing, whatever ends the loop.
+    with manager, log, catch_sigterm() as stopping:
         for step, batch in enumerate(batches, start=step + 1):  # noqa: B020 (counts on)
             state, metrics = train_step(state, split_over_devices(batch))
             log.add(metrics)
@@ -92,7 +93,6 @@ def train(config: ConfigDict, workdir: Path) -> bool:
                 checkpoints.save(manager, host_state, found, info)
             if stop:
                 break
-    manager.close()
     return step == num_steps
 
 
