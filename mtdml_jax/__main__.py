@@ -29,6 +29,11 @@ def main(argv: list[str] | None = None) -> int:
         return 2 if isinstance(error, UserError) else 3
 
 
+def _folder(path: str) -> Path:
+    """As the shell would have it, which leaves the ~ of --workdir=~/run alone."""
+    return Path(path).expanduser()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='python -m mtdml_jax',
@@ -39,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
         argparse.ArgumentParser(add_help=False, allow_abbrev=False) for _ in range(3)
     )
     common.add_argument('--debug', action='store_true', help='show the traceback of an error')
-    run.add_argument('--workdir', type=Path, required=True, help='folder of the run')
+    run.add_argument('--workdir', type=_folder, required=True, help='folder of the run')
     configured.add_argument(
         '--config', required=True, help='config file, such as configs/quickstart.py'
     )

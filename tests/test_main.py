@@ -127,6 +127,11 @@ def test_wrong_setting(folder, tmp_path, capsys, override, message):
     assert not (tmp_path / 'run').exists()
 
 
+def test_workdir_may_start_at_the_home_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    assert str(tmp_path / 'nothing') in error_of(['evaluate', '--workdir=~/nothing'], capsys)
+
+
 def test_workdir_of_another_run(folder, run, capsys):
     error = error_of(train_command(folder, run, '--config.seed=5'), capsys)
     assert 'seed (there 0, now 5)' in error

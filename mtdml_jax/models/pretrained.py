@@ -41,7 +41,7 @@ def load_backbone(variables: Any, model) -> Any:
     Raises:
       UserError: a file that cannot be read or that does not hold exactly this backbone.
     """
-    arrays = read_arrays(Path(model.pretrained))
+    arrays = read_arrays(Path(model.pretrained).expanduser())
     arrays = {name: x for name, x in arrays.items() if not name.endswith('num_batches_tracked')}
     places, flat = torchvision_names(model.backbone), flatten_dict(variables)
     prefix = max(PREFIXES, key=lambda prefix: sum(prefix + name in arrays for name in places))
