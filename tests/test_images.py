@@ -43,6 +43,14 @@ def test_jpeg_is_decoded_to_nearly_the_pixels_that_were_saved(mode, channels):
     np.testing.assert_allclose(pixels, 90, atol=2)
 
 
+@pytest.mark.parametrize('channels', [1, 3])
+def test_grey_of_16_bits_keeps_its_upper_8(channels):
+    grey = np.array([[0, 255, 256], [25_600, 32_768, 65_535]], np.uint16)
+    found = decode_image(encode(Image.fromarray(grey), 'TIFF'), channels)
+    expected = np.array([[0, 0, 1], [100, 128, 255]])[..., None]
+    np.testing.assert_array_equal(found, np.broadcast_to(expected, (2, 3, channels)))
+
+
 def test_red_becomes_the_grey_of_its_luminance():
     red = Image.new('RGB', (2, 2), (255, 0, 0))
     for kind in ('PNG', 'BMP'):

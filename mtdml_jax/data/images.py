@@ -27,7 +27,11 @@ def decode_image(encoded: tf.Tensor, channels: int) -> tf.Tensor:
 
 
 def _decode_with_pillow(encoded, channels):
-    image = Image.open(io.BytesIO(encoded.numpy())).convert('L' if channels == 1 else 'RGB')
+    image = Image.open(io.BytesIO(encoded.numpy()))
+    if image.mode.startswith('I;16'):
+        # Of 16 bits the upper 8: `convert` would make all above 255 white.
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    image = image.convert('L' if channels == 1 else 'RGB')
     return np.asarray(image).reshape(image.height, image.width, -1)
 
 
