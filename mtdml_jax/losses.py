@@ -100,8 +100,8 @@ def multi_threshold_loss(
       (loss, aux): a scalar, or [S, B] for reduction 'none' (0 at invalid anchors), and `LossAux`.
 
     Raises:
-      ValueError: shapes that do not fit; an unknown distance, mining or reduction; a softness below 0, or a
-        quantile outside [0, 1] that is not traced.
+      ValueError: shapes that do not fit; an unknown distance, mining or reduction; a softness below 0;
+        a quantile outside [0, 1] that is not traced.
 
     References:
       Yang et al., Pattern Recognition 156, 110711, 2024.
