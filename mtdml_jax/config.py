@@ -4,6 +4,7 @@ import difflib
 import json
 import math
 import sys
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -133,8 +134,9 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
         return
     workdir.mkdir(parents=True, exist_ok=True)
     text = json.dumps(config.to_dict(), indent=2)
-    # Written aside and renamed: a kill leaves no half a config, and hosts that share a folder agree.
-    partial = path.with_suffix('.partial')
+    # Written aside, each by its own name, and renamed: a kill leaves no half a config, and hosts that
+    # share a folder agree.
+    partial = path.with_suffix(f'.{uuid.uuid4().hex}')
     partial.write_text(text + '\n', encoding='utf-8')
     partial.replace(path)
 
