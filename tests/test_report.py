@@ -216,6 +216,11 @@ def test_collapsed_slices_and_a_gallery_of_queries_raise_alarms(tmp_path):
     assert page.text.count('Nothing to draw') == 5
 
 
+def test_train_part_that_is_cut_from_a_split_is_the_gallery_too(tmp_path):
+    changed = {'split': 'train', 'gallery_split': 'train[:33%]'}
+    assert 'Gallery and queries are the same split' in report(tmp_path, evaluation=changed)
+
+
 def test_sound_run_raises_no_alarm(content):
     assert 'alarm' not in Page(content).classes
 

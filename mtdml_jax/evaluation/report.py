@@ -179,7 +179,8 @@ def _alarms(evaluation: dict) -> str:
             'almost in one point, whatever their class. A smaller metric weight, a larger '
             'softmax weight or cleaner labels may help.'
         )
-    if evaluation.get('gallery_split') == evaluation['split']:
+    # The train part, which may be a part of a split itself.
+    if evaluation['split'] in ('train', evaluation.get('gallery_split')):
         alarms.append(
             'Gallery and queries are the same split: every image finds itself as its nearest '
             'neighbour, so kNN, centroid and logistic regression look better than they are.'
