@@ -8,7 +8,7 @@ import numpy as np
 
 from mtdml_jax.distances import check_distance
 from mtdml_jax.exchange import Share, return_to_rows, share_out, sum_shares
-from mtdml_jax.mining import PAIR_MININGS, as_mask, mine_batch_hard
+from mtdml_jax.mining import PAIR_MININGS, as_mask, check_quantile, mine_batch_hard
 from mtdml_jax.slicing import split_slices
 from mtdml_jax.triplets import Judged, judge_all, judge_mined
 
@@ -107,8 +107,7 @@ def multi_threshold_loss(
       Yang et al., Pattern Recognition 156, 110711, 2024.
     """
     _check_arguments(embeddings, labels, thresholds, weights, distance, mining, reduction)
-    _check_range('softness', softness, np.inf)
-    _check_range('quantile', quantile, 1)
+    check_quantile(quantile)
     num_slices = len(thresholds)
     slices = split_slices(embeddings, num_slices)
     mask = as_mask(mask, labels.shape)
@@ -199,11 +198,6 @@ def _collapse(total, distance):
     farther = jnp.maximum(total.positive_distance, total.negative_distance)
     share_of_orthogonal = _ratio(farther, total.triplets * orthogonal)
     return jnp.where(total.triplets > 0, jnp.maximum(1 - share_of_orthogonal, 0), 0)
-
-
-def _check_range(name, value, high):
-    if isinstance(value, int | float) and not 0 <= value <= high:
-        raise ValueError(f'expected {name} from 0 to {high}, found {value}')
 
 
 def _check_arguments(embeddings, labels, thresholds, weights, distance, mining, reduction):

@@ -28,6 +28,12 @@ class Triplets(NamedTuple):
     valid: jax.Array
 
 
+def check_quantile(quantile: float | jax.Array) -> None:
+    """Raises ValueError unless `quantile` lies in [0, 1], as far as it is a Python number."""
+    if isinstance(quantile, int | float) and not 0 <= quantile <= 1:
+        raise ValueError(f'expected quantile from 0 to 1, found {quantile}')
+
+
 def mine_batch_hard(
     slices: jax.Array,
     labels: jax.Array,
@@ -72,7 +78,8 @@ def mine_batch_hard(
       Triplets with rows of shape [S, B], or [B] for one slice.
 
     Raises:
-      ValueError: shapes that do not fit each other, or an unknown mining.
+      ValueError: shapes that do not fit each other, an unknown mining, or a quantile outside [0, 1]
+        that is not traced.
 
     References:
       Hermans et al., "In defense of the triplet loss", 2017 (batch hard). Schroff et al., "FaceNet",
@@ -80,6 +87,7 @@ def mine_batch_hard(
     """
     if mining not in PAIR_MININGS:
         raise ValueError(f'expected mining to be one of {PAIR_MININGS}, found {mining!r}')
+    check_quantile(quantile)
     if slices.ndim not in (2, 3) or labels.shape != slices.shape[:1]:
         raise ValueError(
             f'expected slices of shape [B, S, D] or [B, D] and labels of shape [B], found '

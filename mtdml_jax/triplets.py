@@ -41,6 +41,9 @@ def triplet_loss(
     Returns:
       Losses, unreduced.
 
+    Raises:
+      ValueError: a softness below 0.
+
     References:
       Schroff et al., "FaceNet", CVPR 2015. Hermans et al., "In defense of the triplet loss", 2017.
     """
@@ -80,6 +83,8 @@ def dual_triplet_loss(
 
 
 def _hinge(x, softness):
+    if softness < 0:
+        raise ValueError(f'expected softness from 0 to inf, found {softness}')
     return softness * jax.nn.softplus(x / softness) if softness else jax.nn.relu(x)
 
 

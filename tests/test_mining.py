@@ -299,6 +299,7 @@ def test_changing_values_are_traced_once():
     ('changed', 'message'),
     [
         ({'mining': 'all'}, r"mining to be one of \('hard', 'semihard', 'quantile'\), found 'all'"),
+        ({'mining': 'quantile', 'quantile': 1.5}, 'quantile from 0 to 1, found 1.5'),
         ({'slices': np.ones((4, 2, 3, 1))}, r'\[B, S, D\] or \[B, D\].*\(4, 2, 3, 1\) and \(4,\)'),
         ({'labels': np.zeros(3, int)}, r'labels of shape \[B\], found \(4, 2, 3\) and \(3,\)'),
         ({'labels': np.zeros((4, 1), int)}, r'labels of shape \[B\].*\(4, 1\)'),
