@@ -24,7 +24,7 @@ def load_part(data, part: str) -> Split:
     """
     is_train = part in ('train', data.train_split)
     is_validation = part in ('validation', data.validation_split)
-    if data.folds and is_validation and not data.validation_share:
+    if data.folds and is_validation and not has_validation(data):
         raise UserError(
             'config.data.folds: they leave a validation part only with config.data.validation_share'
         )
