@@ -104,7 +104,8 @@ def test_validation_judges_the_running_mean_by_neighbours_in_the_train_split(con
     state = final_state(config, uninterrupted)
     splits = loop.load_training_splits(config.data)
     network = make_network(config.model, 7)
-    scores = loop.make_validation(network, config, *splits)(state.ema)
+    validate = loop.make_validation(network, config, *splits)
+    scores = validate(state.ema)
     *_, line = read_metrics(uninterrupted / 'metrics.jsonl')
     assert {f'validation/{name}': score for name, score in scores.items()} == {
         name: x for name, x in line.items() if name != 'step'
@@ -115,7 +116,7 @@ def test_validation_judges_the_running_mean_by_neighbours_in_the_train_split(con
     votes = [np.bincount(x, minlength=7) for x in train.labels[nearest]]
     found = np.mean(np.argmax(votes, axis=1) == validation.labels)
     assert scores['knn_accuracy'] == found
-    assert loop.make_validation(network, config, *splits)(state.variables) != scores
+    assert validate(state.variables) != scores
 
 
 def test_workdir_of_another_run_is_refused_and_left_alone(config, folder, uninterrupted):

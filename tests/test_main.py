@@ -149,7 +149,7 @@ def test_loss_that_diverges_ends_with_its_exit_code_and_saves_nothing(
     monkeypatch.setattr(loop, 'train_batches', diverging)
     # A checkpoint is due at step 3, the next line of metrics not before step 6.
     assert main(train_command(folder, tmp_path, '--config.train.log_every=6')) == 3
-    assert 'the loss is no longer finite' in capsys.readouterr().err
+    assert 'mtdml_jax: step 2: the loss is no longer finite' in capsys.readouterr().err
     assert not [path for path in (tmp_path / 'checkpoints').iterdir() if path.name.isdigit()]
 
 
