@@ -269,9 +269,9 @@ def measurements(workdir: Path) -> dict[str, object]:
     """The columns that a run's files fill; those of a run that diverged are fewer.
 
     'seconds' is the time of training without evaluation, over all its starts, 'device' where it ran;
-    'train_...' are means
-    over the last logged steps, lists by slice as JSON; 'validation_...' the last look at the validation
-    split; 'collapsed_slices' counts the slices whose collapse score there is above the alarm's.
+    'train_...' are means over the last logged steps, lists by slice as JSON; 'validation_...' the last
+    look at the validation split; 'collapsed_slices' counts the slices whose collapse score there is
+    above the alarm's.
     """
     found, lines = {}, read_metrics(workdir / 'metrics.jsonl')
     for line in lines:
