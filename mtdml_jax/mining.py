@@ -176,7 +176,9 @@ def _hardest(distances, is_positive, is_negative):
 
 def _semihard(distances, is_positive, is_negative):
     positive, positive_distance, has_positive = _farthest(distances, is_positive)
-    negative, _, has_negative = _farthest(-distances, is_negative & (distances > positive_distance))
+    # Not `distances > positive_distance`: a NaN shall stay in, and be seen in the loss.
+    is_farther = ~(distances <= positive_distance)
+    negative, _, has_negative = _farthest(-distances, is_negative & is_farther)
     return Triplets(positive, negative, has_positive & has_negative)
 
 
@@ -190,12 +192,12 @@ def _farthest(distances, among):
     """(row, distance, whether there is one) of the largest distance in each column of [G, tile].
 
     Two plain reductions, a maximum and the lowest row that attains it: `argmax` compares pairs one by
-    one, which takes a CPU ten times longer.
+    one, which takes a CPU ten times longer. A NaN among the distances counts as one, at any row.
     """
     distances = jnp.where(among, distances, -jnp.inf)
     # The barrier keeps XLA from computing the maximum anew inside the second reduction.
     largest = jax.lax.optimization_barrier(jnp.max(distances, axis=0))
-    return _first_row(distances == largest), largest, largest > -jnp.inf
+    return _first_row(distances == largest), largest, largest != -jnp.inf
 
 
 def _farthest_but(distances, among, q):

@@ -151,6 +151,15 @@ def test_gradient_is_finite_for_every_degenerate_batch(mining, softness):
 
 
 @pytest.mark.parametrize('mining', MININGS)
+def test_nan_in_an_embedding_is_seen_in_its_slice_and_in_no_other(mining):
+    embeddings = random_embeddings(3)
+    embeddings[2, 3] = np.nan
+    loss, aux, _ = judge(embeddings, mining=mining)
+    assert np.isnan(loss)
+    np.testing.assert_array_equal(np.isnan(aux.loss), [False, True, False])
+
+
+@pytest.mark.parametrize('mining', MININGS)
 @pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16])
 def test_low_precision_is_judged_in_float32_by_every_mining(mining, dtype):
     embeddings = jnp.asarray(300 * random_embeddings(3), dtype)
