@@ -10,7 +10,7 @@ def get_config() -> ConfigDict:
     """The default config: ResNet-18 on 48 px grey faces, 8 slices, joint loss."""
     config = ConfigDict()
 
-    # Seed of weights, sampling and augmentation. Same seed, same machine: same bits.
+    # Seed of weights, sampling and augmentation. Same seed, same processor and cores: same bits.
     config.seed = 0
 
     config.data = data = ConfigDict()

@@ -1,6 +1,7 @@
 """Evaluation of a run: from its checkpoint to evaluation.json and report.html."""
 
 import json
+import os
 import platform
 import re
 import subprocess
@@ -142,12 +143,18 @@ def describe_run(config, workdir: Path, state, info: dict, command: str) -> dict
 
 
 def _device_name() -> str:
-    """The kind of device, of a CPU its model: bits depend on it, as they do on the version of jax."""
+    """The kind of device; of a CPU its model and cores, on which bits depend as on the version of jax."""
     device, cpuinfo = jax.devices()[0], Path('/proc/cpuinfo')
     if device.platform != 'cpu' or not cpuinfo.exists():
         return device.device_kind
-    found = re.search(r'^model name\s*: (.+)$', cpuinfo.read_text(encoding='utf-8'), re.MULTILINE)
-    return found[1] if found else device.device_kind
+    text = cpuinfo.read_text(encoding='utf-8')
+    # The name alone may hide the generation, as a virtual machine's "AMD EPYC" does.
+    keys = ('model name', 'cpu family', 'model')
+    found = [re.search(rf'^{key}\s*: (.+)$', text, re.MULTILINE) for key in keys]
+    if not all(found):
+        return device.device_kind
+    name, family, model = (x[1] for x in found)
+    return f'{name} (family {family}, model {model}), cores: {len(os.sched_getaffinity(0))}'
 
 
 def _commit() -> str:
