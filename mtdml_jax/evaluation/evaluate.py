@@ -143,7 +143,7 @@ def describe_run(config, workdir: Path, state, info: dict, command: str) -> dict
 
 
 def _device_name() -> str:
-    """The kind of device; of a CPU its model and cores, on which bits depend as on the version of jax."""
+    """The kind of device; of a CPU its model and cores, since bits depend on them as on jax itself."""
     device, cpuinfo = jax.devices()[0], Path('/proc/cpuinfo')
     if device.platform != 'cpu' or not cpuinfo.exists():
         return device.device_kind
