@@ -82,6 +82,7 @@ def inputs(count=30, num_slices=2, **changed):
             'positive_distance': 0.8,
             'negative_distance': 0.3,
             'spread': 0.7,
+            'collapse': 0.4,
         }
         for s in range(num_slices)
     ]
@@ -208,7 +209,7 @@ def test_report_without_history_logits_run_or_config_still_stands(tmp_path):
 
 def test_collapsed_slices_and_a_gallery_of_queries_raise_alarms(tmp_path):
     collapsed = random_faces(30, 0)._replace(embeddings=np.full((30, 4), 0.5, np.float32))
-    slices = [inputs()['evaluation']['slices'][0] | {'spread': 0.01}]
+    slices = [inputs()['evaluation']['slices'][0] | {'collapse': 0.97}]
     changed = {'slices': slices, 'gallery_split': 'test'}
     page = Page(report(tmp_path, queries=collapsed, evaluation=changed, history=[]))
     assert page.classes.count('alarm') == 2
@@ -231,7 +232,7 @@ def test_thresholds_that_never_act_are_called_so(content):
 
 def test_classes_that_were_not_trained_on_are_only_retrieved(tmp_path):
     slices = [
-        {'threshold': 0.4, 'active_share': 1.0, 'spread': 0.7}
+        {'threshold': 0.4, 'active_share': 1.0, 'spread': 0.7, 'collapse': 0.4}
         | dict.fromkeys(figures.DISTANCES, 0.5)
     ]
     changed = {'classifiers': {}, 'slices': slices}

@@ -88,6 +88,9 @@ def test_triplet_statistics_match_loops_and_padding_does_not_count(distance, dua
         assert row['positive_distance'] == pytest.approx(positive, rel=1e-5)
         assert row['negative_distance'] == pytest.approx(negative, rel=1e-5)
         assert row['spread'] == pytest.approx(np.sqrt(np.mean(np.sum(deviation**2, -1))), rel=1e-5)
+        orthogonal = 2.0 if distance == 'squared_euclidean' else 2.0**0.5
+        collapse = 1 - max(positive, negative) / orthogonal
+        assert row['collapse'] == pytest.approx(max(collapse, 0), abs=1e-5)
     assert 0 < found[0]['active_share'] < 1
 
 

@@ -22,6 +22,7 @@ from mtdml_jax.evaluation.html import (
     table,
     tiles,
 )
+from mtdml_jax.training.metrics import COLLAPSED
 
 if TYPE_CHECKING:  # It loads TensorFlow, which nothing here needs.
     from mtdml_jax.evaluation.embed import EmbeddedSplit
@@ -41,6 +42,7 @@ SLICE_COLUMNS = {
     'positive_distance': 'Positive distance',
     'negative_distance': 'Negative distance',
     'spread': 'Spread',
+    'collapse': 'Collapse score',
 }
 MAIN_SETTINGS = {
     'Data': ('data.name', 'data.train_split', 'data.image_size', 'data.batch_size'),
@@ -51,8 +53,8 @@ MAIN_SETTINGS = {
 NUM_MISTAKES, NUM_NEIGHBORS = 12, 4
 # Images up to this side (pixels) are shown enlarged, with crisp pixels.
 SHOWN_SIDE = 96
-# Below this spread a slice has collapsed; from this active share on a threshold has no effect.
-COLLAPSED_SPREAD, ALL_ACTIVE = 0.1, 0.99
+# From this active share on a threshold has no effect.
+ALL_ACTIVE = 0.99
 
 
 def write_report(
@@ -172,7 +174,7 @@ def _retrieval_verdict(evaluation: dict) -> str:
 def _alarms(evaluation: dict) -> str:
     """What makes the numbers misleading, if anything does."""
     alarms = []
-    collapsed = sum(s['spread'] < COLLAPSED_SPREAD for s in evaluation['slices'])
+    collapsed = sum(s['collapse'] > COLLAPSED for s in evaluation['slices'])
     if collapsed:
         alarms.append(
             f'{collapsed} of {len(evaluation["slices"])} slices have collapsed: all images lie '

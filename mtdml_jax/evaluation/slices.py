@@ -15,7 +15,9 @@ from mtdml_jax.slicing import split_slices
 if TYPE_CHECKING:  # It loads TensorFlow, which nothing here needs.
     from mtdml_jax.evaluation.embed import EmbeddedSplit
 
-TRIPLET_STATISTICS = ('active_share', 'positive_distance', 'negative_distance', 'spread')
+TRIPLET_STATISTICS = (
+    'active_share', 'positive_distance', 'negative_distance', 'spread', 'collapse'
+)  # fmt: skip
 # Below this spread of unit vectors a slice is a single point.
 POINT_SPREAD = 1e-6
 
@@ -43,10 +45,10 @@ def slice_study(
 
     Returns:
       For each slice 'threshold'; as in `mtdml_jax.LossAux`, 'active_share', 'positive_distance',
-      'negative_distance', 'spread' over batches of the queries, with batch-hard mining; with a gallery
-      'knn_accuracy' of this slice alone and 'knn_accuracy_first' of the slices up to this one together;
-      and, of several slices, how alike they are, as means over the other slices: 'cka' (`linear_cka` of
-      the queries) and, with a gallery, 'agreement' (`agreement` of the kNN predictions).
+      'negative_distance', 'spread' and 'collapse' over batches of the queries, with batch-hard mining;
+      with a gallery 'knn_accuracy' of this slice alone and 'knn_accuracy_first' of the slices up to this
+      one together; and, of several slices, how alike they are, as means over the other slices: 'cka'
+      (`linear_cka` of the queries) and, with a gallery, 'agreement' (`agreement` of the predictions).
     """
     thresholds = np.asarray(thresholds, np.float32)
     num_slices = len(thresholds)
