@@ -18,20 +18,41 @@ from mtdml_jax.losses import MININGS
 LOCATION_KEYS = ('data.dir', 'data.prepared_dir')
 # Key -> its least and its largest value.
 BOUNDS = {
+    'seed': (0, 2**31 - 1),
     'data.batch_size': (1, math.inf),
     'data.early_image_size': (1, math.inf),
     'data.early_share': (0, 1),
     'data.image_size': (1, math.inf),
+    'data.samples_per_class': (1, math.inf),
+    'data.validation_share': (0, 0.5),
+    'augment.erasing': (0, 1),
+    'augment.flip': (0, 1),
+    'loss.label_smoothing': (0, 1),
+    'loss.metric_weight': (0, math.inf),
     'loss.quantile': (0, 1),
+    'loss.softmax_weight': (0, math.inf),
     'loss.softness': (0, math.inf),
+    'optim.clip_norm': (0, math.inf),
+    'optim.learning_rate': (0, math.inf),
+    'optim.warmup': (0, 1),
+    'optim.weight_decay': (0, math.inf),
     'train.checkpoint_every': (1, math.inf),
+    'train.collapse_steps': (1, math.inf),
+    'train.ema_decay': (0, 1),
+    'train.keep_checkpoints': (1, math.inf),
     'train.log_every': (1, math.inf),
     'train.num_steps': (1, math.inf),
+    'eval.batch_size': (1, math.inf),
+    'eval.gallery_size': (1, math.inf),
+    'eval.num_neighbors': (1, math.inf),
 }
 CHOICES = {
+    'data.channels': (1, 3),
+    'data.sampling': ('class', 'instance', 'sqrt'),
     'loss.mining': MININGS,
     'loss.reduction': ('mean', 'active_mean'),
     'train.best_metric': ('softmax_accuracy', 'knn_accuracy', 'map_at_r'),
+    'eval.checkpoint': ('best', 'latest'),
 }
 
 
@@ -141,8 +162,13 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
     partial.replace(path)
 
 
-def check_config(config: ConfigDict, num_devices: int) -> None:
-    """Raises UserError for settings that cannot work together, before anything expensive starts."""
+def check_config(config: ConfigDict, num_devices: int = 1) -> None:
+    """Raises UserError for settings that cannot work together, before anything expensive starts.
+
+    Args:
+      config: the whole config.
+      num_devices: over which a training batch is spread.
+    """
     data, train, values = config.data, config.train, dict(flatten(config))
     for key, (low, high) in BOUNDS.items():
         if not low <= values[key] <= high:
@@ -156,6 +182,12 @@ def check_config(config: ConfigDict, num_devices: int) -> None:
         )
     for key, choices in CHOICES.items():
         check_choice(key, values[key], choices)
+    for key in ('mean', 'std'):
+        if len(data[key]) not in (1, data.channels):
+            raise UserError(
+                f'config.data.{key}: expected one number, or one for each of {data.channels} channels '
+                f'(config.data.channels), found {data[key]}'
+            )
     if train.best_metric == 'softmax_accuracy' and config.loss.softmax_weight == 0:
         raise UserError(
             'config.train.best_metric: with config.loss.softmax_weight=0 there is no softmax head '

@@ -11,7 +11,8 @@ class DivergenceError(RuntimeError):
     """Training that cannot go on: a loss that is no longer finite. Exit code 3."""
 
 
-def check_choice(key: str, value: str, choices: Collection[str]) -> None:
+def check_choice(key: str, value: object, choices: Collection[object]) -> None:
     """Raises UserError unless the value of the config's key is one of the choices; lists them."""
     if value not in choices:
-        raise UserError(f'config.{key}: expected one of {", ".join(choices)}, found {value!r}')
+        known = ', '.join(map(str, choices))
+        raise UserError(f'config.{key}: expected one of {known}, found {value!r}')

@@ -73,11 +73,3 @@ def test_folder_without_a_checkpoint_is_named(tmp_path):
         pytest.raises(UserError, match=f'no checkpoint in {tmp_path}'),
     ):
         checkpoints.choose_step(manager, 'best', 'softmax_accuracy')
-
-
-def test_other_choice_than_best_or_latest_is_named(tmp_path):
-    with (
-        save_steps(tmp_path, [0.1]) as manager,
-        pytest.raises(UserError, match="expected best or latest, found 'last'"),
-    ):
-        checkpoints.choose_step(manager, 'last', 'softmax_accuracy')

@@ -129,7 +129,7 @@ def test_workdir_of_another_run_is_refused_and_left_alone(config, folder, uninte
 
 def test_data_without_the_validation_split_train_without_looking(folder, tmp_path):
     write_csv(tmp_path / 'data' / 'fer2013.csv', csv_rows({'Training': 2}))
-    config = small_config(tmp_path)
+    config = small_config(tmp_path, '--config.eval.split=train')
     assert loop.train(config, tmp_path / 'run')
     lines = read_metrics(tmp_path / 'run' / 'metrics.jsonl')
     assert [line['step'] for line in lines] == [1, 2, 3, 4, 5, 6]

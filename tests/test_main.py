@@ -65,8 +65,8 @@ def test_evaluate_reads_the_config_of_the_run_and_takes_another_split(run, capsy
 
 
 def test_run_without_the_softmax_term_has_no_softmax_classifier(run):
-    command = ['evaluate', f'--workdir={run}', '--split=train', '--config.loss.softmax_weight=0']
-    assert main(command) == 0
+    changed = ['--config.loss.softmax_weight=0', '--config.train.best_metric=knn_accuracy']
+    assert main(['evaluate', f'--workdir={run}', '--split=train', *changed]) == 0
     evaluation = json.loads((run / 'evaluation.json').read_text())
     assert list(evaluation['classifiers']) == ['knn', 'centroid', 'linear']
 
@@ -120,6 +120,7 @@ def test_class_with_one_face(tmp_path, capsys):
         ),
         ('--config.optim.name=lion', 'config.optim.name: expected adamw or sgd'),
         ('--config.loss.distance=cosine', "config.loss: expected distance to be one of"),
+        ('--config.eval.split=test', "fer2013 has no split 'test'; it has train, validation"),
     ],
 )  # fmt: skip
 def test_wrong_setting(folder, tmp_path, capsys, override, message):

@@ -51,12 +51,34 @@ def test_missing_split_is_named_with_those_that_exist(folder):
         load_split(small_config(folder).data, 'test')
 
 
-def test_class_with_one_face_or_a_single_class_cannot_be_trained_on():
+def test_class_with_one_face_or_a_single_class_cannot_be_trained_on(folder):
+    data = small_config(folder).data
     with pytest.raises(UserError, match='there is only 1 in a$'):
-        check_trainable(split_of([b''] * 3, [0, 1, 1]))
+        check_trainable(split_of([b''] * 3, [0, 1, 1]), data)
     with pytest.raises(UserError, match='expected faces of at least 2 classes'):
-        check_trainable(split_of([b''] * 2, [0, 0]))
-    check_trainable(split_of([b''] * 4, [0, 0, 2, 2]))
+        check_trainable(split_of([b''] * 2, [0, 0]), data)
+    check_trainable(split_of([b''] * 4, [0, 0, 2, 2]), data)
+
+
+@pytest.mark.parametrize(
+    ('samples_per_class', 'sampling', 'fits'),
+    [(5, 'class', True), (5, 'sqrt', False), (4, 'sqrt', True), (7, 'class', False)],
+)
+def test_faces_of_a_class_must_fill_a_batch_that_they_do_not_all_fit(
+    folder, samples_per_class, sampling, fits
+):
+    """Of 3 classes 16 // 5 fit a batch of 16 with K = 5 each, 16 // 7 do not."""
+    data = small_config(
+        folder,
+        f'--config.data.samples_per_class={samples_per_class}',
+        f'--config.data.sampling={sampling}',
+    ).data
+    split = split_of([b''] * 6, [0, 0, 1, 1, 2, 2])
+    if fits:
+        check_trainable(split, data)
+        return
+    with pytest.raises(UserError, match=rf'\({samples_per_class}\) must divide .* \(16\)'):
+        check_trainable(split, data)
 
 
 def test_training_batches_have_the_promised_shapes_and_range(folder, split):

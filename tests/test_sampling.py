@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from mtdml_jax.data.sampling import count_groups, index_by_class, sample_rows
+from mtdml_jax.config import CHOICES
+from mtdml_jax.data.sampling import FREQUENCIES, count_groups, index_by_class, sample_rows
 
 
 def labels_of(sizes):
@@ -117,3 +118,7 @@ def test_round_that_fits_the_faces_shows_each_of_them_once():
         assert set(part) == set(range(40))
     assert not np.array_equal(rows[:40], rows[40:])
     assert len(np.unique(np.flatnonzero(labels[rows[:40]] == 1) // 8)) > 1
+
+
+def test_config_offers_the_samplings_that_there_are():
+    assert CHOICES['data.sampling'] == tuple(FREQUENCIES)

@@ -106,10 +106,15 @@ def has_split(builder: tfds.core.DatasetBuilder, name: str) -> bool:
     return name.split('[')[0] in builder.info.splits
 
 
-def check_trainable(split: Split) -> None:
-    """Raises UserError unless two classes or more have faces, and each of these at least 2.
+def check_trainable(split: Split, data) -> None:
+    """Raises UserError unless batches of P x K faces can be sampled, each face with a positive.
 
-    An anchor that is alone in its class has no positive. Classes without any face may be held out.
+    So two classes or more must have faces, and each of these at least 2. Classes without any may be held
+    out.
+
+    Args:
+      split: the faces to train on.
+      data: the section `data` of the config.
     """
     counts = np.bincount(split.labels, minlength=len(split.class_names))
     if np.count_nonzero(counts) < 2:
@@ -119,6 +124,13 @@ def check_trainable(split: Split) -> None:
         raise UserError(
             f'split {split.name}: every class needs at least 2 faces to form a positive pair; there is '
             f'only 1 in {", ".join(alone)}'
+        )
+    fits = data.batch_size // data.samples_per_class >= np.count_nonzero(counts)
+    if data.batch_size % data.samples_per_class and not (fits and data.sampling == 'class'):
+        raise UserError(
+            f'config.data.samples_per_class ({data.samples_per_class}) must divide '
+            f'config.data.batch_size ({data.batch_size}) with config.data.sampling={data.sampling} and '
+            f'{np.count_nonzero(counts)} classes'
         )
 
 

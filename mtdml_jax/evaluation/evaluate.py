@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import mtdml_jax
+from mtdml_jax.config import check_config
 from mtdml_jax.data.protocol import load_part
 from mtdml_jax.errors import UserError
 from mtdml_jax.evaluation.classify import classification_scores, predict_classes
@@ -43,8 +44,10 @@ def evaluate(config: ConfigDict, workdir: Path, split: str, command: str = '') -
       The content of evaluation.json.
 
     Raises:
-      UserError: no checkpoint, a split that the data lacks, or data with other classes.
+      UserError: no checkpoint, settings that cannot work, a split that the data lacks, or data with
+        other classes.
     """
+    check_config(config)
     data, options = config.data, config.eval
     query_split, gallery_split = load_part(data, split), load_part(data, 'train')
     num_classes = len(gallery_split.class_names)

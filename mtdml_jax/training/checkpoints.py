@@ -19,7 +19,7 @@ def open_checkpoints(folder: Path, train) -> ocp.CheckpointManager:
       train: the section `train` of the config.
     """
 
-    def accuracy(metrics):
+    def score(metrics):
         return metrics[train.best_metric]
 
     keep = preservation_policy.AnyPreservationPolicy(
@@ -27,12 +27,12 @@ def open_checkpoints(folder: Path, train) -> ocp.CheckpointManager:
             preservation_policy.LatestN(train.keep_checkpoints),
             # Those without metrics were saved in a hurry (preemption): LatestN looks after them.
             preservation_policy.BestN(
-                get_metric_fn=accuracy, n=1, keep_checkpoints_without_metrics=False
+                get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False
             ),
         ]
     )
     # Without `best_fn` Orbax forgets the metrics; the policy alone decides what is kept.
-    options = ocp.CheckpointManagerOptions(best_fn=accuracy, preservation_policy=keep)
+    options = ocp.CheckpointManagerOptions(best_fn=score, preservation_policy=keep)
     return ocp.CheckpointManager(folder.absolute(), options=options)
 
 
@@ -84,15 +84,13 @@ def choose_step(checkpoints: ocp.CheckpointManager, which: str, best_metric: str
     Without a measured checkpoint (no validation split) the best is the latest.
 
     Raises:
-      UserError: no checkpoint, or another word.
+      UserError: no checkpoint.
     """
     steps = checkpoints.all_steps()
     if not steps:
         raise UserError(f'no checkpoint in {checkpoints.directory}')
     if which == 'latest':
         return max(steps)
-    if which != 'best':
-        raise UserError(f'config.eval.checkpoint: expected best or latest, found {which!r}')
     metrics = {step: checkpoints.metrics(step) for step in steps}
     measured = {step: found[best_metric] for step, found in metrics.items() if found}
     return max(measured, key=measured.get, default=max(steps))

@@ -47,15 +47,17 @@ def train(config: ConfigDict, workdir: Path) -> bool:
       Whether the run is complete.
 
     Raises:
-      UserError: data or settings that cannot be trained on.
+      UserError: data or settings that cannot be trained on, or no split `config.eval.split`.
       DivergenceError: the loss is no longer finite.
     """
     check_config(config, jax.device_count())
     train_split, validation_split = load_training_splits(config.data)
+    load_part(config.data, config.eval.split)  # Said now, and not after hours, if there is none.
     num_steps, folder = config.train.num_steps, workdir / 'checkpoints'
     class_counts = np.bincount(train_split.labels, minlength=len(train_split.class_names))
     resumes = checkpoints.has_checkpoint(folder)
     network, state, train_step = make_training(config, class_counts, read_pretrained=not resumes)
+    validate = make_validation(network, config, train_split, validation_split)
     claim_workdir(workdir, config)
 
     manager = checkpoints.open_checkpoints(folder, config.train)
@@ -66,7 +68,6 @@ def train(config: ConfigDict, workdir: Path) -> bool:
     step = int(state.step)
     # From the host: of arrays on a device it would compile a copy for each shape.
     state = jax_utils.replicate(jax.device_get(state), axis_name=AXIS)
-    validate = make_validation(network, config, train_split, validation_split)
     batches = train_batches(
         train_split,
         config,
@@ -135,7 +136,7 @@ def load_training_splits(data) -> tuple[Split, Split | None]:
         prepare(data)
     multihost_utils.sync_global_devices('data prepared')
     train_split = load_part(data, 'train')
-    check_trainable(train_split)
+    check_trainable(train_split, data)
     return train_split, load_part(data, 'validation') if has_validation(data) else None
 
 
