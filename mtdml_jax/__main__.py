@@ -155,14 +155,17 @@ def _say_stopped() -> int:
 def _join_processes(where: str) -> None:
     import jax
 
-    if where == 'auto':
-        jax.distributed.initialize()
-        return
     try:
-        address, number, process = where.split(',')
-        jax.distributed.initialize(address, int(number), int(process))
+        if where == 'auto':
+            jax.distributed.initialize()
+        else:
+            address, number, process = where.split(',')
+            jax.distributed.initialize(address, int(number), int(process))
     except ValueError as error:
-        raise UserError(f'--distributed: expected HOST:PORT,NUM,ID, found {where!r}') from error
+        reason = f'found {where!r}'
+        if where == 'auto':
+            reason = f'for nothing here tells it, as Cloud TPU or Slurm would ({error})'
+        raise UserError(f'--distributed: expected HOST:PORT,NUM,ID, {reason}') from error
 
 
 def _quieten() -> None:

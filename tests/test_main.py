@@ -154,6 +154,24 @@ def test_loss_that_diverges_ends_with_its_exit_code_and_saves_nothing(
     assert not [path for path in (tmp_path / 'checkpoints').iterdir() if path.name.isdigit()]
 
 
+@pytest.mark.parametrize(
+    ('argument', 'message'),
+    [
+        ('--distributed', 'expected HOST:PORT,NUM,ID, for nothing here tells it'),
+        ('--distributed=localhost:1234,2', "expected HOST:PORT,NUM,ID, found 'localhost:1234,2'"),
+    ],
+)
+def test_process_that_does_not_know_the_others_says_so(folder, tmp_path, argument, message):
+    # On its own: JAX joins processes only before it has computed anything.
+    command = [*train_command(folder, tmp_path / 'run'), argument]
+    found = subprocess.run(
+        [sys.executable, '-m', 'mtdml_jax', *command], capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 2
+    assert found.stderr.splitlines() == [found.stderr.strip()]
+    assert f'mtdml_jax: --distributed: {message}' in found.stderr
+
+
 def test_debug_shows_the_traceback(tmp_path):
     command = [sys.executable, '-m', 'mtdml_jax', 'evaluate', f'--workdir={tmp_path}']
     short = subprocess.run(command, capture_output=True, text=True, check=False)
