@@ -76,13 +76,18 @@ def test_run_that_crashed_and_is_resumed_ends_with_the_same_bits(
     assert read_metrics(tmp_path / 'metrics.jsonl') == read_metrics(uninterrupted / 'metrics.jsonl')
 
 
-def test_sigterm_saves_the_step_at_which_it_came(config, uninterrupted, tmp_path, monkeypatch):
+@pytest.mark.parametrize('step', [3, 5])
+def test_sigterm_saves_the_step_at_which_it_came(
+    config, uninterrupted, tmp_path, monkeypatch, step
+):
+    """At step 3 a look at the validation split is due, which the resumed run would not make up for."""
     with monkeypatch.context() as patch:
-        interrupt_before(patch, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        interrupt_before(patch, step, lambda: os.kill(os.getpid(), signal.SIGTERM))
         assert not loop.train(config, tmp_path)
-    assert int(final_state(config, tmp_path).step) == 5
+    assert int(final_state(config, tmp_path).step) == step
     assert loop.train(config, tmp_path)
     chex.assert_trees_all_equal(final_state(config, tmp_path), final_state(config, uninterrupted))
+    assert read_metrics(tmp_path / 'metrics.jsonl') == read_metrics(uninterrupted / 'metrics.jsonl')
 
 
 def test_finished_run_is_left_as_it_is(config, uninterrupted):

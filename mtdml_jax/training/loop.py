@@ -82,13 +82,15 @@ def train(config: ConfigDict, workdir: Path) -> bool:
             state, metrics = train_step(state, split_over_devices(batch))
             log.add(metrics)
             stop = stopping(manager, step)
-            save = stop or step == num_steps or step % config.train.checkpoint_every == 0
+            due = step == num_steps or step % config.train.checkpoint_every == 0
+            save = stop or due
             if save or step % config.train.log_every == 0:
                 # Before anything is saved: it raises if the loss is not finite.
                 log.flush(step)
             if save:
                 host_state = jax.device_get(jax_utils.unreplicate(state))
-                found = None if stop else validate(host_state.eval_variables)
+                # Also in a hurry if it is due: a resumed run has to choose among the same scores.
+                found = validate(host_state.eval_variables) if due else None
                 log.validation(step, found or {})
                 info = {'class_names': train_split.class_names, 'seconds': log.seconds}
                 checkpoints.save(manager, host_state, found, info)
