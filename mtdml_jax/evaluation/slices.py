@@ -16,8 +16,12 @@ if TYPE_CHECKING:  # It loads TensorFlow, which nothing here needs.
     from mtdml_jax.evaluation.embed import EmbeddedSplit
 
 TRIPLET_STATISTICS = (
-    'active_share', 'positive_distance', 'negative_distance', 'spread', 'collapse'
-)  # fmt: skip
+    'active_share',
+    'positive_distance',
+    'negative_distance',
+    'spread',
+    'collapse',
+)
 # Below this spread of unit vectors a slice is a single point.
 POINT_SPREAD = 1e-6
 
