@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from mtdml_jax.data.augment import augment, draw_uniforms
 from mtdml_jax.data.images import load_pixels, normalize
 from mtdml_jax.data.prepare import prepare
-from mtdml_jax.data.sampling import index_by_class, sample_rows
+from mtdml_jax.data.sampling import fits_all_classes, index_by_class, sample_rows
 from mtdml_jax.errors import UserError
 
 # TensorFlow only feeds: the accelerators belong to JAX.
@@ -117,7 +117,8 @@ def check_trainable(split: Split, data) -> None:
       data: the section `data` of the config.
     """
     counts = np.bincount(split.labels, minlength=len(split.class_names))
-    if np.count_nonzero(counts) < 2:
+    num_classes = np.count_nonzero(counts)
+    if num_classes < 2:
         raise UserError(f'split {split.name}: expected faces of at least 2 classes')
     alone = [split.class_names[label] for label in np.flatnonzero(counts == 1)]
     if alone:
@@ -125,12 +126,12 @@ def check_trainable(split: Split, data) -> None:
             f'split {split.name}: every class needs at least 2 faces to form a positive pair; there is '
             f'only 1 in {", ".join(alone)}'
         )
-    fits = data.batch_size // data.samples_per_class >= np.count_nonzero(counts)
-    if data.batch_size % data.samples_per_class and not (fits and data.sampling == 'class'):
+    fits = fits_all_classes(num_classes, data.batch_size, data.samples_per_class, data.sampling)
+    if data.batch_size % data.samples_per_class and not fits:
         raise UserError(
             f'config.data.samples_per_class ({data.samples_per_class}) must divide '
             f'config.data.batch_size ({data.batch_size}) with config.data.sampling={data.sampling} and '
-            f'{np.count_nonzero(counts)} classes'
+            f'{num_classes} classes'
         )
 
 

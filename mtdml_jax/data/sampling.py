@@ -36,6 +36,13 @@ FREQUENCIES = {
 }
 
 
+def fits_all_classes(
+    num_classes: int, batch_size: int, samples_per_class: int, sampling: str
+) -> bool:
+    """Whether every class is in every batch; else K has to divide the batch size (`sample_rows`)."""
+    return sampling == 'class' and num_classes <= batch_size // samples_per_class
+
+
 def sample_rows(
     index: ClassIndex,
     batch_size: int,
@@ -77,7 +84,7 @@ def sample_rows(
     num_classes = len(index.start)
     classes_per_batch = batch_size // samples_per_class
     step = tf.cast(step, tf.int64)
-    if sampling == 'class' and num_classes <= classes_per_batch:
+    if fits_all_classes(num_classes, batch_size, samples_per_class, sampling):
         draw = step * batch_size + tf.range(batch_size, dtype=tf.int64)
         return _draw_faces(index, draw % num_classes, draw // num_classes, seed)
     if batch_size % samples_per_class:
