@@ -52,7 +52,7 @@ def arguments(folder, workdir):
         'data.mean': (0.5,),
         'data.std': (0.25,),
         'data.batch_size': 16,
-        'model.backbone': 'resnet10',
+        'model.backbone': 'resnet4',
         'model.width_factor': 0.0625,
         'model.stem': 'small',
         'model.embedding_size': 16,
@@ -132,8 +132,10 @@ def test_killed_in_the_third_fold_and_resumed_it_ends_with_the_same_result(folde
     script = textwrap.dedent(f"""
         import os, pathlib, signal, time
         from mtdml_jax.__main__ import main
+        from mtdml_jax.models import resnet
         from mtdml_jax.training import checkpoints, loop
 
+        resnet.RESNETS['resnet4'] = resnet.BasicBlock, (1,)
         make_batches = loop.train_batches
 
         def batches(*args, **kwargs):

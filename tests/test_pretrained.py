@@ -280,7 +280,7 @@ def test_without_torch_its_file_is_refused_with_the_command_that_converts_it(
 @pytest.fixture
 def config(folder, tmp_path):
     """Config of a short run that starts from a file."""
-    model = {'backbone': 'resnet10', 'width': 4, 'stem': 'small'}
+    model = {'backbone': 'resnet4', 'width': 4, 'stem': 'small'}
     path = file_of(tmp_path, channels=1, **model)
     return small_config(folder, f'--config.model.pretrained={path}', '--config.train.num_steps=3')
 
@@ -292,9 +292,9 @@ def first_state(config, **options):
 
 def test_first_state_and_its_running_mean_start_from_the_file(config):
     state = first_state(config)
-    bias = np.load(config.model.pretrained)['layer4.0.bn2.bias']
+    bias = np.load(config.model.pretrained)['layer1.0.bn2.bias']
     for variables in (state.variables, state.ema):
-        found = variables['params']['backbone']['BasicBlock_3']['BatchNorm_1']['bias']
+        found = variables['params']['backbone']['BasicBlock_0']['BatchNorm_1']['bias']
         np.testing.assert_array_equal(found, bias)
     random = first_state(config, read_pretrained=False)
     np.testing.assert_array_equal(

@@ -51,7 +51,7 @@ def make_batch(size=16):
 
 
 def make_step(axis_name):
-    backbone = ResNet('resnet10', width_factor=1 / 16, stem='small', axis_name=axis_name)
+    backbone = ResNet('resnet4', width_factor=1 / 16, stem='small', axis_name=axis_name)
     network = Network(backbone, 8, 2, 4, scale=5.0, learn_scale=True)
     schedule = optax.constant_schedule(0.1)
     optimizer = optax.sgd(schedule)
