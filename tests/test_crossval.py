@@ -186,6 +186,22 @@ def test_settings_without_folds_or_of_another_run_are_refused(folder, finished, 
     assert 'seed (there 0, now 1)' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ('override', 'message'),
+    [
+        ('data.batch_size=20', 'config.data.batch_size (20) must be divisible'),
+        ("data.heldout_classes=('happy',)", 'config.data.heldout_classes: crossval pools'),
+    ],
+)
+def test_settings_that_no_fold_can_have_are_refused_before_a_folder_is_made(
+    folder, capsys, override, message
+):
+    workdir = folder / 'refused'
+    assert main([*arguments(folder, workdir), f'--config.{override}']) == 2
+    assert message in capsys.readouterr().err
+    assert not workdir.exists()
+
+
 def fold_of(confusion):
     confusion = np.array(confusion)
     accuracy = np.trace(confusion) / confusion.sum()

@@ -4,11 +4,13 @@ import json
 from html import escape
 from pathlib import Path
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from mtdml_jax.config import claim_workdir
+from mtdml_jax.config import check_config, claim_workdir
 from mtdml_jax.data.protocol import count_folds
+from mtdml_jax.errors import UserError
 from mtdml_jax.evaluation.classify import best_classifier, classification_scores
 from mtdml_jax.evaluation.evaluate import evaluate
 from mtdml_jax.evaluation.figures import confusion_figure
@@ -33,9 +35,16 @@ def cross_validate(config: ConfigDict, workdir: Path, command: str = '') -> dict
       The content of crossval.json, or None if a run was asked to stop.
 
     Raises:
-      UserError: settings without folds, or a folder of other settings.
+      UserError: settings without folds, of classes that training does not see, or that cannot be trained
+        with; a folder of other settings.
     """
     config = with_fold(config, 0)
+    check_config(config, jax.device_count())
+    if config.data.heldout_classes:
+        raise UserError(
+            'config.data.heldout_classes: crossval pools classifications, and unseen classes are only '
+            'retrieved; train and evaluate one fold (config.data.fold) by itself'
+        )
     num_folds = count_folds(config.data)
     claim_workdir(workdir, config)
     evaluations = []
