@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mtdml_jax.evaluation.intervals import markdown_table, mean_interval, paired_difference
+from mtdml_jax.evaluation.intervals import markdown_table, mean_interval
 
 # Title -> column.
 SCORES = {
@@ -34,10 +34,27 @@ def scores_by_cell(rows: Sequence[Mapping[str, str]], column: str) -> dict[str, 
     return found
 
 
+def paired_differences(first: Mapping[int, float], second: Mapping[int, float]) -> list[float]:
+    """first - second of every seed that both have, in the order of the seeds.
+
+    Args:
+      first: a score by seed.
+      second: the score to compare with, by seed.
+    """
+    return [first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]
+
+
+def _in_per_cent(values):
+    """Mean and 95 % interval; up to two values each by itself, whose interval would say nothing."""
+    if len(values) > 2:
+        return mean_interval(values)
+    return ', '.join(f'{100 * x:.2f}' for x in values)
+
+
 def summary(
     rows: Sequence[Mapping[str, str]], reference: str, converged: float | None = None
 ) -> str:
-    """The two tables of a study, in per cent: means, and differences to a cell, seed by seed.
+    """The two tables of a study, in per cent: scores, and differences to a cell, seed by seed.
 
     Args:
       rows: rows of finished runs, all with kNN accuracy.
@@ -45,8 +62,8 @@ def summary(
       converged: adds a column with the number of runs whose kNN accuracy is at least this.
 
     Returns:
-      Means of the scores over seeds with 95 % intervals, mean shares, and, if `reference` has runs
-      in common with other cells, the mean differences with 95 % intervals.
+      Scores and mean shares of each cell, and, if `reference` has seeds in common with other cells, the
+      differences. Means with 95 % intervals from three seeds on; of fewer every value, by seed.
     """
     scores = {title: scores_by_cell(rows, column) for title, column in SCORES.items()}
     scores = {title: found for title, found in scores.items() if found}
@@ -59,16 +76,14 @@ def summary(
         if counted:
             yield sum(x >= converged for x in scores['kNN'][cell].values())
         for found in scores.values():
-            yield mean_interval([*found[cell].values()]) if cell in found else ''
+            yield _in_per_cent([value for _, value in sorted(found.get(cell, {}).items())])
         for found, spec in shares.values():
             yield f'{np.mean([*found[cell].values()]):{spec}}' if cell in found else ''
 
     def differences(cell):
         yield f'{cell} - {reference}'
         for found in scores.values():
-            of_cell, of_reference = found.get(cell, {}), found.get(reference, {})
-            in_common = of_cell.keys() & of_reference.keys()
-            yield paired_difference(of_cell, of_reference) if in_common else ''
+            yield _in_per_cent(paired_differences(found.get(cell, {}), found.get(reference, {})))
 
     cells = scores['kNN']
     compared = [x for x in cells if x != reference and cells[x].keys() & cells.get(reference, {})]

@@ -15,7 +15,7 @@ import sys
 import numpy as np
 from study import CROSS_ENTROPY, Cell, Study, one_threshold, run_study
 from study_figures import save
-from study_tables import scores_by_cell
+from study_tables import paired_differences, scores_by_cell
 
 # The valid range of 7 classes ends at 1.53.
 THRESHOLDS = (0.1, 0.5, 1.0, 1.5)
@@ -77,7 +77,7 @@ def _gains(rows, column):
     scores = scores_by_cell(rows, column)
     level = scores.get('cross-entropy', {})
     return {
-        cell: [100 * (of_seed[x] - level[x]) for x in of_seed.keys() & level.keys()]
+        cell: [100 * x for x in paired_differences(of_seed, level)]
         for cell, of_seed in scores.items()
     }
 

@@ -251,7 +251,7 @@ def table_rows(text):
     return [header, *rows]
 
 
-def test_tables_have_means_and_differences_to_the_reference_seed_by_seed():
+def test_tables_show_up_to_two_seeds_and_the_differences_to_the_reference_seed_by_seed():
     def row(cell, seed, knn, map_at_r):
         shares = {'active_share': '0.5', 'incomplete_share': '', 'collapsed_slices': '1'}
         return {'cell': cell, 'seed': seed, 'knn_accuracy': knn, 'map_at_r': map_at_r, **shares}
@@ -259,31 +259,43 @@ def test_tables_have_means_and_differences_to_the_reference_seed_by_seed():
     rows = [
         row('a', 0, '0.5', '0.1'),
         row('a', 1, '0.6', '0.2'),
-        row('b', 0, '0.51', '0.1'),
         row('b', 1, '0.61', '0.3'),
-        # No run in common with 'a': a mean, no difference. 'd' lacks a score.
+        row('b', 0, '0.52', '0.1'),
+        # No run in common with 'a': scores, no difference. 'd' lacks a score.
         row('c', 2, '0.7', '0.4'),
         row('d', 0, '0.75', ''),
     ]
-    means, differences = (table_rows(x) for x in summary(rows, 'a').split('\n\n'))
+    scores, differences = (table_rows(x) for x in summary(rows, 'a').split('\n\n'))
     shares = ['active share', 'incomplete share', 'collapsed slices']
-    # t of 1 degree of freedom is 12.7062; half-widths are it times standard errors of 0.05, 0.1.
-    assert means == [
+    assert scores == [
         ['Cell', 'seeds', 'kNN', 'MAP@R', *shares],
-        ['a', '2', '55.00 +-63.53', '15.00 +-63.53', '0.500', '', '1.0'],
-        ['b', '2', '56.00 +-63.53', '20.00 +-127.06', '0.500', '', '1.0'],
+        ['a', '2', '50.00, 60.00', '10.00, 20.00', '0.500', '', '1.0'],
+        ['b', '2', '52.00, 61.00', '10.00, 30.00', '0.500', '', '1.0'],
         ['c', '1', '70.00', '40.00', '0.500', '', '1.0'],
         ['d', '1', '75.00', '', '0.500', '', '1.0'],
     ]
     assert differences == [
         ['Difference', 'kNN', 'MAP@R'],
-        ['b - a', '1.00 +-0.00', '5.00 +-63.53'],
+        ['b - a', '2.00, 1.00', '0.00, 10.00'],
         ['d - a', '25.00', ''],
     ]
     assert '\n\n' not in summary(rows, 'c')
-    means = table_rows(summary(rows, 'c', converged=0.6))
-    assert means[0][:4] == ['Cell', 'seeds', 'kNN >= 60%', 'kNN']
-    assert [x[2] for x in means[1:]] == ['1', '1', '1', '1']
+    scores = table_rows(summary(rows, 'c', converged=0.6))
+    assert scores[0][:4] == ['Cell', 'seeds', 'kNN >= 60%', 'kNN']
+    assert [x[2] for x in scores[1:]] == ['1', '1', '1', '1']
+
+
+def test_tables_show_means_and_intervals_that_see_through_the_luck_of_three_seeds():
+    def row(cell, seed, knn):
+        return {'cell': cell, 'seed': seed, 'knn_accuracy': knn, 'active_share': '0.5'}
+
+    rows = [row('a', 2, '0.2'), row('a', 0, '0.5'), row('a', 1, '0.8')]
+    rows += [row('b', 0, '0.51'), row('b', 1, '0.82'), row('b', 2, '0.23'), row('b', 7, '0.9')]
+    scores, differences = (table_rows(x) for x in summary(rows, 'a').split('\n\n'))
+    # t of 2 degrees of freedom is 4.302653; 'a' has a standard deviation of 0.3. Seeds differ by 0.3,
+    # cells by 0.01, 0.02 and 0.03: a standard deviation of 0.01.
+    assert scores[1][:3] == ['a', '3', f'50.00 +-{100 * 4.302653 * 0.3 / 3**0.5:.2f}']
+    assert differences[1:] == [['b - a', f'2.00 +-{100 * 4.302653 * 0.01 / 3**0.5:.2f}']]
 
 
 @pytest.mark.parametrize('module', STUDIES)

@@ -1,7 +1,7 @@
-"""Means and paired differences with 95 % t intervals, and the Markdown tables that show them."""
+"""Means with 95 % t intervals, and the Markdown tables that show them."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from scipy import stats
@@ -33,19 +33,6 @@ def mean_interval(values: Sequence[float]) -> Interval:
         return Interval(mean, math.nan, math.nan)
     half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
     return Interval(mean, mean - half, mean + half)
-
-
-def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -> Interval:
-    """Mean of first - second over the seeds that both have, with its 95 % t interval.
-
-    Args:
-      first: a score by seed.
-      second: the score to compare with, by seed.
-
-    Raises:
-      ValueError: no seed in common.
-    """
-    return mean_interval([first[seed] - second[seed] for seed in first if seed in second])
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
