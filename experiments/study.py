@@ -101,7 +101,8 @@ def run_study(study: Study, argv: Sequence[str] | None = None) -> int:
         shown = [
             x for x in rows if _is_chosen(x['cell'], options) or x['cell'] == options.reference
         ]
-        print(summary(shown, options.reference, study.converged))
+        if shown:
+            print(summary(shown, options.reference, study.converged))
     return 0
 
 

@@ -147,6 +147,13 @@ def test_tables_have_the_chosen_cells_and_the_reference_in_study_order(run, trai
         assert [x[0] for x in differences[1:]] == [f'{x} - plain' for x in names[1:]]
 
 
+def test_cells_without_a_run_have_no_tables(run, trained, capsys):
+    run('--cells=other', '--seeds=0')
+    capsys.readouterr()
+    assert run('--figure-only', '--cells=many')[0] == 0
+    assert not capsys.readouterr().out
+
+
 def test_row_by_another_command_is_not_taken_for_this_one(run, trained):
     run('--cells=plain')
     with pytest.raises(SystemExit, match="cell 'plain', seed 0, by another command"):
