@@ -18,6 +18,8 @@ from mtdml_jax.data.protocol import load_part
 from mtdml_jax.evaluation.crossval import pool_folds, with_fold
 from mtdml_jax.training import checkpoints
 
+pytestmark = pytest.mark.usefixtures('resnet4')
+
 CODES = {'angry': 1, 'disgust': 3, 'fear': 4, 'happy': 5, 'sad': 6, 'surprise': 7}
 NUM_SUBJECTS, NUM_FOLDS = 7, 3
 
@@ -134,8 +136,9 @@ def test_killed_in_the_third_fold_and_resumed_it_ends_with_the_same_result(folde
         from mtdml_jax.__main__ import main
         from mtdml_jax.models import resnet
         from mtdml_jax.training import checkpoints, loop
+        from small_data import RESNET4
 
-        resnet.RESNETS['resnet4'] = resnet.BasicBlock, (1,)
+        resnet.RESNETS['resnet4'] = RESNET4
         make_batches = loop.train_batches
 
         def batches(*args, **kwargs):
@@ -154,7 +157,7 @@ def test_killed_in_the_third_fold_and_resumed_it_ends_with_the_same_result(folde
         copy = shutil.copytree if name[:4] == 'fold' else shutil.copy
         killed.mkdir(exist_ok=True)
         copy(finished / name, killed / name)
-    ended = subprocess.run([sys.executable, '-c', script], check=False)
+    ended = subprocess.run([sys.executable, '-c', script], cwd=Path(__file__).parent, check=False)
     assert ended.returncode == -signal.SIGKILL
     assert checkpoints.has_checkpoint(folder_02)
     assert not (killed / 'crossval.json').exists()

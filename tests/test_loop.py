@@ -13,6 +13,8 @@ from mtdml_jax.models import make_network
 from mtdml_jax.training import loop
 from mtdml_jax.training.metrics import read_metrics
 
+pytestmark = pytest.mark.usefixtures('resnet4')
+
 
 @pytest.fixture(scope='module')
 def config(folder):

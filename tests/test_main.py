@@ -10,6 +10,8 @@ from study import measurements
 from mtdml_jax.__main__ import main
 from mtdml_jax.training import loop
 
+pytestmark = pytest.mark.usefixtures('resnet4')
+
 GOOD = ' '.join(['7'] * 2304)
 
 

@@ -21,6 +21,8 @@ from mtdml_jax.models.pretrained import load_backbone, torchvision_names
 from mtdml_jax.training import loop
 from mtdml_jax.training.state import create_state, make_optimizer, make_schedule
 
+pytestmark = pytest.mark.usefixtures('resnet4')
+
 NUM_CLASSES, SIDE = 7, 32
 HEAD = {'fc.weight': np.zeros((5, 2)), 'fc.bias': np.zeros(5)}
 

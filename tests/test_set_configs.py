@@ -12,6 +12,8 @@ from mtdml_jax.config import load_config
 from mtdml_jax.training import loop
 from mtdml_jax.training.metrics import read_metrics
 
+pytestmark = pytest.mark.usefixtures('resnet4')
+
 # So small that steps and compiling take seconds; one learning rate, or each set compiles anew.
 SHRINK = {
     'data.image_size': 8,

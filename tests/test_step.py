@@ -23,6 +23,8 @@ from mtdml_jax.training.step import (
     make_train_step,
 )
 
+pytestmark = pytest.mark.usefixtures('resnet4')
+
 AXIS = 'batch'
 LOSS = ConfigDict(
     {
