@@ -8,10 +8,7 @@ os.environ['JAX_NUM_CPU_DEVICES'] = '8'
 os.environ['JAX_COMPILATION_CACHE_DIR'] = str(Path(__file__).parents[1] / '.pytest_cache' / 'jax')
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.5'
 # Tests compile much and compute little: a fifth less time in all.
-os.environ.setdefault(
-    'XLA_FLAGS',
-    '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true',
-)
+os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
 os.environ['TF_CPP_MIN_LOG_LEVEL'] = '2'
 
 import pytest
