@@ -6,33 +6,105 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-# What TensorFlow decodes into any number of channels; everything else is left to Pillow.
 _JPEG, _PNG = b'\xff\xd8\xff', b'\x89PNG'
+# Tag 274 of EXIF -> what puts the picture upright.
+_ORIENTATION = 274
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def decode_image(encoded: tf.Tensor, channels: int) -> tf.Tensor:
-    """Pixels of an encoded image, uint8 [H, W, channels]; PNG, JPEG, or what Pillow reads (TIFF, BMP).
+    """Pixels of an encoded image, upright by its EXIF orientation, uint8 [H, W, channels].
+
+    They are Pillow's, whichever library decodes: transparency is dropped, of 16 bits the upper 8 are
+    kept, of several frames the first. What can be decoded does not depend on `channels`.
 
     Args:
       encoded: content of the file, a bytes scalar.
-      channels: 1 (grey) or 3 (RGB), whatever the file has.
+      channels: 1 (grey: 0.299 R + 0.587 G + 0.114 B of a coloured image) or 3 (RGB).
     """
-    known = (tf.strings.substr(encoded, 0, 3) == _JPEG) | (tf.strings.substr(encoded, 0, 4) == _PNG)
     pixels = tf.cond(
-        known,
-        lambda: tf.io.decode_image(encoded, channels=channels, expand_animations=False),
-        lambda: tf.py_function(_decode_with_pillow, [encoded, channels], tf.uint8),
+        _is_plain(encoded),
+        # Of PNG, too; accurate: as Pillow's libjpeg does by default.
+        lambda: tf.io.decode_jpeg(encoded, dct_method='INTEGER_ACCURATE'),
+        lambda: tf.py_function(_decode_with_pillow, [encoded], tf.uint8),
     )
+    is_coloured = tf.shape(pixels)[2] >= 3
+    if channels == 1:
+        pixels = tf.cond(is_coloured, lambda: _luminance(pixels), lambda: pixels[:, :, :1])
+    else:
+        grey = [pixels[:, :, :1]] * 3
+        pixels = tf.cond(is_coloured, lambda: pixels[:, :, :3], lambda: tf.concat(grey, axis=2))
     return tf.ensure_shape(pixels, (None, None, channels))
 
 
-def _decode_with_pillow(encoded, channels):
-    image = Image.open(io.BytesIO(encoded.numpy()))
+def _is_plain(encoded):
+    """Whether TensorFlow decodes it: JPEG and PNG that no EXIF may turn."""
+
+    def lacks(word):
+        # The fastest search for a word that TensorFlow has: deleting it shortens nothing.
+        rest = tf.strings.regex_replace(encoded, word, '', replace_global=False)
+        return tf.strings.length(rest) == tf.strings.length(encoded)
+
+    return tf.cond(
+        tf.strings.substr(encoded, 0, 3) == _JPEG,
+        lambda: lacks('Exif'),
+        lambda: tf.cond(
+            tf.strings.substr(encoded, 0, 4) == _PNG, lambda: lacks('eXIf'), lambda: False
+        ),
+    )
+
+
+def _luminance(pixels):
+    """Pillow's grey, to the bit: weights in 1/2^16, rounded."""
+    red, green, blue = (tf.cast(pixels[:, :, i : i + 1], tf.int32) for i in range(3))
+    weighted = 19595 * red + 38470 * green + 7471 * blue + 2**15
+    return tf.cast(tf.bitwise.right_shift(weighted, 16), tf.uint8)
+
+
+def _decode_with_pillow(encoded):
+    """uint8 [H, W, 1 or 3]."""
+    image = open_upright(encoded.numpy())
+    return np.asarray(image).reshape(image.height, image.width, -1)
+
+
+def open_upright(encoded: bytes) -> Image.Image:
+    """The first frame of an encoded image, of 8 bits, grey or RGB, upright by its EXIF orientation.
+
+    Raises:
+      ValueError, OSError and what else Pillow raises: it cannot be decoded.
+    """
+    image = Image.open(io.BytesIO(encoded))
+    if image.mode in ('I', 'F'):
+        raise ValueError(f'expected 8 or 16 bits a channel, found mode {image.mode}')
+    image.load()
+    orientation = _read_orientation(image)
     if image.mode.startswith('I;16'):
         # Of 16 bits the upper 8: `convert` would make all above 255 white.
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    image = image.convert('L' if channels == 1 else 'RGB')
-    return np.asarray(image).reshape(image.height, image.width, -1)
+    elif image.mode in ('1', 'L', 'LA'):
+        image = image.convert('L')
+    else:
+        # A palette's transparency becomes alpha first, or Pillow warns.
+        image = image.convert('RGBA' if image.mode == 'P' else 'RGB').convert('RGB')
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+def _read_orientation(image):
+    """1 to 8; of TIFF 1, which Pillow has put upright."""
+    exif = Image.Exif()
+    try:
+        exif.load(image.info.get('exif', b''))
+        return exif.get(_ORIENTATION, 1)
+    except Exception:  # Whatever Pillow makes of broken EXIF: the picture is none the worse.
+        return 1
 
 
 def load_pixels(encoded: tf.Tensor, box: tf.Tensor, data, side: int) -> tf.Tensor:

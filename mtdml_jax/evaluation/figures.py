@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.manifold import TSNE
 
+from mtdml_jax.data.images import open_upright
 from mtdml_jax.evaluation.classify import accuracy_interval, best_classifier
 
 # Okabe and Ito's palette for all kinds of colour vision; with more classes the markers change too.
@@ -118,7 +119,7 @@ def image_uri(encoded: bytes) -> tuple[str, int]:
     side = max(image.size)
     if side <= MAX_IMAGE_SIDE and image.format in ('PNG', 'JPEG', 'GIF', 'WEBP'):
         return _data_uri(image.format.lower(), encoded), side
-    image = image.convert('RGB')
+    image = open_upright(encoded)
     image.thumbnail((MAX_IMAGE_SIDE, MAX_IMAGE_SIDE))
     buffer = io.BytesIO()
     image.save(buffer, 'PNG')
