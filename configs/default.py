@@ -15,8 +15,8 @@ def get_config() -> ConfigDict:
 
     config.data = data = ConfigDict()
     # A data set of this package ('synthetic_faces', 'digits', 'fer2013', 'raf_db', 'affectnet',
-    # 'ferplus', 'sfew', 'ck_plus', 'mmi', 'oulu_casia', 'jaffe', 'folder'), or any TFDS name with image
-    # and label.
+    # 'ferplus', 'sfew', 'ck_plus', 'mmi', 'oulu_casia', 'jaffe', 'folder', 'image_list'), or any TFDS
+    # name with image and label.
     data.name = 'synthetic_faces'
     # Variant of the set, such as the number of classes; '' for its default. Its builder lists them.
     data.variant = ''
@@ -26,10 +26,21 @@ def get_config() -> ConfigDict:
     data.prepared_dir = 'prepared'
     # Frames taken of each sequence (ck_plus, mmi, oulu_casia): those of the strongest expression.
     data.num_frames = 3
-    # Regular expression whose first group (or all) finds the subject in an image's path ('folder').
+    # Regular expression whose first group (or all) finds the subject in an image's path ('folder', and
+    # 'image_list' without a column for subjects).
     data.subject_pattern = ''
+    # The csv file of 'image_list': its path, from `dir` or absolute.
+    data.list = 'list.csv'
+    # The names of its columns. Path and label must be there; what the others mean tells its builder.
+    data.columns = columns = ConfigDict()
+    for name in ('path', 'label', 'split', 'subject', 'x', 'y', 'w', 'h', 'query', 'gallery'):
+        columns[name] = name
+    # Names of the classes of 'image_list' in the order of their labels; empty: all in the list, sorted.
+    data.class_names = ()
     # Whether the encoded images live in host memory; if not, paths do, and files are read as needed.
     data.in_memory = True
+    # Whether images of the train split that are in another split too, byte for byte, are left out of it.
+    data.drop_leaks = False
     # Split that is trained on, and that is the gallery of the evaluation; 'train[:33%]' is a third.
     data.train_split = 'train'
     # Split that is watched during training and chooses the best checkpoint; '' for none.

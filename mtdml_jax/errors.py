@@ -1,6 +1,7 @@
 """The two ways in which a run stops with one clear line instead of a traceback."""
 
-from collections.abc import Collection
+import itertools
+from collections.abc import Collection, Iterable
 
 
 class UserError(ValueError):
@@ -16,3 +17,14 @@ def check_choice(key: str, value: object, choices: Collection[object]) -> None:
     if value not in choices:
         known = ', '.join(map(str, choices))
         raise UserError(f'config.{key}: expected one of {known}, found {value!r}')
+
+
+def listed(names: Iterable[str], most: int = 5) -> str:
+    """Names for a message, of many the first: 'a, b, c, d, e, ...'."""
+    some = [one_line(name) for name in itertools.islice(names, most + 1)]
+    return ', '.join(some[:most] + ['...'] * (len(some) > most))
+
+
+def one_line(text: str) -> str:
+    """The text without ends of lines, and with what is no UTF-8 (as in names of files) escaped."""
+    return text.encode('utf-8', 'backslashreplace').decode().replace('\n', '\\n')

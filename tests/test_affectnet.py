@@ -88,7 +88,8 @@ def test_missing_and_corrupt_images_are_left_out_and_named_with_the_counts(folde
     write_corrupt(folder / 'train_set' / 'images' / '0.jpg')
     (folder / 'train_set' / 'images' / '1.jpg').unlink()
     assert list(read_records('affectnet', folder)['train']) == ['train_set/images/2.jpg']
-    unusable, counts = warnings_of(caplog)
+    classes, unusable, counts = warnings_of(caplog)
+    assert classes.startswith('affectnet: no images of the classes Happy, Sad, ')
     assert '2 of 3 images are missing or cannot be decoded' in unusable
     assert 'train_set/images/0.jpg, train_set/images/1.jpg' in unusable
     assert 'affectnet, split train: expected 283,901 faces as published, found 1' in counts
@@ -107,10 +108,10 @@ def test_image_that_comes_later_is_found_without_a_look_at_each_file(folder):
 @pytest.mark.parametrize(
     ('rows', 'message'),
     [
-        ([('a.jpg', '1,2,3,4', 11)], r"line 3: expected an expression from 0 to 10, found '11'"),
-        ([('a.jpg', '1,2,3,4', '')], r"line 3: expected an expression from 0 to 10, found ''"),
-        ([('a.jpg', '1,2', 5)], r'line 3: expected an expression from 0 to 10'),
-        ([('a.jpg', '1,2,x,4', 5)], r'line 3: expected numbers as face_x.*found .*x'),
+        ([('a.jpg', '1,2,3,4', 11)], r"row 3: expected an expression from 0 to 10, found '11'"),
+        ([('a.jpg', '1,2,3,4', '')], r"row 3: expected an expression from 0 to 10, found ''"),
+        ([('a.jpg', '1,2', 5)], r'row 3: too few columns: expected 9'),
+        ([('a.jpg', '1,2,x,4', 5)], r'row 3: expected numbers as face_x.*found .*x'),
     ],
 )
 def test_wrong_line_of_a_list_is_named(folder, rows, message):

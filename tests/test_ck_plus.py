@@ -154,7 +154,7 @@ def test_missing_and_corrupt_frames_are_left_out_and_named_with_the_counts(folde
         (folder / frame('S011', '001', number)).unlink()
     found = read_records('ck_plus', folder, num_frames=2)
     assert set(found['train']) == {frame('S005', '001', 3), frame('S010', '001', 4)}
-    unusable, counts = warnings_of(caplog)
+    _, unusable, counts = warnings_of(caplog)
     missing = [frame('S005', '001', 4), frame('S010', '001', 3), frame('S011', '001', 4)]
     assert unusable == (
         f'ck_plus, split train: 3 of 5 images are missing or cannot be decoded: {", ".join(missing)}'

@@ -102,14 +102,15 @@ def test_folders_with_lists_are_read(folder, caplog):
     }
     for name, rows in lists.items():
         lines = [','.join(map(str, (image, '"(0, 0, 48, 48)"', *votes))) for image, votes in rows]
-        write_image(folder / name / rows[0][0], mode='L', size=(48, 48))
+        write_image(folder / name / rows[0][0], len(name), mode='L', size=(48, 48))
         (folder / name / 'label.csv').write_text('\n'.join(lines) + '\n')
     write_corrupt(folder / 'FER2013Train' / 'fer1.png')
     assert read_records('ferplus', folder) == {
         'train': {'FER2013Train/fer0.png': ('happiness', '')},
         'test': {'FER2013Test/fer3.png': ('disgust', '')},
     }
-    unusable, train, test = warnings_of(caplog)
+    classes, test, unusable, train = warnings_of(caplog)
+    assert classes.startswith('ferplus: no images of the classes neutral, surprise, sadness,')
     assert unusable.endswith(
         '2 of 3 images are missing or cannot be decoded: FER2013Train/fer1.png, FER2013Train/fer2.png'
     )
@@ -117,20 +118,21 @@ def test_folders_with_lists_are_read(folder, caplog):
     assert test == 'ferplus, split test: expected 3,153 faces as published, found 1'
 
 
-def test_fer2013_without_private_rows_lacks_the_test_split(folder):
+def test_fer2013_without_private_rows_lacks_the_test_split(folder, caplog):
     write_votes(folder, ROWS)
     lines = (folder / 'fer2013.csv').read_text().splitlines()
     (folder / 'fer2013.csv').write_text('\n'.join(lines[:-2]) + '\n')
     assert sorted(read_records('ferplus', folder)) == ['train', 'validation']
+    assert 'ferplus: fer2013.csv has no faces for the last 2 votes' in warnings_of(caplog)
 
 
 @pytest.mark.parametrize(
     ('line', 'message'),
     [
-        ('Training,a.png,0,10,0,0,0,0,0,0,0', 'expected 10 numbers of votes after two columns'),
+        ('Training,a.png,0,10,0,0,0,0,0,0,0', 'too few columns: expected 12 .*found 11'),
         (
             'Training,a.png,0,10,0,0,0,0,0,0,0,0,0',
-            'expected 10 numbers .*found .Training,a.png,0,10',
+            'too many columns: expected 12 .*found 13',
         ),
         ('Training,a.png,0,-1,0,0,0,0,0,0,0,0', 'expected 10 numbers of votes'),
         ('Training,a.png,0,happy,0,0,0,0,0,0,0,0', 'expected 10 numbers of votes'),
@@ -163,7 +165,7 @@ def test_wrong_row_of_a_list_is_named(folder):
     folder.mkdir()
     (folder / 'FER2013Valid').mkdir()
     (folder / 'FER2013Valid' / 'label.csv').write_text('fer0.png,0,0,48,48,1,0,0\n')
-    with pytest.raises(UserError, match=r'FER2013Valid/label\.csv: row 1: expected 10 numbers'):
+    with pytest.raises(UserError, match=r'FER2013Valid/label\.csv: row 1: too few columns'):
         read_records('ferplus', folder)
 
 

@@ -43,7 +43,7 @@ def test_corrupt_image_is_left_out_and_named_with_the_counts(folder, caplog):
     write_image(folder / 'KA.AN1.39.tiff', mode='L')
     write_corrupt(folder / 'KA.AN2.40.tiff')
     assert list(read_records('jaffe', folder)['train']) == ['KA.AN1.39.tiff']
-    unusable, counts = warnings_of(caplog)
+    _, unusable, counts = warnings_of(caplog)
     assert '1 of 2 images are missing or cannot be decoded: KA.AN2.40.tiff' in unusable
     assert 'jaffe, split train: expected 213 faces as published, found 1' in counts
 

@@ -77,9 +77,10 @@ def test_frames_of_an_avi_are_decoded_beside_extracted_ones(folder, caplog):
     for name, value in expected.items():
         np.testing.assert_array_equal(images[name], np.full_like(images[name], value))
     assert images['Sessions/1/S001-001.avi:2'].shape == (24, 32, 3)
-    (warning,) = warnings_of(caplog)
+    warning, classes = warnings_of(caplog)
     assert 'frames of 1 videos are taken whole' in warning
     assert 'ffmpeg -i S001-001.avi %04d.png' in warning
+    assert classes == 'mmi: no images of the classes anger, happy, sadness, surprise'
 
 
 def test_missing_and_corrupt_frames_and_videos_are_left_out_and_named(folder, caplog):
@@ -91,7 +92,7 @@ def test_missing_and_corrupt_frames_and_videos_are_left_out_and_named(folder, ca
     write_mmi_session(folder, 4, 'S004-001', 3, num_frames=2)
     found = read_records('mmi', folder)
     assert set(found['train']) == {'Sessions/1/0.png', 'Sessions/1/2.png'}
-    short, _, unusable = warnings_of(caplog)
+    short, _, _, unusable = warnings_of(caplog)
     assert short == 'mmi: 1 sequences are left out, for they have fewer than 3 frames: 4'
     assert unusable.endswith(
         '3 of 5 images are missing or cannot be decoded: Sessions/1/1.png, '

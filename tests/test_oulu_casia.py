@@ -50,7 +50,7 @@ def test_missing_sequence_and_corrupt_frame_show_in_the_counts(folder, caplog):
         path.unlink()
     found = read_records('oulu_casia', folder)['train']
     assert len([name for name in found if '/P001/Anger/' in name]) == 2
-    unusable, counts = warnings_of(caplog)
+    _, unusable, counts = warnings_of(caplog)
     assert '1 of 33 images' in unusable
     assert 'P001/Anger/003.jpeg' in unusable
     assert 'oulu_casia, split train: expected 1,440 faces as published, found 32' in counts

@@ -51,7 +51,7 @@ def test_missing_and_corrupt_images_are_left_out_and_named_with_the_counts(folde
     write_image(aligned(folder, 'train_00002'))
     found = read_records('raf_db', folder)
     assert list(found['train']) == ['Image/aligned/train_00002_aligned.jpg']
-    unusable, counts = warnings_of(caplog)
+    _, unusable, counts = warnings_of(caplog)
     assert '2 of 3 images are missing or cannot be decoded' in unusable
     assert 'train_00001_aligned.jpg, Image/aligned/train_00003_aligned.jpg' in unusable
     assert 'raf_db, split train: expected 12,271 faces as published, found 1' in counts

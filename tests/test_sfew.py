@@ -49,7 +49,7 @@ def test_corrupt_image_is_left_out_and_named_with_the_counts(folder, caplog):
     write_corrupt(folder / 'Train_Aligned_Faces' / 'Angry' / 'b.png')
     found = read_records('sfew', folder)
     assert list(found['train']) == ['Train_Aligned_Faces/Angry/a.png']
-    unusable, counts = warnings_of(caplog)
+    _, unusable, counts = warnings_of(caplog)
     assert '1 of 2 images are missing or cannot be decoded: Train_Aligned_Faces/Angry/b.png' in (
         unusable
     )

@@ -1,43 +1,30 @@
-"""What data sets of faces have in common: records, variants, reading files, checking counts."""
+"""What data sets of faces have in common: records, variants, reading files, checking what is there."""
 
 import dataclasses
+import hashlib
 import itertools
 import logging
+import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from mtdml_jax.data.findings import (
+    describe_counts,
+    describe_leaks,
+    describe_unusable,
+    drop_repeated,
+)
+from mtdml_jax.data.folders import Face, find_patterns
 from mtdml_jax.data.images import decode_image
-from mtdml_jax.errors import UserError
+from mtdml_jax.errors import UserError, listed
 
 logger = logging.getLogger(__name__)
-
-IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.gif', '.webp')
-# Names of splits as people write them on folders.
-SPLIT_NAMES = {'training': 'train', 'val': 'validation', 'valid': 'validation', 'testing': 'test'}
-
-
-class Face(NamedTuple):
-    """A face as a data set lists it, not read yet.
-
-    Attributes:
-      name: where it comes from, relative to the set's folder; unique in its split.
-      label: name of its class.
-      image: its file, or its pixels, uint8 [H, W, 1 or 3].
-      subject: who it is; '' if unknown.
-      extra: values of the set's own features.
-    """
-
-    name: str
-    label: str
-    image: Path | np.ndarray
-    subject: str = ''
-    extra: Mapping = {}
 
 
 @dataclasses.dataclass(eq=False)
@@ -45,16 +32,22 @@ class FaceConfig(tfds.core.BuilderConfig):
     """What of a data set is wanted, from the section `data` of the config.
 
     Attributes:
+      folder: the set's folder; prepared data do not depend on where it is.
       class_names: name of each label, [C].
       num_frames: number of frames taken of a sequence.
       subject_pattern: regular expression that finds the subject in a path.
       in_memory: whether records hold the images, or only name their files.
+      train_split: the split that shall share no image with the others.
+      drop_leaks: whether images that it shares are left out of it.
     """
 
+    folder: Path = dataclasses.field(default=Path(), repr=False)
     class_names: tuple[str, ...] = ()
     num_frames: int = 3
     subject_pattern: str = ''
     in_memory: bool = True
+    train_split: str = 'train'
+    drop_leaks: bool = False
 
 
 def face_features(
@@ -83,7 +76,8 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     A missing or undecodable image is left out with a warning that names it; a label that the set does
     not have raises UserError, for it says that something else is wrong. What was found is compared
-    with the published counts, and a difference is warned of with both numbers.
+    with the published counts, and a difference is warned of with both numbers. Images of the train split
+    that are in another split too, byte for byte, are warned of, or left out.
 
     Attributes of a data set:
       SOURCES: files and folders of which at least one must be there (glob patterns).
@@ -114,6 +108,15 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def published_counts(self, split: str) -> int | tuple[int, ...] | None:
         """The published number of faces of a split, in all or of each class; None if it is not known."""
         return self.COUNTS.get(self.builder_config.name, {}).get(split)
+
+    def published_classes(self, split: str) -> dict[str, int]:
+        """The published number of faces of each class of a split, also of classes of other variants."""
+        return {
+            name: number
+            for variant, splits in self.COUNTS.items()
+            if isinstance(splits.get(split), tuple)
+            for name, number in zip(self.CLASS_NAMES[variant], splits[split], strict=True)
+        }
 
     @classmethod
     def class_names(cls, variant: str, folder: Path) -> tuple[str, ...]:
@@ -164,13 +167,31 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             raise UserError(f'config.data.num_frames: expected at least 1, found {data.num_frames}')
         folder = Path(data.dir).expanduser()
         cls.find_sources(folder, variant)
-        return FaceConfig(
-            name=variant,
-            class_names=cls.class_names(variant, folder),
-            num_frames=data.num_frames,
-            subject_pattern=data.subject_pattern,
-            in_memory=data.in_memory,
-        )
+        return FaceConfig(**cls.common_settings(data, variant, cls.class_names(variant, folder)))
+
+    @classmethod
+    def common_settings(cls, data, variant: str, class_names: Sequence[str]) -> dict:
+        """The arguments of `FaceConfig`.
+
+        Raises:
+          UserError: names of classes that cannot be written down.
+        """
+        check_class_names(class_names)
+        return {
+            'name': variant,
+            'folder': Path(data.dir).expanduser(),
+            'class_names': tuple(class_names),
+            'num_frames': data.num_frames,
+            'subject_pattern': data.subject_pattern,
+            'in_memory': data.in_memory,
+            'train_split': data.train_split.partition('[')[0],
+            'drop_leaks': data.drop_leaks,
+        }
+
+    @classmethod
+    def watched(cls, folder: Path, config: FaceConfig) -> list[Path]:
+        """The files and folders that make another data set when they change."""
+        return cls.find_sources(folder, config.name)
 
     def _info(self):
         config = self.builder_config
@@ -184,32 +205,93 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
 
     def _split_generators(self, dl_manager):
-        folder = Path(dl_manager.manual_dir)
-        found = self.find_faces(folder)
+        config = self.builder_config
+        folder = config.folder
+        found = drop_repeated(self.name, _with_names_in_utf8(self.name, self.find_faces(folder)))
         if not any(found.values()):
             raise UserError(f'{self.name}: found no faces in {folder.absolute()} (config.data.dir)')
-        if not self.builder_config.in_memory:
+        labels = {face.label for face in itertools.chain.from_iterable(found.values())}
+        missing = [name for name in config.class_names if name not in labels]
+        if missing:
+            logger.warning('%s: no images of the classes %s', self.name, ', '.join(missing))
+        for split in found:
+            if not re.fullmatch(r'\w[\w.-]*', split) or split == 'all':
+                raise UserError(
+                    f'{folder.absolute()} (config.data.dir): expected splits of letters and digits, '
+                    f'found {split!r}'
+                )
+        if not config.in_memory:
             _check_files(found)
+        # The train split last: by then it is known what the others hold.
+        order = sorted(found, key=lambda split: split == config.train_split)
+        elsewhere = set()
         return {
-            split: self._generate_examples(split, faces) for split, faces in found.items() if faces
+            split: self._generate_examples(split, found[split], elsewhere)
+            for split in order
+            if found[split]
         }
 
-    def _generate_examples(self, split, faces):
-        config, counts, unusable = self.builder_config, Counter(), []
+    def _generate_examples(self, split, faces, elsewhere):
+        """Records of a split; `elsewhere` holds the digests of the images of splits before it."""
+        config, counts, unusable, leaks = self.builder_config, Counter(), [], []
         for face, image in zip(faces, read_images(face.image for face in faces), strict=True):
             if image is None:
                 unusable.append(face.name)
                 continue
+            digest = hashlib.blake2b(image, digest_size=16).digest()
+            if split != config.train_split:
+                elsewhere.add(digest)
+            elif digest in elsewhere:
+                leaks.append(face.name)
+                if config.drop_leaks:
+                    continue
             counts[face.label] += 1
             record = {'label': face.label, 'subject': face.subject, 'file_name': face.name}
             if config.in_memory:
                 record['image'] = image
-            yield face.name, record | face.extra
-        if unusable:
-            logger.warning('%s', describe_unusable(self.name, split, unusable, len(faces)))
-        difference = describe_counts(counts, self.published_counts(split), config.class_names)
-        if difference:
-            logger.warning('%s, split %s: %s', self.name, split, difference)
+            yield face.key, record | face.extra
+        names = config.class_names
+        expected, classes = self.published_counts(split), self.published_classes(split)
+        for finding in (
+            describe_unusable(unusable, len(faces)),
+            describe_leaks(leaks, config.drop_leaks),
+            describe_counts([counts[name] for name in names], expected, names, classes),
+        ):
+            if finding:
+                logger.warning('%s, split %s: %s', self.name, split, finding)
+        if not counts:
+            raise UserError(
+                f'{self.name}, split {split}: none of its {len(faces)} images can be used'
+            )
+
+
+def check_class_names(names: Sequence[str]) -> None:
+    """Raises UserError for names of classes that cannot be written down, one in a line."""
+    for name in names:
+        if name != name.strip() or '\n' in name or not is_utf8(name):
+            raise UserError(
+                f'expected names of classes in UTF-8, without spaces around them, found {name!r}'
+            )
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a name from the disk (`os.fsdecode`) is one in UTF-8, as records and reports are."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _with_names_in_utf8(name, splits):
+    """The faces of each split that have such names; warns of the others."""
+    others = [x.name for faces in splits.values() for x in faces if not is_utf8(x.name)]
+    if not others:
+        return splits
+    logger.warning(
+        '%s: %d files whose names are not UTF-8 are left out: %s', name, len(others), listed(others)
+    )
+    return {split: [x for x in faces if is_utf8(x.name)] for split, faces in splits.items()}
 
 
 def _check_files(splits):
@@ -235,7 +317,7 @@ def read_images(images: Iterable[Path | np.ndarray]) -> Iterator[bytes | None]:
 
 
 def _read_files(paths):
-    names = tf.data.Dataset.from_tensor_slices([str(path) for path in paths])
+    names = tf.data.Dataset.from_tensor_slices([os.fsencode(path) for path in paths])
     read = names.enumerate().map(_read_image, num_parallel_calls=tf.data.AUTOTUNE)
     expected = 0
     for row, encoded, _ in read.ignore_errors().as_numpy_iterator():
@@ -249,89 +331,3 @@ def _read_image(row, name):
     encoded = tf.io.read_file(name)
     # A value of the pixels is returned: TensorFlow drops a decoding that nobody reads.
     return row, encoded, decode_image(encoded, 3)[0, 0, 0]
-
-
-def describe_unusable(name: str, split: str, unusable: Sequence[str], count: int) -> str:
-    """What to tell of files that are missing or cannot be decoded."""
-    listed = ', '.join(unusable[:5]) + (', ...' if len(unusable) > 5 else '')
-    return (
-        f'{name}, split {split}: {len(unusable)} of {count} images are missing or cannot be decoded: '
-        f'{listed}'
-    )
-
-
-def describe_counts(
-    counts: Mapping[str, int], expected: int | tuple[int, ...] | None, class_names: Sequence[str]
-) -> str:
-    """How the number of faces differs from the published one; '' if it does not.
-
-    Args:
-      counts: number of faces found of each class.
-      expected: as published, in all or of each class; None if it is not known.
-      class_names: name of each label, [C].
-    """
-    found = [counts[name] for name in class_names]
-    if expected is None or expected == (sum(found) if isinstance(expected, int) else tuple(found)):
-        return ''
-    if isinstance(expected, int):
-        return f'expected {expected:,} faces as published, found {sum(found):,}'
-    different = [
-        f'{name} {wanted:,}, found {number:,}'
-        for name, wanted, number in zip(class_names, expected, found, strict=True)
-        if wanted != number
-    ]
-    return (
-        f'expected {sum(expected):,} faces as published, found {sum(found):,} '
-        f'({"; ".join(different)})'
-    )
-
-
-def faces_in_class_folders(
-    folder: Path,
-    root: Path,
-    class_names: Sequence[str],
-    codes: Mapping[str, str] | None = None,
-) -> list[Face]:
-    """The images in `folder`/<class>/, with the class of their folder.
-
-    Args:
-      folder: the folder of class folders.
-      root: the data set's folder, which names are relative to.
-      class_names: name of each label; in whatever case on disk.
-      codes: further names of folders -> name of the label; None as a label leaves a folder out.
-
-    Raises:
-      UserError: a folder that is no class.
-    """
-    exact = {name: name for name in class_names} | dict(codes or {})
-    known = {name.lower(): label for name, label in exact.items()} | exact
-    faces = []
-    for path in visible(folder):
-        if not path.is_dir():
-            continue
-        if path.name.lower() not in known:
-            raise UserError(
-                f'{path}: expected a folder for each class ({", ".join(exact)}), found {path.name!r}'
-            )
-        label = known.get(path.name, known[path.name.lower()])
-        if label is not None:
-            faces += [
-                Face(image.relative_to(root).as_posix(), label, image)
-                for image in image_files(path)
-            ]
-    return faces
-
-
-def find_patterns(folder: Path, patterns: Iterable[str]) -> list[Path]:
-    """What is in `folder`, in the order of the glob patterns, then by name."""
-    return [path for pattern in patterns for path in sorted(folder.glob(pattern))]
-
-
-def image_files(folder: Path) -> list[Path]:
-    """The image files right in `folder`, sorted by name."""
-    return [path for path in visible(folder) if path.suffix.lower() in IMAGE_SUFFIXES]
-
-
-def visible(folder: Path) -> list[Path]:
-    """What is right in `folder`, sorted, without what systems and notebooks hide there."""
-    return sorted(path for path in folder.iterdir() if path.name[0] not in '._')

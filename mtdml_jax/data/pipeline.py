@@ -1,6 +1,7 @@
 """From a prepared data set to batches: images in memory or on disk, decoded in parallel by tf.data."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from mtdml_jax.data.augment import augment, draw_uniforms
 from mtdml_jax.data.images import load_pixels, normalize
 from mtdml_jax.data.prepare import prepare
 from mtdml_jax.data.sampling import fits_all_classes, index_by_class, sample_rows
-from mtdml_jax.errors import UserError
+from mtdml_jax.errors import UserError, listed
 
 # TensorFlow only feeds: the accelerators belong to JAX.
 tf.config.set_visible_devices([], 'GPU')
@@ -31,6 +32,8 @@ class Split(NamedTuple):
       class_names: name of each label, [C].
       boxes: left, top, width and height of each face in pixels, int32 [N, 4]; width 0 where unknown.
       votes: share of each class in each label, float32 [N, C], or None: all of it is the label's.
+      is_query: whether each looks for others when retrieval is scored, bool [N], or None: all do.
+      is_gallery: whether each is looked for, bool [N], or None: all are.
     """
 
     name: str
@@ -42,22 +45,34 @@ class Split(NamedTuple):
     class_names: list[str]
     boxes: np.ndarray
     votes: np.ndarray | None = None
+    is_query: np.ndarray | None = None
+    is_gallery: np.ndarray | None = None
 
     def take(self, rows: np.ndarray) -> 'Split':
         """The split with these rows only."""
+        optional = {name: getattr(self, name) for name in ('votes', 'is_query', 'is_gallery')}
         return self._replace(
             images=tf.gather(self.images, rows),
             labels=self.labels[rows],
             subjects=[self.subjects[row] for row in rows],
             file_names=[self.file_names[row] for row in rows],
             boxes=self.boxes[rows],
-            votes=None if self.votes is None else self.votes[rows],
+            **{name: x if x is None else x[rows] for name, x in optional.items()},
         )
 
     def encoded_image(self, row: int) -> bytes:
-        """The encoded image of a row."""
-        image = self.images[row]
-        return (image if self.in_memory else tf.io.read_file(image)).numpy()
+        """The encoded image of a row.
+
+        Raises:
+          UserError: its file cannot be read any more.
+        """
+        image = self.images[row].numpy()
+        if self.in_memory:
+            return image
+        try:
+            return Path(os.fsdecode(image)).read_bytes()
+        except OSError as error:
+            raise UserError(f'{os.fsdecode(image)}: {error.strerror}') from error
 
 
 def load_split(data, name: str) -> Split:
@@ -83,21 +98,27 @@ def load_split(data, name: str) -> Split:
     # One batch: a string tensor of all images, and no second copy of them.
     found = dataset.batch(count).get_single_element()
 
+    def values(key):
+        return found[key].numpy() if key in found else None
+
     def texts(key, default):
         return [x.decode() for x in found[key].numpy()] if key in found else default
 
     file_names = texts('file_name', [f'{name}:{row}' for row in range(count)])
     folder = Path(data.dir).expanduser()
+    paths = [os.fsencode(folder / file_name) for file_name in file_names]
     return Split(
         name,
-        found['image'] if data.in_memory else tf.constant([str(folder / x) for x in file_names]),
+        found['image'] if data.in_memory else tf.constant(paths),
         data.in_memory,
         found['label'].numpy().astype(np.int32),
         texts('subject', [''] * count),
         file_names,
         list(builder.info.features['label'].names),
         found['box'].numpy() if 'box' in found else np.zeros((count, 4), np.int32),
-        found['votes'].numpy() if 'votes' in found else None,
+        values('votes'),
+        values('query'),
+        values('gallery'),
     )
 
 
@@ -107,7 +128,7 @@ def has_split(builder: tfds.core.DatasetBuilder, name: str) -> bool:
 
 
 def check_trainable(split: Split, data) -> None:
-    """Raises UserError unless batches of P x K faces can be sampled, each face with a positive.
+    """Raises UserError unless batches of P x K faces can be sampled, with positives and negatives.
 
     So two classes or more must have faces, and each of these at least 2. Classes without any may be held
     out.
@@ -127,6 +148,11 @@ def check_trainable(split: Split, data) -> None:
             f'only 1 in {", ".join(alone)}'
         )
     fits = fits_all_classes(num_classes, data.batch_size, data.samples_per_class, data.sampling)
+    if data.batch_size < 2 * data.samples_per_class and not fits:
+        raise UserError(
+            f'config.data.batch_size ({data.batch_size}) must hold faces of 2 classes or more to form '
+            f'negative pairs: at least twice config.data.samples_per_class ({data.samples_per_class})'
+        )
     if data.batch_size % data.samples_per_class and not fits:
         raise UserError(
             f'config.data.samples_per_class ({data.samples_per_class}) must divide '
@@ -161,20 +187,23 @@ def train_batches(
     index, batch_size = index_by_class(split.labels), data.batch_size
     local = slice(host * batch_size // num_hosts, (host + 1) * batch_size // num_hosts)
 
+    def rows_of(step):
+        rows = sample_rows(
+            index, batch_size, data.samples_per_class, data.sampling, seed=seed, step=step
+        )
+        return rows[local]
+
     def batches(first, last, side):
-        gather = _gatherer(split, data, side)
+        load = _loader(split, data, side)
 
         def make_batch(step):
-            rows = sample_rows(
-                index, batch_size, data.samples_per_class, data.sampling, seed=seed, step=step
-            )
             uniforms = draw_uniforms(batch_size, seed=seed, step=step)
-            batch = gather(rows[local])
+            batch = _gather(split, load, rows_of(step))
             pixels = augment(batch['image'], uniforms[local], config.augment)
             mask = tf.ones_like(batch['label'], tf.bool)
             return batch | {'image': normalize(pixels, data), 'mask': mask}
 
-        return _iterate(tf.data.Dataset.range(first, last), make_batch)
+        return _iterate(range(first, last), make_batch, split, load, rows_of)
 
     num_steps = config.train.num_steps
     switch = round(data.early_share * num_steps)
@@ -194,42 +223,67 @@ def eval_batches(split: Split, data, batch_size: int) -> Iterator[dict[str, np.n
     Yields:
       As `train_batches`, B rows each.
     """
-    gather = _gatherer(split, data, data.image_size)
+    load = _loader(split, data, data.image_size)
     count = len(split.labels)
 
-    def make_batch(start):
+    def rows_of(start):
         rows = start + tf.range(batch_size, dtype=tf.int64)
-        mask = rows < count
-        batch = gather(tf.where(mask, rows, 0))
+        return tf.where(rows < count, rows, 0)
+
+    def make_batch(start):
+        batch = _gather(split, load, rows_of(start))
+        mask = start + tf.range(batch_size, dtype=tf.int64) < count
         return batch | {'image': normalize(batch['image'], data), 'mask': mask}
 
-    return _iterate(tf.data.Dataset.range(0, count, batch_size), make_batch)
+    return _iterate(range(0, count, batch_size), make_batch, split, load, rows_of)
 
 
-def _iterate(numbers, make_batch):
+def _iterate(numbers, make_batch, split, load, rows_of):
+    """The batches of numbers; an image that fails, though prepared, ends them with its name."""
     # AutoGraph takes seconds, and has nothing to convert: no tensor steers Python here.
     make_batch = tf.autograph.experimental.do_not_convert(make_batch)
-    batches = numbers.map(make_batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return batches.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+    dataset = tf.data.Dataset.range(numbers.start, numbers.stop, numbers.step)
+    batches = dataset.map(make_batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    batches = batches.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+    for number in numbers:
+        try:
+            batch = next(batches)
+        except tf.errors.OpError as error:
+            failed = _find_failing(split, load, rows_of(tf.constant(number, tf.int64)).numpy())
+            reason = error.message.partition('\n')[0]
+            raise UserError(
+                f'split {split.name}: images that could be read when they were prepared cannot be now: '
+                f'{listed(failed) or "which, is not known"} ({reason})'
+            ) from error
+        yield batch
 
 
-def _gatherer(split, data, side):
-    """A function from row numbers [B] to a batch with pixels in [0, 1], before its normalisation."""
-    fields = (
-        {'label': split.labels}
-        if split.votes is None
-        else {'label': split.labels, 'votes': split.votes}
-    )
+def _find_failing(split, load, rows):
+    """Names of the images of these rows that cannot be loaded."""
+    failed = []
+    for row in np.unique(rows):
+        try:
+            load(row)
+        except tf.errors.OpError:
+            failed.append(split.file_names[row])
+    return failed
+
+
+def _loader(split, data, side) -> Callable[[tf.Tensor], tf.Tensor]:
+    """A function from a row number to pixels in [0, 1], before their normalisation."""
 
     def load(row):
         image = split.images[row]
         encoded = image if split.in_memory else tf.io.read_file(image)
         return load_pixels(encoded, tf.gather(split.boxes, row), data, side)
 
-    def gather(rows):
-        # Of files on disk many are waited for at once.
-        parallel = 1 if split.in_memory else 16
-        pixels = tf.map_fn(load, rows, fn_output_signature=tf.float32, parallel_iterations=parallel)
-        return {'image': pixels, **{name: tf.gather(x, rows) for name, x in fields.items()}}
+    return load
 
-    return gather
+
+def _gather(split, load, rows):
+    """The batch of row numbers [B]: its pixels, labels, and votes where there are any."""
+    # Of files on disk many are waited for at once.
+    parallel = 1 if split.in_memory else 16
+    pixels = tf.map_fn(load, rows, fn_output_signature=tf.float32, parallel_iterations=parallel)
+    fields = {'label': split.labels} | ({} if split.votes is None else {'votes': split.votes})
+    return {'image': pixels, **{name: tf.gather(x, rows) for name, x in fields.items()}}

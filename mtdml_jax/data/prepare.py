@@ -13,7 +13,8 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from mtdml_jax.data import sets  # noqa: F401 (importing registers the builders)
-from mtdml_jax.data.image_files import FaceBuilder, describe_unusable
+from mtdml_jax.data.findings import describe_unusable
+from mtdml_jax.data.image_files import FaceBuilder
 from mtdml_jax.data.images import decode_image
 from mtdml_jax.errors import UserError
 
@@ -69,7 +70,7 @@ def make_builder(data) -> tfds.core.DatasetBuilder:
         config = {'config': data.variant} if data.variant else {}
         return builder_class(data_dir=prepared_dir, **config)
     config = builder_class.make_config(data)
-    sources = builder_class.find_sources(Path(data.dir).expanduser(), config.name)
+    sources = builder_class.watched(Path(data.dir).expanduser(), config)
     number = fingerprint(sources, config, folders_only=builder_class.LARGE)
     return builder_class(data_dir=prepared_dir / f'{data.name}-{number}', config=config)
 
@@ -86,8 +87,10 @@ def fingerprint(sources: Iterable[Path], settings: object, folders_only: bool = 
 
     def add(path, name):
         nonlocal checksum
-        stat = os.stat(path)
-        checksum = zlib.crc32(f'{name} {stat.st_size} {stat.st_mtime_ns}'.encode(), checksum)
+        # A link that leads nowhere is as it is itself.
+        stat = os.stat(path) if os.path.exists(path) else os.lstat(path)
+        text = f' {stat.st_size} {stat.st_mtime_ns}'
+        checksum = zlib.crc32(os.fsencode(name) + text.encode(), checksum)
 
     for source in sources:
         add(source, source.name)
@@ -126,4 +129,5 @@ def check_builder(builder: tfds.core.DatasetBuilder) -> None:
         good = {row for row, _ in decoded.ignore_errors().as_numpy_iterator()}
         corrupt = [f'row {row}' for row in range(info.num_examples) if row not in good]
         if corrupt:
-            raise UserError(describe_unusable(builder.name, split, corrupt, info.num_examples))
+            finding = describe_unusable(corrupt, info.num_examples)
+            raise UserError(f'{builder.name}, split {split}: {finding}')

@@ -76,7 +76,12 @@ def evaluate(config: ConfigDict, workdir: Path, split: str, command: str = '') -
             name: classification_scores(queries.labels, predicted, num_classes)
             for name, predicted in predictions.items()
         },
-        'retrieval': retrieval_scores(queries.embeddings, queries.labels),
+        'retrieval': retrieval_scores(
+            queries.embeddings,
+            queries.labels,
+            is_query=query_split.is_query,
+            is_gallery=query_split.is_gallery,
+        ),
         'slices': slice_study(
             gallery if is_seen else None,
             queries,

@@ -1,15 +1,22 @@
-"""Retrieval scores of embeddings: every face looks for the others of its class."""
+"""Retrieval scores of embeddings: faces look for the others of their class."""
+
+import itertools
 
 import numpy as np
 
 
 def retrieval_scores(
-    embeddings: np.ndarray, labels: np.ndarray, *, block: int = 256
+    embeddings: np.ndarray,
+    labels: np.ndarray,
+    *,
+    is_query: np.ndarray | None = None,
+    is_gallery: np.ndarray | None = None,
+    block: int = 256,
 ) -> dict[str, float]:
-    """Precision@1, R-precision and MAP@R; every face queries all other faces of the split.
+    """Precision@1, R-precision and MAP@R; every query searches all other faces of the gallery.
 
-    With R the number of other faces of the query's class, and P(i) the share of that class among
-    the i nearest faces (the query itself is not one of them):
+    With R the number of faces of the query's class in the gallery, and P(i) the share of that class
+    among the i nearest faces (the query itself is not one of them):
 
       R-precision = P(R)        MAP@R = 1/R sum_{i <= R} P(i) [the i-th nearest is of the class]
 
@@ -19,30 +26,38 @@ def retrieval_scores(
     Args:
       embeddings: array of embeddings, with shape [N, E].
       labels: class of each row, int [N].
+      is_query: whether each row is a query, bool [N]; None: all are.
+      is_gallery: whether each row is in the gallery, bool [N]; None: all are.
       block: number of queries ranked at a time; memory grows as block * N.
 
     Returns:
       'precision_at_1', 'r_precision' and 'map_at_r': means over the queries whose class has another
-      member; 0 where there is none.
+      member in the gallery; 0 where there is none.
 
     References:
       Musgrave et al., "A metric learning reality check", ECCV 2020, section 3.1.
     """
     order = np.random.default_rng(0).permutation(len(labels))
     embeddings, labels = np.asarray(embeddings)[order], np.asarray(labels)[order]
-    norms = np.sum(np.square(embeddings), axis=1)
+    everyone = np.ones(len(labels), bool)
+    is_query, is_gallery = (everyone if x is None else x[order] for x in (is_query, is_gallery))
+    gallery, gallery_labels = embeddings[is_gallery], labels[is_gallery]
+    column = np.cumsum(is_gallery) - 1
+    norms = np.sum(np.square(gallery), axis=1)
     totals, num_queries = np.zeros(3), 0
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
-        if len(rows) < 2:
+    for label, is_own in itertools.product(np.unique(labels), (True, False)):
+        rows = np.flatnonzero(is_query & (labels == label) & (is_gallery == is_own))
+        count = np.count_nonzero(gallery_labels == label) - is_own
+        if count < 1:
             continue
         num_queries += len(rows)
         # Queries of one class share R, so that a block is ranked as one array.
         for start in range(0, len(rows), block):
             chosen = rows[start : start + block]
-            distances = norms - 2 * embeddings[chosen] @ embeddings.T
-            distances[np.arange(len(chosen)), chosen] = np.inf
-            totals += _score_block(labels[_nearest(distances, len(rows) - 1)] == label)
+            distances = norms - 2 * embeddings[chosen] @ gallery.T
+            if is_own:
+                distances[np.arange(len(chosen)), column[chosen]] = np.inf
+            totals += _score_block(gallery_labels[_nearest(distances, count)] == label)
     means = (totals / max(num_queries, 1)).tolist()
     return dict(zip(('precision_at_1', 'r_precision', 'map_at_r'), means, strict=True))
 

@@ -7,6 +7,7 @@ from mtdml_jax.data.sets import (  # noqa: F401
     fer2013,
     ferplus,
     folder,
+    image_list,
     jaffe,
     mmi,
     oulu_casia,

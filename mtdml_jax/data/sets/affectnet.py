@@ -1,12 +1,13 @@
 """TFDS builder of AffectNet (the images that were annotated by people)."""
 
-import csv
 from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from mtdml_jax.data.image_files import Face, FaceBuilder
+from mtdml_jax.data.folders import Face, find_patterns
+from mtdml_jax.data.image_files import FaceBuilder
+from mtdml_jax.data.tables import read_csv
 from mtdml_jax.errors import UserError
 
 NAMES = ('Neutral', 'Happy', 'Sad', 'Surprise', 'Fear', 'Disgust', 'Anger', 'Contempt')
@@ -20,6 +21,8 @@ IMAGES = 'Manually_Annotated_Images'
 BOX = ('face_x', 'face_y', 'face_width', 'face_height')
 COLUMNS = ('subDirectory_filePath', *BOX, 'facial_landmarks', 'expression', 'valence', 'arousal')
 NO_BOX = {'box': (0, 0, 0, 0)}
+# Published number of train faces of each class.
+TRAIN = (74_874, 134_415, 25_459, 14_090, 6_378, 3_803, 24_882, 3_750)
 
 
 class Affectnet(FaceBuilder):
@@ -47,7 +50,7 @@ class Affectnet(FaceBuilder):
         IMAGES,
     )
     CLASS_NAMES = {'7': NAMES[:7], '8': NAMES}
-    COUNTS = {'7': {'train': 283_901, 'test': 3_500}, '8': {'train': 287_651}}
+    COUNTS = {'7': {'train': TRAIN[:7], 'test': (500,) * 7}, '8': {'train': TRAIN}}
     EXTRA = {'box': tfds.features.Tensor(shape=(4,), dtype=np.int32)}
     LARGE = True
 
@@ -69,10 +72,10 @@ class Affectnet(FaceBuilder):
 
 def _read_annotations(folder, root, class_names):
     faces = []
-    for path in sorted((folder / 'annotations').glob('*_exp.npy')):
+    for path in find_patterns(folder / 'annotations', ['*_exp.npy']):
         try:
             code = np.load(path).item()
-        except (ValueError, EOFError, OSError) as error:
+        except Exception as error:  # Broken files raise what they please, deep in NumPy.
             raise UserError(f'{path}: expected one expression saved by NumPy: {error}') from error
         label = _find_label(code, class_names, path)
         if label is not None:
@@ -83,19 +86,13 @@ def _read_annotations(folder, root, class_names):
 
 
 def _read_list(path, root, class_names):
-    faces, header = [], COLUMNS
-    with path.open(newline='', encoding='utf-8-sig') as file:
-        rows = csv.reader(file)
-        for row in rows:
-            if rows.line_num == 1 and row[:1] == [COLUMNS[0]]:
-                header = row
-                continue
-            values = dict(zip(header, row, strict=False))
-            where = f'{path}: line {rows.line_num}'
-            label = _find_label(values.get('expression'), class_names, where)
-            if label is not None:
-                name = f'{IMAGES}/{values[COLUMNS[0]]}'
-                faces.append(Face(name, label, root / name, extra=_find_box(values, where)))
+    faces = []
+    for number, row in read_csv(path, (COLUMNS[0], *BOX, 'expression'), header=COLUMNS):
+        where = f'{path}: row {number}'
+        label = _find_label(row['expression'], class_names, where)
+        if label is not None:
+            name = f'{IMAGES}/{row[COLUMNS[0]]}'
+            faces.append(Face(name, label, root / name, extra=_find_box(row, where), where=where))
     return faces
 
 
@@ -110,13 +107,13 @@ def _find_label(code, class_names, where):
     return class_names[number] if number < len(class_names) else None
 
 
-def _find_box(values, where):
+def _find_box(row, where):
     """The feature 'box' of a line."""
-    found = [values.get(name) for name in BOX]
+    found = [row[name] for name in BOX]
     # Line 315313 of the published training.csv has no box, but an expression.
     if 'NULL' in found:
         return NO_BOX
     try:
         return {'box': tuple(int(float(value)) for value in found)}
-    except (TypeError, ValueError) as error:
+    except (OverflowError, ValueError) as error:
         raise UserError(f'{where}: expected numbers as {", ".join(BOX)}, found {found}') from error

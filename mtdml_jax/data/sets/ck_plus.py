@@ -4,12 +4,9 @@ import re
 from itertools import groupby
 from pathlib import Path
 
-from mtdml_jax.data.image_files import (
-    Face,
-    FaceBuilder,
-    faces_in_class_folders,
-    image_files,
-)
+from mtdml_jax.data.folders import Face, faces_in_class_folders, find_patterns, image_files
+from mtdml_jax.data.image_files import FaceBuilder
+from mtdml_jax.data.tables import read_text
 from mtdml_jax.errors import UserError
 
 IMAGES, LABELS, CUT = 'cohn-kanade-images', 'Emotion', 'CK+48'
@@ -82,15 +79,13 @@ def _find_sequences(folder, config):
 def _read_labels(folder):
     """(subject, sequence) -> (file, name of the class), of the labelled sequences."""
     labels = {}
-    for path in sorted((folder / LABELS).glob('*/*/*_emotion.txt')):
-        if path.name[0] in '._':
-            continue
+    for path in find_patterns(folder / LABELS, ['*/*/*_emotion.txt']):
         key = path.parts[-3:-1]
         if key in labels:
             raise UserError(
                 f'{path}: expected one label of a sequence, found another in {labels[key][0].name}'
             )
-        text = path.read_text().strip()
+        text = read_text(path)
         codes = {float(code): name for code, name in enumerate(NAMES)}
         try:
             labels[key] = path, codes[float(text)]

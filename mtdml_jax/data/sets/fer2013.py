@@ -1,13 +1,13 @@
 """TFDS builder of FER2013, from the csv file or the class folders that its users have on disk."""
 
-import csv
-import gzip
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from mtdml_jax.data.image_files import Face, FaceBuilder, faces_in_class_folders
+from mtdml_jax.data.folders import SPLIT_FOLDERS, Face, faces_in_splits, split_folders
+from mtdml_jax.data.image_files import FaceBuilder
+from mtdml_jax.data.tables import read_csv
 from mtdml_jax.errors import UserError
 
 FILE_NAMES = ('fer2013.csv', 'fer2013.csv.gz', 'icml_face_data.csv', 'icml_face_data.csv.gz')
@@ -20,9 +20,9 @@ class Fer2013(FaceBuilder):
     """FER2013: 48x48 grey faces of 7 expressions, from the web, with noisy labels.
 
     Reads `fer2013.csv` or `icml_face_data.csv` (its header has leading spaces), also gzipped, or class
-    folders (names or codes 0-6) in `train/` and `test/`. Training, PublicTest and PrivateTest become
-    train, validation and test; a file without rows of one of them lacks that split, and the folders'
-    test is both of them.
+    folders (names or codes 0-6) in `train/`, `validation/` and `test/`. Training, PublicTest and
+    PrivateTest become train, validation and test; a file without rows of one of them lacks that split,
+    and where folders have no validation their test is both of them.
 
     References:
       Goodfellow et al., "Challenges in representation learning", ICONIP 2013.
@@ -32,7 +32,7 @@ class Fer2013(FaceBuilder):
         'Put fer2013.csv (Kaggle, "Challenges in Representation Learning: Facial Expression '
         'Recognition Challenge") into the folder and name the folder in config.data.dir.'
     )
-    SOURCES = (*FILE_NAMES, 'train', 'test')
+    SOURCES = (*FILE_NAMES, *SPLIT_FOLDERS)
     CLASS_NAMES = {'default': CLASS_NAMES}
     # Not of test: 3,589 in the csv file, 7,178 in folders.
     COUNTS = {'default': {'train': 28_709, 'validation': 3_589}}
@@ -43,11 +43,7 @@ class Fer2013(FaceBuilder):
         source = self.find_sources(folder)[0]
         if source.is_dir():
             codes = {str(code): name for code, name in enumerate(CLASS_NAMES)}
-            return {
-                path.name: faces_in_class_folders(path, folder, CLASS_NAMES, codes)
-                for path in (folder / 'train', folder / 'test')
-                if path.is_dir()
-            }
+            return faces_in_splits(split_folders(folder), folder, CLASS_NAMES, codes)
         faces = {split: [] for split in SPLITS.values()}
         for split, number, label, pixels in read_rows(source):
             faces[split].append(Face(f'{source.name}:{number}', CLASS_NAMES[label], pixels))
@@ -67,31 +63,23 @@ def read_rows(path: Path) -> Iterator[tuple[str, int, int, np.ndarray]]:
     Raises:
       UserError: names the file and the first row that is not a face.
     """
-    open_text = gzip.open if path.suffix == '.gz' else open
-    with open_text(path, 'rt', newline='') as file:
-        rows = csv.reader(file)
-        header = [name.strip() for name in next(rows, [])]
-        missing = {'emotion', 'pixels', 'Usage'} - set(header)
-        if missing:
-            raise UserError(f'{path}: row 1: the header lacks {sorted(missing)}; it has {header}')
-        columns = [header.index(name) for name in ('Usage', 'emotion', 'pixels')]
-        for number, row in enumerate(rows, start=2):
-            try:
-                usage, emotion, pixels = (row[column] for column in columns)
-                yield _parse_usage(usage), number, _parse_label(emotion), _parse_pixels(pixels)
-            except (ValueError, IndexError) as error:
-                reason = 'too few columns' if isinstance(error, IndexError) else error
-                raise UserError(f'{path}: row {number}: {reason}') from error
+    for number, row in read_csv(path, ('emotion', 'pixels', 'Usage')):
+        try:
+            split, label = parse_usage(row['Usage']), _parse_label(row['emotion'])
+            yield split, number, label, _parse_pixels(row['pixels'])
+        except ValueError as error:
+            raise UserError(f'{path}: row {number}: {error}') from error
 
 
-def _parse_usage(usage: str) -> str:
-    if usage.strip() not in SPLITS:
+def parse_usage(usage: str) -> str:
+    """The split that a usage, such as PublicTest, is for; raises ValueError for another word."""
+    if usage not in SPLITS:
         raise ValueError(f'expected a usage of {", ".join(SPLITS)}, found {usage!r}')
-    return SPLITS[usage.strip()]
+    return SPLITS[usage]
 
 
 def _parse_label(emotion: str) -> int:
-    if emotion.strip() not in {str(label) for label in range(len(CLASS_NAMES))}:
+    if emotion not in {str(label) for label in range(len(CLASS_NAMES))}:
         raise ValueError(f'expected a label from 0 to {len(CLASS_NAMES) - 1}, found {emotion!r}')
     return int(emotion)
 

@@ -1,19 +1,26 @@
 """TFDS builder of FER+: the faces of FER2013 with the votes of ten people each."""
 
-import csv
-from collections.abc import Iterator
+import logging
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from mtdml_jax.data.image_files import Face, FaceBuilder
+from mtdml_jax.data.folders import Face
+from mtdml_jax.data.image_files import FaceBuilder
 from mtdml_jax.data.sets import fer2013
+from mtdml_jax.data.tables import read_csv
 from mtdml_jax.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 VOTES = 'fer2013new.csv'
 NAMES = ('neutral', 'happiness', 'surprise', 'sadness', 'anger', 'disgust', 'fear', 'contempt')
-COLUMNS = ('Usage', 'Image name', *NAMES, 'unknown', 'NF')
+CHOICES = (*NAMES, 'unknown', 'NF')  # What a vote can be for.
+# Of label.csv, which has no row with them: the box is all of the image.
+FOLDER_COLUMNS = ('Image name', 'Box', *CHOICES)
 FOLDERS = {'train': 'FER2013Train', 'validation': 'FER2013Valid', 'test': 'FER2013Test'}
 # Names in FER+ of the labels of FER2013.
 FER2013_NAMES = ('anger', 'disgust', 'fear', 'happiness', 'sadness', 'surprise', 'neutral')
@@ -31,6 +38,8 @@ class Ferplus(FaceBuilder):
       argmax: the label is the expression with most votes, of several the first in the set's order.
         Faces that nobody gave an expression are left out.
       soft: as argmax, with the share of each expression in the votes for all 8 as the feature 'votes'.
+      majority_7, argmax_7, soft_7: the same without the faces whose label is contempt; shares are of the
+        votes for the other 7.
 
     References:
       Barsoum, Zhang, Canton Ferrer, Zhang, "Training deep networks for facial expression recognition
@@ -43,7 +52,9 @@ class Ferplus(FaceBuilder):
         'config.data.dir.'
     )
     SOURCES = (VOTES, *FOLDERS.values(), *fer2013.FILE_NAMES)
-    CLASS_NAMES = {'majority': NAMES, 'argmax': NAMES, 'soft': NAMES}
+    CLASS_NAMES = dict.fromkeys(('majority', 'argmax', 'soft'), NAMES) | dict.fromkeys(
+        ('majority_7', 'argmax_7', 'soft_7'), NAMES[:7]
+    )
     COUNTS = {
         'majority': {'train': 25_060, 'validation': 3_199, 'test': 3_153},
         'argmax': {'train': 28_559, 'validation': 3_579, 'test': 3_573},
@@ -54,23 +65,27 @@ class Ferplus(FaceBuilder):
     @property
     def EXTRA(self):
         """Votes are a feature of the variant 'soft' alone: where they are, training learns from them."""
-        if self.builder_config.name != 'soft':
+        config = self.builder_config
+        if not config.name.startswith('soft'):
             return {}
-        return {'votes': tfds.features.Tensor(shape=(len(NAMES),), dtype=np.float32)}
+        shape = (len(config.class_names),)
+        return {'votes': tfds.features.Tensor(shape=shape, dtype=np.float32)}
 
     def find_faces(self, folder: Path) -> dict[str, list[Face]]:
         """See `FaceBuilder`."""
+        config = self.builder_config
         pixels = [folder / name for name in fer2013.FILE_NAMES if (folder / name).is_file()]
         if (folder / VOTES).is_file() and pixels:
             found = _read_files(folder / VOTES, pixels[0])
         else:
             found = _read_folders(folder)
         faces = {split: [] for split in FOLDERS}
-        for split, name, image, votes in found:
-            label = choose_label(votes, self.builder_config.name)
-            if label is not None:
-                extra = {'votes': share_votes(votes)} if 'votes' in self.EXTRA else {}
-                faces[split].append(Face(name, NAMES[label], image, extra=extra))
+        for split, name, image, votes, where in found:
+            label = choose_label(votes, config.name)
+            if label is not None and label < len(config.class_names):
+                shares = {'votes': share_votes(votes[: len(config.class_names)])}
+                extra = shares if self.EXTRA else {}
+                faces[split].append(Face(name, NAMES[label], image, extra=extra, where=where))
         return faces
 
 
@@ -79,9 +94,9 @@ def choose_label(votes: np.ndarray, variant: str) -> int | None:
 
     Args:
       votes: number of votes for each expression, 'unknown' and 'NF', [10].
-      variant: 'majority', 'argmax' or 'soft'.
+      variant: begins with 'majority', 'argmax' or 'soft'.
     """
-    if variant != 'majority':
+    if not variant.startswith('majority'):
         expressions = votes[: len(NAMES)]
         return int(expressions.argmax()) if expressions.any() else None
     kept = np.where(votes > 1, votes, 0)
@@ -90,28 +105,30 @@ def choose_label(votes: np.ndarray, variant: str) -> int | None:
 
 
 def share_votes(votes: np.ndarray) -> np.ndarray:
-    """The share of each expression in the votes for an expression, float32 [8].
+    """The share of each expression in the votes, float32 [C].
 
     Args:
-      votes: number of votes for each expression, 'unknown' and 'NF', [10]; some for an expression.
+      votes: number of votes for each expression, not all 0, [C].
     """
-    expressions = votes[: len(NAMES)].astype(np.float32)
-    return expressions / expressions.sum()
+    return (votes / votes.sum()).astype(np.float32)
 
 
-def _read_files(path, faces_path) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
-    """(split, name, pixels, votes) of each row; the two files have the same rows in the same order."""
+def _read_files(path, faces_path) -> Iterator[tuple[str, str, np.ndarray, np.ndarray, str]]:
+    """(split, name, pixels, votes, place) of each row; both files have the same rows in one order."""
     rows, agree = _read_votes(path), []
     for split, number, label, pixels in fer2013.read_rows(faces_path):
-        voted_split, name, votes = next(rows, (None, '', None))
+        no_row = 'no row', '', None, f'{path}: row {number}'
+        voted_split, name, votes, where = next(rows, no_row)
         if voted_split != split:
             raise UserError(
-                f'{path}: row {number}: expected a face of {split} as in {faces_path.name}, found '
-                f'{voted_split or "no row"}'
+                f'{where}: expected a face of {split} as in {faces_path.name}, found {voted_split}'
             )
         agree.append(NAMES[votes[: len(NAMES)].argmax()] == FER2013_NAMES[label])
         if name:
-            yield split, name, pixels, votes
+            yield split, name, pixels, votes, where
+    surplus = sum(1 for _ in rows)
+    if surplus:
+        logger.warning('ferplus: %s has no faces for the last %d votes', faces_path.name, surplus)
     # In the right order more than half agree, in another about a sixth.
     if len(agree) >= 100 and np.mean(agree) < 0.4:
         raise UserError(
@@ -121,22 +138,13 @@ def _read_files(path, faces_path) -> Iterator[tuple[str, str, np.ndarray, np.nda
 
 
 def _read_votes(path):
-    with path.open(newline='') as file:
-        rows = csv.reader(file)
-        header = tuple(name.strip() for name in next(rows, ()))
-        if header != COLUMNS:
-            raise UserError(
-                f'{path}: row 1: expected {",".join(COLUMNS)}, found {",".join(header)}'
-            )
-        for number, row in enumerate(rows, start=2):
-            votes = _parse_votes(path, number, row)
-            usage, name = row[0].strip(), row[1].strip()
-            if usage not in fer2013.SPLITS:
-                raise UserError(
-                    f'{path}: row {number}: expected a usage of {", ".join(fer2013.SPLITS)}, found '
-                    f'{usage!r}'
-                )
-            yield fer2013.SPLITS[usage], name, votes
+    for number, row in read_csv(path, ('Usage', 'Image name', *CHOICES), others=False):
+        where = f'{path}: row {number}'
+        try:
+            split = fer2013.parse_usage(row['Usage'])
+        except ValueError as error:
+            raise UserError(f'{where}: {error}') from error
+        yield split, row['Image name'], _parse_votes(where, row), where
 
 
 def _read_folders(folder):
@@ -149,20 +157,19 @@ def _read_folders(folder):
     for split, path in lists.items():
         if not path.is_file():
             continue
-        with path.open(newline='') as file:
-            for number, row in enumerate(csv.reader(file), start=1):
-                votes = _parse_votes(path, number, row)
-                if row[0].strip():
-                    image = path.parent / row[0].strip()
-                    yield split, image.relative_to(folder).as_posix(), image, votes
+        for number, row in read_csv(path, (), header=FOLDER_COLUMNS):
+            where = f'{path}: row {number}'
+            votes = _parse_votes(where, row)
+            if row['Image name']:
+                image = path.parent / row['Image name']
+                yield split, image.relative_to(folder).as_posix(), image, votes, where
 
 
-def _parse_votes(path, number, row):
-    """The votes [10] in a row: they follow the first two columns of both files."""
-    texts = [text.strip() for text in row[2:]]
-    if len(row) != len(COLUMNS) or not all(text.isdecimal() for text in texts):
+def _parse_votes(where: str, row: Mapping[str, str]) -> np.ndarray:
+    """The votes in a row, int64 [10]."""
+    texts = [row[name] for name in CHOICES]
+    if not all(re.fullmatch('[0-9]{1,3}', text) for text in texts):
         raise UserError(
-            f'{path}: row {number}: expected {len(COLUMNS) - 2} numbers of votes after two columns, '
-            f'found {",".join(row)!r}'
+            f'{where}: expected {len(CHOICES)} numbers of votes, found {",".join(texts)!r}'
         )
     return np.array(texts, dtype=np.int64)

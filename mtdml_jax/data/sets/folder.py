@@ -1,25 +1,31 @@
 """TFDS builder of any folder of images whose classes are folders."""
 
+import logging
 import re
 from pathlib import Path
 
-from mtdml_jax.data.image_files import (
-    SPLIT_NAMES,
+from mtdml_jax.data.folders import (
     Face,
-    FaceBuilder,
-    faces_in_class_folders,
+    faces_in_splits,
+    has_images,
     image_files,
-    visible,
+    natural_order,
+    split_folders,
+    visible_folders,
 )
+from mtdml_jax.data.image_files import FaceBuilder
 from mtdml_jax.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 class Folder(FaceBuilder):
     """Any folder of images: <split>/<class>/<image>, or <class>/<image>, which is all 'train'.
 
-    The classes are the names of the folders, sorted; a split may lack some of them. Splits called
-    val, valid, training or testing become validation, train and test. With config.data.subject_pattern
-    the subject is the first group (or all) of what this regular expression finds in the path.
+    Images may lie in folders below that of their class. The classes are the names of the folders that
+    have images, in natural order; a split may lack some of them. Splits called val, valid, training or
+    testing become validation, train and test. With config.data.subject_pattern the subject is the first
+    group (or all) of what this regular expression finds in the path.
     """
 
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
@@ -30,30 +36,29 @@ class Folder(FaceBuilder):
 
     @classmethod
     def class_names(cls, variant: str, folder: Path) -> tuple[str, ...]:
-        """The names of the class folders, sorted."""
+        """The names of the class folders."""
         classes = {
             path.name
-            for split in cls.split_folders(folder).values()
-            for path in visible(split)
-            if path.is_dir()
+            for split in cls.find_splits(folder).values()
+            for path in visible_folders(split)
+            if has_images(path)
         }
-        return tuple(sorted(classes))
+        return tuple(sorted(classes, key=natural_order))
 
     @classmethod
-    def split_folders(cls, folder: Path) -> dict[str, Path]:
+    def find_splits(cls, folder: Path) -> dict[str, Path]:
         """The folder of class folders of each split.
 
+        Where one is called as splits are, all are splits.
+
         Raises:
-          UserError: no images two or three levels deep.
+          UserError: no images two or three levels deep, or two folders for one split.
         """
-        folders = [path for path in visible(folder) if path.is_dir()]
-        if any(image_files(path) for path in folders):
+        named, folders = split_folders(folder), visible_folders(folder)
+        if not named and any(map(image_files, folders)):
             return {'train': folder}
-        found = {
-            SPLIT_NAMES.get(path.name.lower(), path.name): path
-            for path in folders
-            if any(image_files(below) for below in visible(path) if below.is_dir())
-        }
+        others = (path for path in folders if path not in named.values())
+        found = named | {x.name: x for x in others if any(map(has_images, visible_folders(x)))}
         if not found:
             raise UserError(
                 f'{folder.absolute()} (config.data.dir): expected <split>/<class>/<image> or '
@@ -64,12 +69,21 @@ class Folder(FaceBuilder):
     def find_faces(self, folder: Path) -> dict[str, list[Face]]:
         """See `FaceBuilder`."""
         config = self.builder_config
+        by_case = {name.lower(): name for name in config.class_names}
+        for name in config.class_names:
+            if by_case[name.lower()] != name:
+                logger.warning(
+                    'folder: %s and %s are two classes that differ by case alone',
+                    name,
+                    by_case[name.lower()],
+                )
+        found = faces_in_splits(self.find_splits(folder), folder, config.class_names)
         return {
             split: [
                 face._replace(subject=find_subject(face.name, config.subject_pattern))
-                for face in faces_in_class_folders(path, folder, config.class_names)
+                for face in faces
             ]
-            for split, path in self.split_folders(folder).items()
+            for split, faces in found.items()
         }
 
 

@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-from mtdml_jax.data.image_files import Face, FaceBuilder
+from mtdml_jax.data.folders import Face
+from mtdml_jax.data.image_files import FaceBuilder
 from mtdml_jax.errors import UserError
 
 CODES = {
@@ -39,8 +40,7 @@ class Jaffe(FaceBuilder):
     def find_faces(self, folder: Path) -> dict[str, list[Face]]:
         """See `FaceBuilder`."""
         names = [path.relative_to(folder) for path in self.find_sources(folder)]
-        shown = [name for name in names if not any(part[0] in '._' for part in name.parts)]
-        return {'train': [_read_name(folder, name) for name in shown]}
+        return {'train': [_read_name(folder, name) for name in names]}
 
 
 def _read_name(folder, name):

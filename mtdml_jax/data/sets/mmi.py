@@ -6,7 +6,8 @@ from collections import defaultdict
 from pathlib import Path
 from xml.etree import ElementTree
 
-from mtdml_jax.data.image_files import Face, FaceBuilder, image_files, visible
+from mtdml_jax.data.folders import Face, find_patterns, image_files, visible_folders
+from mtdml_jax.data.image_files import FaceBuilder
 from mtdml_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -46,8 +47,8 @@ class Mmi(FaceBuilder):
         """See `FaceBuilder`."""
         config = self.builder_config
         faces, short, videos = [], [], []
-        for session in visible(folder / 'Sessions'):
-            found = _read_session(session) if session.is_dir() else None
+        for session in visible_folders(folder / 'Sessions'):
+            found = _read_session(session)
             if found is None:
                 continue
             label, subject, video = found
@@ -87,11 +88,11 @@ class Mmi(FaceBuilder):
 
 def _read_session(session):
     """(name of the class, subject, video) of a session; None if it is no frontal expression."""
-    files, elements = sorted(session.glob('*.xml')), defaultdict(list)
+    files, elements = find_patterns(session, ['*.xml']), defaultdict(list)
     for path in files:
         try:
             root = ElementTree.parse(path).getroot()
-        except ElementTree.ParseError as error:
+        except (ElementTree.ParseError, LookupError, OSError, ValueError) as error:
             raise UserError(f'{path}: expected XML, found {error}') from error
         for element in root.iter():
             attributes = {name.lower(): value.strip() for name, value in element.attrib.items()}
@@ -102,7 +103,7 @@ def _read_session(session):
         return None
     if len(codes) > 1:
         raise UserError(f'{session}: expected one emotion, found {", ".join(sorted(codes))}')
-    videos = sorted(session.glob('*.avi'))
+    videos = find_patterns(session, ['*.avi'])
     sid = next((x.stem for x in (*videos, *files) if re.fullmatch(r'S\d+-\d+', x.stem)), '')
     subjects = [sid.partition('-')[0], *(x.get('id') for x in elements['subject'])]
     subject = next(filter(None, subjects), None)
@@ -113,17 +114,12 @@ def _read_session(session):
 
 def _find_images(session):
     """The extracted frames of a session in order; [] if there are none."""
-    folders = [session, *(path for path in visible(session) if path.is_dir())]
+    folders = [session, *visible_folders(session)]
     found = [images for images in map(image_files, folders) if images]
     if len(found) > 1:
         names = ', '.join(str(images[0].parent) for images in found)
         raise UserError(f'{session}: expected the frames in one folder, found some in {names}')
-    return sorted(found[0], key=_frame_number) if found else []
-
-
-def _frame_number(path):
-    # Extracted frames are often called 1.png, 2.png, ..., 10.png.
-    return [int(digits) for digits in re.findall(r'\d+', path.stem)]
+    return found[0] if found else []
 
 
 def _decode_middle(video, config):

@@ -4,7 +4,8 @@ import itertools
 import re
 from pathlib import Path
 
-from mtdml_jax.data.image_files import Face, FaceBuilder, faces_in_class_folders, visible
+from mtdml_jax.data.folders import Face, faces_in_class_folders, visible_folders
+from mtdml_jax.data.image_files import FaceBuilder
 from mtdml_jax.errors import UserError
 
 NAMES = ('Anger', 'Disgust', 'Fear', 'Happiness', 'Sadness', 'Surprise')
@@ -54,11 +55,10 @@ class OuluCasia(FaceBuilder):
         """See `FaceBuilder`."""
         config = self.builder_config
         source = self.find_sources(folder, config.name)[0]
-        subjects = [path for path in visible(source) if path.is_dir()]
         return {
             'train': [
                 face
-                for subject in subjects
+                for subject in visible_folders(source)
                 for face in _last_frames(subject, folder, config.num_frames)
             ]
         }

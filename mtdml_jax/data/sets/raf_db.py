@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from mtdml_jax.data.image_files import Face, FaceBuilder, faces_in_class_folders
+from mtdml_jax.data.folders import SPLIT_FOLDERS, Face, faces_in_splits, split_folders
+from mtdml_jax.data.image_files import FaceBuilder
+from mtdml_jax.data.tables import read_words
 from mtdml_jax.errors import UserError
 
 LIST = 'EmoLabel/list_patition_label.txt'  # Spelled so by the set.
@@ -14,7 +16,8 @@ class RafDb(FaceBuilder):
     """RAF-DB: aligned RGB faces of 7 basic expressions from the web, each labelled by about 40 people.
 
     Reads the set's own list and `Image/aligned/`, or class folders (names or codes 1-7) in `train/` and
-    `valid/` or `test/`. Splits: train and test.
+    `test/`. Splits: train and test; where there is `valid/` (or `val/`) and no `test/`, it is the test
+    split, as in the copies that have it.
 
     References:
       Li, Deng, Du, "Reliable crowdsourcing and deep locality-preserving learning for expression
@@ -25,7 +28,7 @@ class RafDb(FaceBuilder):
         'Ask the authors for RAF-DB (basic), unpack EmoLabel/ and Image/aligned/ into one folder, and '
         'name the folder in config.data.dir.'
     )
-    SOURCES = ('EmoLabel', 'Image/aligned', 'train', 'valid', 'test')
+    SOURCES = ('EmoLabel', 'Image/aligned', *SPLIT_FOLDERS)
     CLASS_NAMES = {'default': NAMES}
     COUNTS = {
         'default': {
@@ -38,24 +41,24 @@ class RafDb(FaceBuilder):
         """See `FaceBuilder`."""
         if (folder / LIST).is_file():
             return _read_list(folder)
-        test = 'valid' if (folder / 'valid').is_dir() else 'test'
-        return {
-            split: faces_in_class_folders(folder / name, folder, NAMES, CODES)
-            for split, name in (('train', 'train'), ('test', test))
-            if (folder / name).is_dir()
-        }
+        splits = split_folders(folder)
+        if 'test' not in splits and 'validation' in splits:
+            splits['test'] = splits.pop('validation')
+        return faces_in_splits(splits, folder, NAMES, CODES)
 
 
 def _read_list(folder):
     splits = {'train': [], 'test': []}
-    for number, line in enumerate((folder / LIST).read_text().splitlines(), start=1):
-        name, _, code = line.strip().partition(' ')
+    for number, words in read_words(folder / LIST):
+        where = f'{folder / LIST}: line {number}'
+        name, code = words if len(words) == 2 else ('', '')
         split = name.partition('_')[0]
         if split not in splits or code not in CODES:
             raise UserError(
-                f'{folder / LIST}: line {number}: expected a line such as "train_00001.jpg 5" with a '
-                f'code from 1 to 7, found {line!r}'
+                f'{where}: expected a line such as "train_00001.jpg 5" with a code from 1 to 7, found '
+                f'{" ".join(words)!r}'
             )
         path = folder / 'Image' / 'aligned' / f'{Path(name).stem}_aligned.jpg'
-        splits[split].append(Face(path.relative_to(folder).as_posix(), CODES[code], path))
+        name = path.relative_to(folder).as_posix()
+        splits[split].append(Face(name, CODES[code], path, where=where))
     return splits

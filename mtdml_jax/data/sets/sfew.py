@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from mtdml_jax.data.image_files import Face, FaceBuilder, faces_in_class_folders
+from mtdml_jax.data.folders import Face, faces_in_class_folders
+from mtdml_jax.data.image_files import FaceBuilder
 
 NAMES = ('Angry', 'Disgust', 'Fear', 'Happy', 'Neutral', 'Sad', 'Surprise')
 SPLITS = {'Train': 'train', 'Val': 'test'}

@@ -1,0 +1,126 @@
+"""What preparing a data set tells of: images that are unusable, repeated, leaked or missing."""
+
+import logging
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mtdml_jax.data.folders import Face
+from mtdml_jax.errors import UserError, listed
+
+logger = logging.getLogger(__name__)
+
+# A share by which a class may differ from another and still be taken for it: copies lack some images.
+_TOLERANCE = 0.02
+
+
+def describe_unusable(unusable: Sequence[str], count: int) -> str:
+    """What to tell of images that are missing or cannot be decoded; '' if there are none.
+
+    Args:
+      unusable: their names.
+      count: number of all images.
+    """
+    if not unusable:
+        return ''
+    return f'{len(unusable)} of {count} images are missing or cannot be decoded: {listed(unusable)}'
+
+
+def describe_leaks(leaks: Sequence[str], dropped: bool) -> str:
+    """What to tell of images of the train split that are in another split too; '' if there are none.
+
+    Args:
+      leaks: their names.
+      dropped: whether they are left out.
+    """
+    if not leaks:
+        return ''
+    what = 'left out' if dropped else 'config.data.drop_leaks=True leaves them out'
+    return (
+        f'{len(leaks)} of its images are in another split too, byte for byte: '
+        f'{listed(leaks, most=3)}; {what}'
+    )
+
+
+def drop_repeated(name: str, splits: Mapping[str, list[Face]]) -> dict[str, list[Face]]:
+    """The faces of each split without those that are listed twice, which are warned of.
+
+    Args:
+      name: name of the data set.
+      splits: split -> its faces.
+
+    Raises:
+      UserError: a face that is listed with two labels or in two splits; names both rows.
+    """
+    first, kept, repeated, conflicts = {}, {split: [] for split in splits}, [], []
+    for split, faces in splits.items():
+        for face in faces:
+            other_split, other = first.setdefault(face.key, (split, face))
+            if other is face:
+                kept[split].append(face)
+                continue
+            places = f'{face.name} ({other.where} and {face.where})'
+            same = (other_split, other.label) == (split, face.label)
+            (repeated if same else conflicts).append(places)
+    if conflicts:
+        raise UserError(
+            f'{name}: expected one label and split of an image, found {len(conflicts)} listed with two: '
+            f'{listed(conflicts)}'
+        )
+    if repeated:
+        logger.warning('%s: %d images are listed again: %s', name, len(repeated), listed(repeated))
+    return kept
+
+
+def describe_counts(
+    found: Sequence[int],
+    expected: int | Sequence[int] | None,
+    class_names: Sequence[str],
+    published: Mapping[str, int] | None = None,
+) -> str:
+    """How the number of faces differs from the published one; '' if it does not.
+
+    Where classes have the numbers of others, their codes may be those of another order, as in copies of
+    AffectNet with the classes in the order of the alphabet: then it says which class has whose number.
+
+    Args:
+      found: number of faces of each class, [C].
+      expected: as published, in all or of each class; None if it is not known.
+      class_names: name of each label, [C].
+      published: class -> published number of faces, also of classes that are not among the labels.
+    """
+    if expected is None:
+        return ''
+    if isinstance(expected, int):
+        total = sum(found)
+        same = total == expected
+        return '' if same else f'expected {expected:,} faces as published, found {total:,}'
+    if list(found) == list(expected):
+        return ''
+    different = [
+        f'{name} {wanted:,}, found {number:,}'
+        for name, wanted, number in zip(class_names, expected, found, strict=True)
+        if wanted != number
+    ]
+    return (
+        f'expected {sum(expected):,} faces as published, found {sum(found):,} '
+        f'({"; ".join(different)}){_describe_order(found, class_names, published or {})}'
+    )
+
+
+def _describe_order(found, class_names, published):
+    """What classes the found numbers are those of, if it is another class for two or more."""
+    names, numbers = list(published), np.array(list(published.values()), float)
+    if not names:
+        return ''
+    fitting = {}
+    for name, number in zip(class_names, found, strict=True):
+        difference = np.abs(numbers - number) / numbers
+        if difference.min() <= _TOLERANCE:
+            fitting[name] = names[int(difference.argmin())]
+    moved = {name: other for name, other in fitting.items() if name != other}
+    if len(moved) < 2 or len(set(fitting.values())) < len(fitting):
+        return ''
+    return '. The numbers fit labels in another order: ' + ', '.join(
+        f'what is read as {name} is {other}' for name, other in moved.items()
+    )

@@ -1,0 +1,183 @@
+"""TFDS builder of any images that a csv file lists."""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from mtdml_jax.data.folders import SPLIT_NAMES, Face, natural_order
+from mtdml_jax.data.image_files import FaceBuilder, FaceConfig
+from mtdml_jax.data.sets.folder import find_subject
+from mtdml_jax.data.tables import read_csv
+from mtdml_jax.errors import UserError
+
+BOX = ('x', 'y', 'w', 'h')
+ROLES = ('query', 'gallery')
+YES_NO = {'1': True, 'true': True, 'yes': True, '0': False, 'false': False, 'no': False, '': False}
+
+
+class Row(NamedTuple):
+    """A row of the list: where it stands, and the texts of the columns that the list has."""
+
+    where: str
+    texts: dict[str, str]
+
+
+@dataclasses.dataclass(eq=False)
+class ListConfig(FaceConfig):
+    """What of a list is wanted.
+
+    Attributes:
+      list: path of the csv file.
+      columns: (what is meant, name of the column) of each column that a list may have.
+      rows: what stands in it.
+    """
+
+    list: str = ''
+    columns: tuple[tuple[str, str], ...] = ()
+    rows: Sequence[Row] = dataclasses.field(default=(), repr=False)
+
+
+class ImageList(FaceBuilder):
+    """Any images that a csv file lists: `path,label`, and where it has them other columns.
+
+    Reads config.data.list, in config.data.dir or elsewhere. Its columns are called as
+    config.data.columns says, in any order:
+      path: of the image, absolute, or from the folder of the list, or from config.data.dir.
+      label: name of its class. The classes are all of them, in natural order, or
+        config.data.class_names, in the order given.
+      split: train, validation or test (or what people call them), or another name; without the column
+        all is train.
+      subject: who it is; without the column what config.data.subject_pattern finds in the path.
+      x, y, w, h: left, top, width and height of the face in pixels, or nothing. One image may stand in
+        several rows with a box each.
+      query, gallery: whether a face of a split that is evaluated looks for others (query) and is looked
+        for (gallery) when retrieval is scored: 1 or 0, true or false, yes or no. Without the column each
+        does, and is.
+    Other columns are left alone.
+    """
+
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        'Write a csv file with the columns path and label, and name it in config.data.list.'
+    )
+
+    @property
+    def EXTRA(self):
+        """Boxes and roles are features where the list has them."""
+        found, extra = self.builder_config.rows[0].texts, {}
+        if found.keys() >= {*BOX}:
+            extra['box'] = tfds.features.Tensor(shape=(4,), dtype=np.int32)
+        if found.keys() & {*ROLES}:
+            extra |= dict.fromkeys(ROLES, tfds.features.Scalar(np.bool_))
+        return extra
+
+    @classmethod
+    def make_config(cls, data) -> ListConfig:
+        """See `FaceBuilder`."""
+        path = _list_path(data.dir, data.list)
+        if not path.is_file():
+            raise UserError(
+                f'config.data.list: no file {path.absolute()}. {cls.MANUAL_DOWNLOAD_INSTRUCTIONS}'
+            )
+        rows = read_list(path, data.columns)
+        labels = {row.texts['label'] for row in rows}
+        class_names = data.class_names or tuple(sorted(labels, key=natural_order))
+        return ListConfig(
+            **cls.common_settings(data, 'default', class_names),
+            list=str(path),
+            columns=tuple(data.columns.items()),
+            rows=rows,
+        )
+
+    @classmethod
+    def watched(cls, folder: Path, config: ListConfig) -> list[Path]:
+        """See `FaceBuilder`: the list and every image in it."""
+        path = Path(config.list)
+        images = {_find_image(row.texts['path'], path, folder) for row in config.rows}
+        return [path, *sorted(image for image in images if image.exists())]
+
+    def find_faces(self, folder: Path) -> dict[str, list[Face]]:
+        """See `FaceBuilder`."""
+        config, faces = self.builder_config, {}
+        path = Path(config.list)
+        for row in config.rows:
+            split = row.texts.get('split', 'train')
+            face = self._read_row(row, _find_image(row.texts['path'], path, folder), folder)
+            faces.setdefault(SPLIT_NAMES.get(split.lower(), split), []).append(face)
+        return faces
+
+    def _read_row(self, row, image, folder):
+        config, texts = self.builder_config, row.texts
+        if texts['label'] not in config.class_names:
+            raise UserError(
+                f'{row.where}: expected a label of {", ".join(config.class_names)} '
+                f'(config.data.class_names), found {texts["label"]!r}'
+            )
+        read = {'box': _read_box, 'query': _read_role, 'gallery': _read_role}
+        extra = {feature: read[feature](row, feature) for feature in self.EXTRA}
+        name = image.relative_to(folder) if image.is_relative_to(folder) else image
+        name = name.as_posix()
+        subject = texts.get('subject') or find_subject(name, config.subject_pattern)
+        return Face(name, texts['label'], image, subject, extra, row.where)
+
+
+def read_list(path: Path, columns: Mapping[str, str]) -> list[Row]:
+    """The rows of a list, with texts of the columns that it has.
+
+    Args:
+      path: the csv file.
+      columns: what is meant -> name of its column, as config.data.columns.
+
+    Raises:
+      UserError: no rows, columns that are missing, or a row without a path, label or split.
+    """
+    rows = []
+    for number, found in read_csv(path, (columns['path'], columns['label'])):
+        texts = {meant: found[name] for meant, name in columns.items() if name in found}
+        where = f'{path}: row {number}'
+        empty = [columns[key] for key in ('path', 'label', 'split') if texts.get(key) == '']
+        if empty:
+            raise UserError(f'{where}: expected something as {", ".join(empty)}, found nothing')
+        rows.append(Row(where, texts))
+    if not rows:
+        raise UserError(f'{path}: expected rows of images, found none')
+    lacking = [name for name in BOX if name not in rows[0].texts]
+    if 0 < len(lacking) < len(BOX):
+        raise UserError(f'{path}: expected all of the columns for {", ".join(BOX)} or none')
+    return rows
+
+
+def _list_path(folder, name):
+    return Path(folder).expanduser() / Path(name).expanduser()
+
+
+def _find_image(name, list_path, folder):
+    """Where an image is: from the folder of the list, or else from the data set's; `..` resolved."""
+    beside = Path(os.path.normpath(list_path.parent / name))
+    return beside if beside.exists() else Path(os.path.normpath(folder / name))
+
+
+def _read_box(row, _):
+    found = [row.texts[name] for name in BOX]
+    if not any(found):
+        return (0, 0, 0, 0)
+    try:
+        box = tuple(int(float(text)) for text in found)
+    except (OverflowError, ValueError) as error:
+        raise UserError(
+            f'{row.where}: expected numbers of pixels as {", ".join(BOX)}, found {found}'
+        ) from error
+    if min(box[2:]) < 1 or max(map(abs, box)) >= 2**31:
+        raise UserError(f'{row.where}: expected a box with a width and height, found {found}')
+    return box
+
+
+def _read_role(row, role):
+    text = row.texts.get(role, '1').lower()
+    if text not in YES_NO:
+        raise UserError(f'{row.where}: expected 1 or 0 as {role}, found {row.texts[role]!r}')
+    return YES_NO[text]
