@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from mtdml_jax.arguments import as_array, as_labels
 from mtdml_jax.distances import check_distance
 from mtdml_jax.exchange import Share, return_to_rows, share_out, sum_shares
 from mtdml_jax.mining import PAIR_MININGS, as_mask, check_quantile, mine_batch_hard
@@ -81,7 +81,8 @@ def multi_threshold_loss(
     Args:
       embeddings: array of embeddings, with shape [B, E], of any length (slices are normalised).
         bfloat16 and float16 are mined and summed in float32.
-      labels: class of each row, int [B].
+      labels: class of each row, integers or booleans, [B]. Under jit, JAX without x64 wraps labels of
+        int64 beyond 2^31 unseen: renumber such with `numpy.unique(labels, return_inverse=True)[1]`.
       thresholds: one threshold a slice, shape [S], in units of the distance; S must divide E.
       distance: 'euclidean' or 'squared_euclidean'.
       dual: the dual triplet loss instead of the ordinary one. For mining 'all' both are the same mean:
@@ -100,12 +101,15 @@ def multi_threshold_loss(
       (loss, aux): a scalar, or [S, B] for reduction 'none' (0 at invalid anchors), and `LossAux`.
 
     Raises:
-      ValueError: shapes that do not fit; an unknown distance, mining or reduction; a softness below 0;
-        a quantile outside [0, 1] that is not traced.
+      ValueError: shapes that do not fit, or no rows; labels of another type; an unknown distance, mining
+        or reduction; a softness below 0; a quantile outside [0, 1] that is not traced.
 
     References:
       Yang et al., Pattern Recognition 156, 110711, 2024.
     """
+    embeddings, labels = as_array(embeddings, 'embeddings'), as_labels(labels)
+    thresholds = as_array(thresholds, 'thresholds')
+    weights = None if weights is None else as_array(weights, 'weights')
     _check_arguments(embeddings, labels, thresholds, weights, distance, mining, reduction)
     check_quantile(quantile)
     num_slices = len(thresholds)
@@ -114,7 +118,7 @@ def multi_threshold_loss(
     weights = jnp.ones_like(slices, shape=labels.shape) if weights is None else weights
     share = share_out(slices, labels, mask, weights, axis_name)
     thresholds = jax.lax.dynamic_slice_in_dim(
-        jnp.asarray(thresholds, slices.dtype), share.first_slice, share.anchors.shape[1]
+        thresholds.astype(slices.dtype), share.first_slice, share.anchors.shape[1]
     )
     if mining == 'all':
         judged = judge_all(share, thresholds, distance, softness)
@@ -206,12 +210,14 @@ def _check_arguments(embeddings, labels, thresholds, weights, distance, mining, 
         raise ValueError(f'expected mining to be one of {MININGS}, found {mining!r}')
     if reduction not in REDUCTIONS:
         raise ValueError(f'expected reduction to be one of {REDUCTIONS}, found {reduction!r}')
-    if np.ndim(thresholds) != 1:
-        raise ValueError(f'expected thresholds of shape [S], found {np.shape(thresholds)}')
-    if np.ndim(embeddings) != 2 or np.shape(labels) != np.shape(embeddings)[:1]:
+    if thresholds.ndim != 1:
+        raise ValueError(f'expected thresholds of shape [S], found {thresholds.shape}')
+    if embeddings.ndim != 2 or labels.shape != embeddings.shape[:1]:
         raise ValueError(
             f'expected embeddings of shape [B, E] and labels of shape [B], found '
-            f'{np.shape(embeddings)} and {np.shape(labels)}'
+            f'{embeddings.shape} and {labels.shape}'
         )
-    if weights is not None and np.shape(weights) != np.shape(labels):
-        raise ValueError(f'expected weights of shape {np.shape(labels)}, found {np.shape(weights)}')
+    if not len(labels):
+        raise ValueError('expected at least one row, found none')
+    if weights is not None and weights.shape != labels.shape:
+        raise ValueError(f'expected weights of shape {labels.shape}, found {weights.shape}')

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mtdml_jax.arguments import as_array, as_labels
 from mtdml_jax.slicing import at_least_float32
 
 PAIR_MININGS = ('hard', 'semihard', 'quantile')
@@ -63,7 +64,8 @@ def mine_batch_hard(
 
     Args:
       slices: anchors, shape [B, S, D], or [B, D] for one slice.
-      labels: class of each anchor, int [B].
+      labels: class of each anchor, integers or booleans, [B]. Under jit, JAX without x64 wraps labels of
+        int64 beyond 2^31 unseen: renumber such with `numpy.unique(labels, return_inverse=True)[1]`.
       mining: 'hard', 'semihard' or 'quantile'.
       quantile: q in [0, 1], for mining 'quantile'; may be traced.
       gallery: vectors to choose from, shape [G, S, D] or [G, D]; by default the anchors themselves.
@@ -78,8 +80,8 @@ def mine_batch_hard(
       Triplets with rows of shape [S, B], or [B] for one slice.
 
     Raises:
-      ValueError: shapes that do not fit each other, an unknown mining, or a quantile outside [0, 1]
-        that is not traced.
+      ValueError: shapes that do not fit each other, no rows, labels of another type, an unknown mining,
+        or a quantile outside [0, 1] that is not traced.
 
     References:
       Hermans et al., "In defense of the triplet loss", 2017 (batch hard). Schroff et al., "FaceNet",
@@ -88,6 +90,7 @@ def mine_batch_hard(
     if mining not in PAIR_MININGS:
         raise ValueError(f'expected mining to be one of {PAIR_MININGS}, found {mining!r}')
     check_quantile(quantile)
+    slices, labels = as_array(slices, 'slices'), as_labels(labels)
     if slices.ndim not in (2, 3) or labels.shape != slices.shape[:1]:
         raise ValueError(
             f'expected slices of shape [B, S, D] or [B, D] and labels of shape [B], found '
@@ -102,9 +105,12 @@ def mine_batch_hard(
             )
         gallery, gallery_labels, gallery_mask = sliced, labels, mask
         rows = jnp.arange(len(labels)) if rows is None else rows
-    elif gallery.ndim == 2:
-        gallery = gallery[:, None]
-    rows = jnp.full(labels.shape, -1) if rows is None else rows
+    else:
+        gallery = as_array(gallery, 'gallery')
+        gallery = gallery[:, None] if gallery.ndim == 2 else gallery
+        if gallery_labels is not None:
+            gallery_labels = as_labels(gallery_labels, 'gallery_labels')
+    rows = jnp.full(labels.shape, -1) if rows is None else as_labels(rows, 'rows')
     _check_shapes(sliced, rows, gallery, gallery_labels)
     gallery_mask = as_mask(gallery_mask, gallery_labels.shape, 'gallery_mask')
 
@@ -242,9 +248,10 @@ def as_mask(mask: jax.Array | None, shape: tuple[int, ...], name: str = 'mask') 
     """`mask` as booleans of that shape (True for None); raises ValueError for another shape."""
     if mask is None:
         return jnp.ones(shape, bool)
-    if jnp.shape(mask) != shape:
-        raise ValueError(f'expected {name} of shape {shape}, found {jnp.shape(mask)}')
-    return jnp.asarray(mask, bool)
+    mask = as_array(mask, name)
+    if mask.shape != shape:
+        raise ValueError(f'expected {name} of shape {shape}, found {mask.shape}')
+    return mask.astype(bool)
 
 
 def _check_shapes(slices, rows, gallery, gallery_labels):
@@ -255,6 +262,8 @@ def _check_shapes(slices, rows, gallery, gallery_labels):
         raise ValueError(
             f'expected gallery_labels of shape {gallery.shape[:1]} with the gallery, found {found}'
         )
+    if not len(slices) or not len(gallery):
+        raise ValueError(f'expected at least one row, found {len(slices)} and {len(gallery)}')
     if gallery.shape[1:] != slices.shape[1:]:
         raise ValueError(
             f'expected gallery rows shaped like the anchors {slices.shape[1:]}, found '

@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from mtdml_jax.arguments import as_array
+
 
 def at_least_float32(x: jax.Array) -> jax.Array:
     """`x` in float32, or in its own type where that is wider: bfloat16 sums lose the triplets' order."""
@@ -24,6 +26,7 @@ def split_slices(embeddings: jax.Array, num_slices: int) -> jax.Array:
     Raises:
       ValueError: embeddings that are not [B, E], or an E that S does not divide.
     """
+    embeddings = as_array(embeddings, 'embeddings')
     if embeddings.ndim != 2:
         raise ValueError(f'expected embeddings of shape [B, E], found {embeddings.shape}')
     batch, size = embeddings.shape
@@ -50,5 +53,6 @@ def merge_slices(slices: jax.Array) -> jax.Array:
     Returns:
       Embeddings, shape [B, S * D]; squared distances are the mean of the slices' squared distances.
     """
+    slices = as_array(slices, 'slices')
     batch, num_slices, dim = slices.shape
     return slices.reshape(batch, num_slices * dim) / num_slices**0.5

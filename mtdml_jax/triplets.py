@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mtdml_jax.arguments import as_array
 from mtdml_jax.distances import paired_distance
 from mtdml_jax.exchange import Share
 
@@ -47,7 +48,8 @@ def triplet_loss(
     References:
       Schroff et al., "FaceNet", CVPR 2015. Hermans et al., "In defense of the triplet loss", 2017.
     """
-    return _hinge(d_ap - d_an + threshold, softness)
+    d_ap, d_an = as_array(d_ap, 'd_ap'), as_array(d_an, 'the distances to negatives')
+    return _hinge(d_ap - d_an + as_array(threshold, 'threshold'), softness)
 
 
 def dual_triplet_loss(
