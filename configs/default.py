@@ -103,9 +103,10 @@ def get_config() -> ConfigDict:
     # 'cifar' (3x3 stride 1), 'small' (3x3 stride 2: up to 64 px, a quarter of the work) or 'imagenet'
     # (7x7 stride 2 and max-pool: 224 px).
     model.stem = 'small'
-    # Weights that the backbone starts from: a file by the names of torchvision's ResNets (.pth, .pth.tar
-    # or .pt, which take PyTorch, or .npz); '' for random ones. Most want stem 'imagenet', width_factor
-    # 1.0, and the channels, image_size, mean and std in `data` with which they were trained.
+    # Weights that the backbone starts from: a file by the names of torchvision's ResNets, after any
+    # prefix (.npz, .pkl with a dict of NumPy arrays, or .pth, .pth.tar or .pt, which take PyTorch); ''
+    # for random ones. Most want stem 'imagenet', width_factor 1.0, and the channels, image_size, mean and
+    # std in `data` with which they were trained. models/pretrained.py lists what a file does not tell.
     model.pretrained = ''
     # Size E of the embedding; must be divisible by num_slices.
     model.embedding_size = 256

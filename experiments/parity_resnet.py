@@ -26,6 +26,9 @@ from mtdml_jax.errors import UserError
 from mtdml_jax.models.pretrained import load_backbone, read_arrays
 from mtdml_jax.models.resnet import ResNet
 
+# Tensors under numbers, as in an optimizer's state.
+OPTIMIZER = {'state': {0: {'momentum_buffer': torch.zeros(2)}}, 'param_groups': [{'lr': 0.1}]}
+
 
 def random_network(depth):
     """A network in evaluation mode, with random statistics and kernels that keep images apart."""
@@ -81,21 +84,22 @@ def test_features_are_those_of_pytorch(depth, side, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('name', 'wrap'),
+    ('name', 'wrap', 'prefix'),
     [
-        ('bare.pt', lambda arrays: arrays),
-        ('wrapped.pth', lambda arrays: {'model': arrays, 'epoch': 3}),
-        ('kept.pth', lambda arrays: {'model_state_dict': arrays, 'optimizer': {'state': {}}}),
+        ('bare.pt', lambda arrays: arrays, ''),
+        ('wrapped.pth', lambda arrays: {'model': arrays, 'epoch': 3}, 'model.'),
+        ('kept.pth', lambda arrays: {'net': arrays, 'optimizer': OPTIMIZER}, 'net.'),
+        ('deep.pth', lambda arrays: {'ema': {'module': arrays}}, 'ema.module.'),
     ],
 )
-def test_ways_to_keep_the_arrays_are_seen_through(name, wrap, tmp_path):
+def test_ways_to_keep_the_arrays_are_seen_through(name, wrap, prefix, tmp_path):
     """As training scripts write them."""
     arrays = random_network('resnet18').state_dict()
     torch.save(wrap(arrays), tmp_path / name)
     found = read_arrays(tmp_path / name)
-    assert found.keys() == arrays.keys()
+    assert found.keys() == {prefix + key for key in arrays}
     for key, array in arrays.items():
-        np.testing.assert_array_equal(found[key], array)
+        np.testing.assert_array_equal(found[prefix + key], array)
 
 
 def test_prefix_and_extra_layers_are_seen_through(tmp_path, capsys):
@@ -107,8 +111,11 @@ def test_prefix_and_extra_layers_are_seen_through(tmp_path, capsys):
     _, variables = load(tmp_path / 'weights.pth.tar')
     bias = variables['params']['BasicBlock_7']['BatchNorm_1']['bias']
     np.testing.assert_array_equal(bias, arrays['layer4.1.bn2.bias'])
-    unexpected = '3 (module.fc.weight, module.fc.bias, module.feature.weight) unexpected'
-    assert unexpected in capsys.readouterr().err
+    names = ('fc.weight', 'fc.bias', 'feature.weight')
+    unexpected = f'3 ({", ".join(f"state_dict.module.{name}" for name in names)}) unexpected'
+    message = capsys.readouterr().err
+    assert unexpected in message
+    assert '(under state_dict.module.)' in message
 
 
 def command_in(error):
@@ -120,14 +127,15 @@ def command_in(error):
 def test_command_without_pytorch_makes_the_same_arrays(tmp_path, monkeypatch):
     """Run where PyTorch is."""
     path = tmp_path / 'some weights.pth'
-    torch.save({'state_dict': random_network('resnet18').state_dict()}, path)
+    arrays = random_network('resnet18').state_dict()
+    torch.save({'net': {'state_dict': arrays}, 'optimizer': OPTIMIZER, 0: arrays, 'epoch': 3}, path)
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, 'torch', None)
         with pytest.raises(UserError, match='takes PyTorch') as error:
             read_arrays(path)
     subprocess.run(command_in(error), check=True)
     expected, found = read_arrays(path), read_arrays(tmp_path / 'some weights.pth.npz')
-    assert found.keys() == expected.keys()
+    assert found.keys() == expected.keys() == {f'net.state_dict.{name}' for name in arrays}
     assert all(np.array_equal(found[name], x) for name, x in expected.items())
 
 
@@ -139,4 +147,5 @@ def test_file_with_more_than_weights_is_refused_with_the_command_for_those_who_t
     with pytest.raises(UserError, match='If you trust') as error:
         read_arrays(path)
     subprocess.run(command_in(error), check=True)
-    assert read_arrays(tmp_path / 'weights.pth.npz').keys() == arrays.keys()
+    found = read_arrays(tmp_path / 'weights.pth.npz')
+    assert found.keys() == {f'state_dict.{name}' for name in arrays}

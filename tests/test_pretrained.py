@@ -1,6 +1,9 @@
 """Weights from files: where each array goes, what it computes there, and what is refused."""
 
+import pickle
+import shlex
 import sys
+from collections import OrderedDict
 from functools import partial
 from pathlib import Path
 
@@ -170,7 +173,7 @@ def test_embedding_and_classifier_stay_as_they_were(tmp_path):
     assert before.keys() == after.keys()
 
 
-@pytest.mark.parametrize('prefix', ['', 'module.', 'backbone.', 'module.encoder.'])
+@pytest.mark.parametrize('prefix', ['', 'module.', 'module.base_net.', 'model.visual.backbone.'])
 def test_prefix_of_all_names_is_seen_through(prefix, tmp_path, capsys):
     plain = random_arrays(model_section())
     counts = {f'{prefix}bn1.num_batches_tracked': np.asarray(7)}
@@ -181,8 +184,9 @@ def test_prefix_of_all_names_is_seen_through(prefix, tmp_path, capsys):
         flat['params', 'backbone', 'Conv_0', 'kernel'],
         plain['conv1.weight'].transpose(2, 3, 1, 0),
     )
+    under = f' (under {prefix})' if prefix else ''
     assert capsys.readouterr().err == (
-        f'config.model.pretrained: 100 arrays of resnet18 read from {model.pretrained}, '
+        f'config.model.pretrained: 100 arrays of resnet18 read from {model.pretrained}{under}, '
         '0 missing, 2 (fc.weight, fc.bias) unexpected\n'
     )
 
@@ -195,12 +199,42 @@ def test_array_without_the_prefix_of_the_others_is_unexpected(tmp_path, capsys):
     assert '1 (bn1.bias) unexpected' in capsys.readouterr().err
 
 
+def test_two_whole_backbones_are_refused_with_the_command_that_keeps_one(tmp_path, monkeypatch):
+    plain = random_arrays(model_section('resnet4'))
+    arrays = {f'student.{name}': x for name, x in plain.items()}
+    arrays |= {f'teacher.net.{name}': x + 1 for name, x in plain.items()}
+    path = write(tmp_path, arrays)
+    model = model_section('resnet4', pretrained=path)
+    both = r"under 'student\.', 'teacher\.net\.'\. Keep one"
+    with pytest.raises(UserError, match=both) as error:
+        load_backbone(blank_variables(model), model)
+    _, _, code, *args = shlex.split(str(error.value).partition('the last: ')[2])
+    monkeypatch.setattr(sys, 'argv', ['-c', *args])
+    exec(code)
+    model.pretrained = f'{path}.npz'
+    flat = flatten_dict(load_backbone(blank_variables(model), model))
+    found = flat['params', 'backbone', 'BatchNorm_0', 'bias']
+    np.testing.assert_array_equal(found, plain['bn1.bias'] + 1)
+
+
+def test_prefix_is_the_one_before_most_names(tmp_path, capsys):
+    plain = random_arrays(model_section('resnet4'))
+    arrays = {f'module.net.{name}': x for name, x in plain.items()}
+    arrays |= {'conv1.weight': np.zeros(2), 'b.conv1.weight': np.zeros(2)}
+    model = model_section('resnet4', pretrained=write(tmp_path, arrays))
+    load_backbone(blank_variables(model), model)
+    assert (
+        '(under module.net.), 0 missing, 2 (conv1.weight, b.conv1.weight)'
+        in capsys.readouterr().err
+    )
+
+
 @pytest.mark.parametrize('name', ['layer3.1.conv2.weight', 'bn1.running_var'])
 def test_array_that_is_missing_is_named(name, tmp_path):
-    arrays = random_arrays(model_section())
-    del arrays[name]
+    arrays = {f'a.b.{key}': x for key, x in random_arrays(model_section()).items() if key != name}
     model = model_section(pretrained=write(tmp_path, arrays))
-    with pytest.raises(UserError, match=rf'of its 100 arrays 1 \({name}\) missing; 0 unexpected$'):
+    message = rf'\(under a\.b\.\) .*of its 100 arrays 1 \({name}\) missing; 0 unexpected$'
+    with pytest.raises(UserError, match=message):
         load_backbone(blank_variables(model), model)
 
 
@@ -244,11 +278,17 @@ def test_other_shape_is_refused_with_the_settings_for_it(
     )
 
 
-def test_other_shape_that_no_setting_gives_is_refused(tmp_path):
-    arrays = random_arrays(model_section())
-    arrays['layer2.1.bn1.bias'] = np.zeros(9)
+@pytest.mark.parametrize(
+    ('array', 'message'),
+    [
+        (np.zeros(9), r'expected shape \(8,\), found \(9,\)$'),
+        (np.zeros(8, int), 'expected floats, found int64$'),
+    ],
+)
+def test_other_array_that_no_setting_gives_is_refused(array, message, tmp_path):
+    arrays = random_arrays(model_section()) | {'layer2.1.bn1.bias': array}
     model = model_section(pretrained=write(tmp_path, arrays))
-    with pytest.raises(UserError, match=r'layer2.1.bn1.bias of .* shape \(8,\), found \(9,\)$'):
+    with pytest.raises(UserError, match=f'layer2.1.bn1.bias of .*: {message}'):
         load_backbone(blank_variables(model), model)
 
 
@@ -256,7 +296,7 @@ def test_other_shape_that_no_setting_gives_is_refused(tmp_path):
     ('name', 'message'),
     [
         ('none.npz', 'no file'),
-        ('weights.h5', 'expected .npz or one of .pth, .pth.tar, .pt, found'),
+        ('weights.h5', 'expected one of .npz, .pkl, .pth, .pth.tar, .pt, found'),
         ('weights.npz', 'is no npz file of arrays'),
     ],
 )
@@ -322,3 +362,17 @@ def test_file_that_is_refused_leaves_no_run_behind(config, tmp_path):
     with pytest.raises(UserError, match='no file'):
         loop.train(config, tmp_path / 'run')
     assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('wrappers', ['net', 'ema.params'])
+def test_dicts_in_dicts_are_the_start_of_the_prefix(wrappers, tmp_path, capsys):
+    plain = random_arrays(model_section('resnet4'))
+    arrays = OrderedDict((f'module.{name}', x) for name, x in plain.items())
+    arrays._metadata = OrderedDict(version=1)  # As PyTorch's have.
+    for key in reversed(wrappers.split('.')):
+        arrays = {'a': {'conv1.weight': np.zeros(2)}, 0: np.zeros(2), 'epoch': 3, key: arrays}
+    path = tmp_path / 'weights.pkl'
+    path.write_bytes(pickle.dumps(arrays))
+    model = model_section('resnet4', pretrained=path)
+    load_backbone(blank_variables(model), model)
+    assert f'weights.pkl (under {wrappers}.module.), 0 missing' in capsys.readouterr().err

@@ -48,7 +48,10 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions with a shortcut: [B, H, W, C] -> [..., 4 * features]."""
+    """1x1, 3x3 and 1x1 convolutions with a shortcut: [B, H, W, C] -> [..., 4 * features].
+
+    The 3x3 has the strides, as in torchvision; in He et al. and Caffe's networks the first 1x1 has them.
+    """
 
     features: int
     strides: int
