@@ -72,8 +72,8 @@ def get_config() -> ConfigDict:
     data.std = (0.25,)
     # Global batch size, in images. Must be divisible by the number of devices.
     data.batch_size = 128
-    # Faces K of a class in a batch, where not all classes fit a batch with K each (P x K sampling).
-    # With few classes every class is in every batch, with batch_size / num_classes faces.
+    # Faces K of a class in a batch, at least 2, where not all classes fit a batch with K each (P x K
+    # sampling). With few classes every class is in every batch, with batch_size / num_classes faces.
     data.samples_per_class = 4
     # How often a class is drawn: 'class' (all equally), 'instance' (as its faces), 'sqrt' (as the root).
     data.sampling = 'class'
@@ -105,8 +105,9 @@ def get_config() -> ConfigDict:
     model.stem = 'small'
     # Weights that the backbone starts from: a file by the names of torchvision's ResNets, after any
     # prefix (.npz, .pkl with a dict of NumPy arrays, or .pth, .pth.tar or .pt, which take PyTorch); ''
-    # for random ones. Most want stem 'imagenet', width_factor 1.0, and the channels, image_size, mean and
-    # std in `data` with which they were trained. models/pretrained.py lists what a file does not tell.
+    # for random ones. Most want stem 'imagenet', width_factor 1.0, and the channels, image_size, mean
+    # and std in `data` with which they were trained. models/pretrained.py lists what a file does not
+    # tell.
     model.pretrained = ''
     # Size E of the embedding; must be divisible by num_slices.
     model.embedding_size = 256

@@ -7,8 +7,11 @@ import shlex
 import sys
 from pathlib import Path
 
-from mtdml_jax.errors import DivergenceError, UserError
+from mtdml_jax.errors import DivergenceError, UserError, one_line
 from mtdml_jax.huge_pages import restart_with_huge_pages
+
+# Is there where a driver for NVIDIA's GPUs is loaded.
+NVIDIA_DRIVER = '/proc/driver/nvidia/version'
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -25,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     except (UserError, DivergenceError) as error:
         if arguments.debug:
             raise
-        print(f'mtdml_jax: {error}', file=sys.stderr)
+        print(f'mtdml_jax: {one_line(str(error))}', file=sys.stderr)
         return 2 if isinstance(error, UserError) else 3
 
 
@@ -94,6 +97,7 @@ def _crossval(arguments, overrides, command) -> int:
     from mtdml_jax.config import load_config
 
     config = load_config(arguments.config, overrides)
+    _show_devices()
     _quieten()
     from mtdml_jax.evaluation.crossval import cross_validate
 
@@ -111,6 +115,7 @@ def _train(arguments, overrides, command) -> int:
     config = load_config(arguments.config, overrides)
     if arguments.distributed:
         _join_processes(arguments.distributed)
+    _show_devices()
     _quieten()
     from mtdml_jax.training.loop import train
 
@@ -123,6 +128,7 @@ def _evaluate(arguments, overrides, command) -> int:
     from mtdml_jax.config import apply_overrides, read_config
 
     config = apply_overrides(read_config(arguments.workdir), overrides)
+    _show_devices()
     _quieten()
     return _finish(config, arguments.workdir, arguments.split or config.eval.split, command)
 
@@ -168,6 +174,34 @@ def _join_processes(where: str) -> None:
         raise UserError(f'--distributed: expected HOST:PORT,NUM,ID, {reason}') from error
 
 
+def _show_devices() -> None:
+    """Says on which devices the command runs; the first look at them, after processes have joined.
+
+    Raises:
+      UserError: JAX finds none of the kind that JAX_PLATFORMS asks for.
+    """
+    import jax
+
+    try:
+        devices = jax.devices()
+    except (AssertionError, RuntimeError) as error:  # CUDA's absence is a bare AssertionError.
+        asked = os.environ.get('JAX_PLATFORMS', '')
+        raise UserError(
+            f'JAX finds no device by JAX_PLATFORMS={asked!r} ({str(error) or "not installed"}); unset '
+            f'it to use what is there, or install the JAX of your accelerator: jax[cuda12], jax[tpu]'
+        ) from error
+    if jax.process_index() != 0:
+        return
+    processes = f' of {jax.process_count()} processes' if jax.process_count() > 1 else ''
+    kinds = ', '.join(sorted({device.device_kind for device in devices}))
+    print(f'{len(devices)} {devices[0].platform} devices{processes}: {kinds}', file=sys.stderr)
+    if devices[0].platform == 'cpu' and os.path.exists(NVIDIA_DRIVER):
+        print(
+            f'JAX uses the CPU, though {NVIDIA_DRIVER} tells of a GPU: pip install "jax[cuda12]"',
+            file=sys.stderr,
+        )
+
+
 def _quieten() -> None:
     """Leaves the terminal to what the user asked for; must come before TensorFlow is imported."""
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
@@ -176,7 +210,8 @@ def _quieten() -> None:
     from absl import logging as absl_logging
 
     absl_logging.set_verbosity(absl_logging.ERROR)
-    logging.getLogger('jax').setLevel(logging.ERROR)
+    for name in ('jax', 'urllib3'):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 if __name__ == '__main__':

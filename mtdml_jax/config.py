@@ -23,7 +23,7 @@ BOUNDS = {
     'data.early_image_size': (1, math.inf),
     'data.early_share': (0, 1),
     'data.image_size': (1, math.inf),
-    'data.samples_per_class': (1, math.inf),
+    'data.samples_per_class': (2, math.inf),
     'data.validation_share': (0, 0.5),
     'augment.erasing': (0, 1),
     'augment.flip': (0, 1),

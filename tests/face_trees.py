@@ -144,6 +144,16 @@ def write_folder(folder):
             write_image(folder / split / f'grey{grey}' / f'{i}.png', grey)
 
 
+def write_list(folder):
+    """A list of the images of `write_folder`, with splits and boxes."""
+    write_folder(folder)
+    rows = ['path,label,split,x,y,w,h']
+    for path in sorted(folder.rglob('*.png')):
+        split, label, _ = path.relative_to(folder).parts
+        rows.append(f'{path.relative_to(folder)},{label},{split},1,2,5,6')
+    (folder / 'list.csv').write_text('\n'.join(rows) + '\n')
+
+
 def write_raf_db(folder):
     """RAF-DB with its own list: 3 faces of each class in train, 1 in test."""
     lines = []

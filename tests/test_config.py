@@ -102,7 +102,7 @@ def test_folder_without_a_run_is_named(tmp_path):
         ('--config.data.early_share=-0.1', 'early_share: expected between 0 and 1, found -0.1'),
         ('--config.train.best_metric=f1', 'config.train.best_metric'),
         ('--config.seed=-1', 'config.seed: expected between 0 and 2147483647, found -1'),
-        ('--config.data.samples_per_class=0', 'samples_per_class: expected at least 1, found 0'),
+        ('--config.data.samples_per_class=1', 'samples_per_class: expected at least 2, found 1'),
         ('--config.data.validation_share=0.6', 'validation_share: expected between 0 and 0.5'),
         ('--config.data.sampling=random', "one of class, instance, sqrt, found 'random'"),
         ('--config.data.channels=2', 'config.data.channels: expected one of 1, 3, found 2'),

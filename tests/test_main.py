@@ -7,7 +7,7 @@ import pytest
 from small_data import CONFIG, csv_rows, small_overrides, write_csv
 from study import measurements
 
-from mtdml_jax.__main__ import main
+from mtdml_jax.__main__ import _show_devices, main
 from mtdml_jax.training import loop
 
 pytestmark = pytest.mark.usefixtures('resnet4')
@@ -182,3 +182,25 @@ def test_debug_shows_the_traceback(tmp_path):
     assert len(short.stderr.splitlines()) == 1
     long = subprocess.run([*command, '--debug'], capture_output=True, text=True, check=False)
     assert 'Traceback' in long.stderr
+
+
+@pytest.mark.parametrize('error', [AssertionError(), RuntimeError("Unable to initialize 'tpu'")])
+def test_missing_accelerator_ends_in_one_line(folder, capsys, monkeypatch, error):
+    def find_none():
+        raise error
+
+    monkeypatch.setattr('jax.devices', find_none)
+    monkeypatch.setenv('JAX_PLATFORMS', 'cuda')
+    line = error_of(train_command(folder, folder / 'none'), capsys)
+    assert "JAX finds no device by JAX_PLATFORMS='cuda' (" in line
+    assert str(error) in line
+
+
+def test_devices_are_told_and_a_gpu_that_jax_does_not_use(tmp_path, capsys, monkeypatch):
+    driver = tmp_path / 'version'
+    monkeypatch.setattr('mtdml_jax.__main__.NVIDIA_DRIVER', str(driver))
+    _show_devices()
+    assert capsys.readouterr().err == '8 cpu devices: cpu\n'
+    driver.touch()
+    _show_devices()
+    assert 'JAX uses the CPU, though' in capsys.readouterr().err

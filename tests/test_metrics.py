@@ -20,7 +20,7 @@ from mtdml_jax.training.metrics import (
 SECONDS = {'total': 0.0, 'steps': 0.0}
 
 
-def step_metrics(loss=1.0, collapse=(0.6, 0.6)):
+def step_metrics(loss=1.0, collapse=(0.6, 0.6), num_valid=(8, 8)):
     """Metrics of a step as two devices return them."""
     metrics = {
         'loss': loss,
@@ -32,6 +32,7 @@ def step_metrics(loss=1.0, collapse=(0.6, 0.6)):
         'slice_loss': (0.7, 1.2),
         'slice_active_share': (1.0, 0.5),
         'slice_collapse': collapse,
+        'slice_num_valid': num_valid,
     }
     return {name: np.stack([np.float32(value)] * 2) for name, value in metrics.items()}
 
@@ -132,3 +133,17 @@ def test_alarm_says_what_happens_and_what_to_try():
     text = collapse_alarm(40, np.array([0, 2]), config)
     for part in ('step 40', 'slices 0, 2 (of 8)', 'no gradient', 'softmax_weight=1.0', 'dual=True'):
         assert part in text
+
+
+def test_steps_without_a_triplet_in_any_slice_are_told_of_once(tmp_path, capfd):
+    with run_log(tmp_path, collapse_steps=3) as log:
+        for step, num_valid in enumerate([(0, 0)] * 2 + [(0, 1)] + [(0, 0)] * 5, start=1):
+            log.add(step_metrics(num_valid=num_valid))
+            log.flush(step)
+    told = capfd.readouterr().err
+    assert told.count('NO TRIPLETS') == told.count('NO TRIPLETS at step 6: for 3 steps') == 1
+    for part in ('config.loss.mining=hard', 'samples_per_class=4'):
+        assert part in told
+    lines = read_metrics(tmp_path / 'metrics.jsonl')
+    alarms = [x for x in lines if 'alarm/steps_without_triplets' in x]
+    assert alarms == [{'step': 6, 'alarm/steps_without_triplets': 3}]

@@ -81,6 +81,28 @@ def test_faces_of_a_class_must_fill_a_batch_that_they_do_not_all_fit(
         check_trainable(split, data)
 
 
+def test_batch_that_one_class_fills_has_no_negatives_and_is_refused(folder):
+    config = small_config(folder, '--config.data.samples_per_class=16')
+    split = split_of([b''] * 6, [0, 0, 1, 1, 2, 2])
+    with pytest.raises(UserError, match=r'batch_size \(16\) must hold faces of 2 classes or more'):
+        check_trainable(split, config.data)
+
+
+@pytest.mark.parametrize('in_memory', [True, False])
+def test_image_that_fails_after_all_is_named(folder, tmp_path, in_memory):
+    good = tmp_path / 'good.png'
+    Image.new('L', (5, 7)).save(good)
+    gone = b'no image' if in_memory else str(tmp_path / 'gone.png')
+    images = [good.read_bytes() if in_memory else str(good)] * 3
+    split = split_of([*images, gone], [0, 1, 0, 1], in_memory=in_memory)
+    config = small_config(folder)
+    for batches in (eval_batches(split, config.data, 2), train_batches(split, config)):
+        message = 'split train: images that could be read .* cannot be now: face3 '
+        with pytest.raises(UserError, match=message) as error:
+            list(batches)
+        assert '\n' not in str(error.value)
+
+
 def test_training_batches_have_the_promised_shapes_and_range(folder, split):
     config = small_config(folder)
     batch = next(train_batches(split, config))

@@ -38,6 +38,7 @@ CONFIGS = {
     'digits': {},
     'fer2013': {},
     'folder': {'data.validation_share': 0.25, **STEP_OF_FACES},
+    'list': {'data.validation_share': 0.25, **STEP_OF_FACES},
     'tfds:brightness': {'data.validation_share': 0.25, **STEP_OF_FACES},
     'ck_plus': {'data.folds': 2, 'data.validation_share': 0.5},
     'mmi': {'data.folds': 2, 'data.validation_share': 0.5},
@@ -85,7 +86,7 @@ def test_config_takes_a_step_on_its_set(name, tmp_path):
     if write:  # Else it needs no files.
         write(tmp_path / 'set')
     config = shrunk_config(name, tmp_path)
-    assert config.data.name == name.removeprefix('tfds:')
+    assert config.data.name.removeprefix('image_') == name.removeprefix('tfds:')
     assert loop.train(config, tmp_path / 'run')
     first, *rest = read_metrics(tmp_path / 'run' / 'metrics.jsonl')
     assert first['step'] == 1

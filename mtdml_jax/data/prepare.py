@@ -13,6 +13,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from mtdml_jax.data import sets  # noqa: F401 (importing registers the builders)
+from mtdml_jax.data.download import downloading
 from mtdml_jax.data.findings import describe_unusable
 from mtdml_jax.data.image_files import FaceBuilder
 from mtdml_jax.data.images import decode_image
@@ -29,8 +30,17 @@ def prepare(data) -> tfds.core.DatasetBuilder:
       data: the section `data` of the config.
 
     Raises:
-      UserError: an unknown data set, or source files that are missing or wrong.
+      UserError: an unknown data set, or source files that are missing, wrong or not to be read.
     """
+    try:
+        return _prepare(data)
+    except OSError as error:
+        raise UserError(
+            f'{data.name}, which is read from {data.dir} (config.data.dir): {error}'
+        ) from error
+
+
+def _prepare(data):
     builder = make_builder(data)
     path = Path(builder.data_path)
     if path.exists():
@@ -39,8 +49,10 @@ def prepare(data) -> tfds.core.DatasetBuilder:
         for half_done in path.parent.glob('incomplete.*'):
             shutil.rmtree(half_done)
         download = tfds.download.DownloadConfig(manual_dir=Path(data.dir).expanduser())
-        builder.download_and_prepare(download_config=download)
-    if not isinstance(builder, FaceBuilder):
+        is_ours = isinstance(builder, FaceBuilder)
+        with contextlib.nullcontext() if is_ours else downloading(data):
+            builder.download_and_prepare(download_config=download)
+    if not is_ours:
         try:
             check_builder(builder)
         except UserError:

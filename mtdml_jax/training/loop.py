@@ -167,7 +167,9 @@ def make_validation(
 
     def validate(variables):
         queries = embed(variables, validation_split)
-        found = {'map_at_r': retrieval_scores(queries.embeddings, queries.labels)['map_at_r']}
+        roles = {'is_query': validation_split.is_query, 'is_gallery': validation_split.is_gallery}
+        scores = retrieval_scores(queries.embeddings, queries.labels, **roles)
+        found = {'map_at_r': scores['map_at_r']}
         if not is_seen:
             return found
         gallery = embed(variables, gallery_split)

@@ -35,6 +35,7 @@ class RunLog:
         self.seconds = dict(seconds)
         self._config, self._workdir = config, workdir
         self._collapsed_steps = np.zeros(config.model.num_slices, int)
+        self._idle_steps = 0
         self._window, self._flushed_at = [], time.monotonic()
         self._lines = self._events = None
         if jax.process_index() == 0:
@@ -75,6 +76,7 @@ class RunLog:
         for number, metrics in enumerate(window, start=step - len(window) + 1):
             check_finite(number, metrics, self._config, self._workdir)
             self._watch_collapse(number, metrics)
+            self._watch_triplets(number, metrics)
         seconds = self._tick('steps')
         mean = {name: np.mean([found[name] for found in window], axis=0) for name in window[0]}
         rate = len(window) * self._config.data.batch_size / seconds
@@ -121,6 +123,12 @@ class RunLog:
             collapsed = np.flatnonzero(count >= self._config.train.collapse_steps)
             self._write(step, 'alarm', {'collapsed_slices': collapsed})
             self._say(collapse_alarm(step, collapsed, self._config))
+
+    def _watch_triplets(self, step, metrics):
+        self._idle_steps = 0 if np.any(metrics['slice_num_valid']) else self._idle_steps + 1
+        if self._idle_steps == self._config.train.collapse_steps:
+            self._write(step, 'alarm', {'steps_without_triplets': self._idle_steps})
+            self._say(idle_alarm(step, self._config))
 
     def _say(self, text):
         if not self._bar.disable:
@@ -204,4 +212,21 @@ def collapse_alarm(step: int, collapsed: np.ndarray, config) -> str:
         f'{", ".join(map(str, collapsed))} (of {config.model.num_slices}) have mapped all faces to '
         f'almost one point: distances are near 0 and the loss stays at the threshold, where the '
         f'triplet loss has no gradient. It will hardly recover. Try {"; or ".join(advice)}.'
+    )
+
+
+def idle_alarm(step: int, config) -> str:
+    """What to tell when for config.train.collapse_steps steps no anchor had a triplet.
+
+    Args:
+      step: the last of these steps.
+      config: the whole config.
+    """
+    data = config.data
+    return (
+        f'NO TRIPLETS at step {step}: for {config.train.collapse_steps} steps no face had both a '
+        f'positive and a negative by config.loss.mining={config.loss.mining}, so that the metric loss '
+        f'was 0 and taught nothing. Try mining=hard; or more faces in a batch '
+        f'(config.data.batch_size={data.batch_size}, config.data.samples_per_class='
+        f'{data.samples_per_class}).'
     )
