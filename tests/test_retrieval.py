@@ -80,3 +80,17 @@ def test_memory_stays_far_below_all_pairs():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < count * count * 4 / 4
+
+
+def test_queries_search_the_gallery_alone_and_never_themselves():
+    # Class 0 at 0, 1, 3, 6, class 1 at 2 and 4.5; 0 and 2 only ask, 1 and 4.5 do both, 3 and 6 are found.
+    points, labels = line(0, 1, 3, 6, 2, 4.5), np.array([0, 0, 0, 0, 1, 1])
+    is_query = np.array([1, 1, 0, 0, 1, 1], bool)
+    is_gallery = np.array([0, 1, 1, 1, 0, 1], bool)
+    found = retrieval_scores(points, labels, is_query=is_query, is_gallery=is_gallery)
+    # Gallery: 1, 3, 6 of class 0 and 4.5 of class 1.
+    #   0 finds 1, 3, 4.5 (R = 3): yes yes no.   1 finds 3, 4.5 (R = 2): yes no.
+    #   2 finds 1 or 3 (R = 1): no.   4.5 has no other of its class to find.
+    assert found['precision_at_1'] == pytest.approx(2 / 3)
+    assert found['r_precision'] == pytest.approx((2 / 3 + 1 / 2 + 0) / 3)
+    assert found['map_at_r'] == pytest.approx((2 / 3 + 1 / 2 + 0) / 3)

@@ -102,9 +102,18 @@ def files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
             yield from files_below(path, above)
 
 
+def has_own_images(folder: Path) -> bool:
+    """Whether there is an image right in `folder`; the first ends the search."""
+    with os.scandir(folder) as entries:
+        return any(
+            is_image(Path(entry.name)) and not _is_hidden(entry.name) and not entry.is_dir()
+            for entry in entries
+        )
+
+
 def has_images(folder: Path) -> bool:
     """Whether there is an image in `folder` or below it."""
-    return any(is_image(path) for path in files_below(folder))
+    return has_own_images(folder) or any(is_image(path) for path in files_below(folder))
 
 
 def find_patterns(folder: Path, patterns: Iterable[str]) -> list[Path]:

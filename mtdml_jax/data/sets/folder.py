@@ -8,7 +8,7 @@ from mtdml_jax.data.folders import (
     Face,
     faces_in_splits,
     has_images,
-    image_files,
+    has_own_images,
     natural_order,
     split_folders,
     visible_folders,
@@ -55,7 +55,7 @@ class Folder(FaceBuilder):
           UserError: no images two or three levels deep, or two folders for one split.
         """
         named, folders = split_folders(folder), visible_folders(folder)
-        if not named and any(map(image_files, folders)):
+        if not named and any(map(has_own_images, folders)):
             return {'train': folder}
         others = (path for path in folders if path not in named.values())
         found = named | {x.name: x for x in others if any(map(has_images, visible_folders(x)))}
