@@ -83,7 +83,7 @@ def test_memory_stays_far_below_all_pairs():
 
 
 def test_queries_search_the_gallery_alone_and_never_themselves():
-    # Class 0 at 0, 1, 3, 6, class 1 at 2 and 4.5; 0 and 2 only ask, 1 and 4.5 do both, 3 and 6 are found.
+    # Class 0 at 0, 1, 3, 6, class 1 at 2 and 4.5; 0 and 2 only ask, 3 and 6 are only found.
     points, labels = line(0, 1, 3, 6, 2, 4.5), np.array([0, 0, 0, 0, 1, 1])
     is_query = np.array([1, 1, 0, 0, 1, 1], bool)
     is_gallery = np.array([0, 1, 1, 1, 0, 1], bool)
