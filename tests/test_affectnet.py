@@ -112,6 +112,11 @@ def test_image_that_comes_later_is_found_without_a_look_at_each_file(folder):
         ([('a.jpg', '1,2,3,4', '')], r"row 3: expected an expression from 0 to 10, found ''"),
         ([('a.jpg', '1,2', 5)], r'row 3: too few columns: expected 9'),
         ([('a.jpg', '1,2,x,4', 5)], r'row 3: expected numbers as face_x.*found .*x'),
+        (
+            [('a.jpg', '1,2,3,2147483648', 5)],
+            r'row 3: expected numbers as face_x.*found .*2147483648',
+        ),
+        ([('a.jpg', '1,2,3,inf', 5)], r'row 3: expected numbers as face_x.*found .*inf'),
     ],
 )
 def test_wrong_line_of_a_list_is_named(folder, rows, message):

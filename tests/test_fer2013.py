@@ -64,6 +64,10 @@ def test_file_without_private_rows_lacks_the_test_split(tmp_path):
         ((3, ' '.join(['7'] * 2303), 'Training'), 'expected 2304 pixels, found 2303'),
         ((3, GOOD[:-1] + '300', 'Training'), 'expected pixel values from 0 to 255, found 300'),
         ((3, GOOD[:-1] + '-1', 'Training'), 'expected pixel values from 0 to 255, found -1'),
+        (
+            (3, GOOD[:-1] + '9' * 30, 'Training'),
+            'expected pixel values from 0 to 255, found one beyond 64',
+        ),
         ((3, GOOD[:-1] + 'x', 'Training'), "invalid literal for int.*'x'"),
         ((9, GOOD, 'Training'), "expected a label from 0 to 6, found '9'"),
         ((3, GOOD, 'Validation'), "expected a usage of .*, found 'Validation'"),

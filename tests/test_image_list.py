@@ -141,6 +141,10 @@ def test_image_that_changed_is_another_data_set(folder):
             r'row 2: expected numbers of pixels as x, y, w, h',
         ),
         (
+            ('path,label,x,y,w,h', 'a.png,x,1,-2147483648,3,4'),
+            r'row 2: expected numbers of pixels as x, y, w, h',
+        ),
+        (
             ('path,label,x,y,w,h', 'a.png,x,1,2,3,0'),
             r'row 2: expected a box with a width and height',
         ),

@@ -5,6 +5,7 @@ import difflib
 import fcntl
 import os
 import shutil
+import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -49,6 +50,8 @@ def _prepare(data):
         for half_done in path.parent.glob('incomplete.*'):
             shutil.rmtree(half_done)
         download = tfds.download.DownloadConfig(manual_dir=Path(data.dir).expanduser())
+        # A log, which cannot go back over its lines, is left to messages.
+        tfds.display_progress_bar(sys.stderr.isatty())
         is_ours = isinstance(builder, FaceBuilder)
         with contextlib.nullcontext() if is_ours else downloading(data):
             builder.download_and_prepare(download_config=download)

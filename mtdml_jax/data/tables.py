@@ -90,6 +90,21 @@ def read_words(path: Path) -> Iterator[tuple[int, list[str]]]:
         yield number, line.split()
 
 
+def parse_pixels(texts: Sequence[str]) -> tuple[int, ...]:
+    """Numbers of pixels, such as a box's; what is behind a decimal point is cut off.
+
+    Raises:
+      ValueError: no numbers, or none that 32 bits hold.
+    """
+    try:
+        numbers = tuple(int(float(text)) for text in texts)
+    except OverflowError as error:  # Of 'inf'.
+        raise ValueError(str(error)) from error
+    if max(map(abs, numbers)) >= 2**31:
+        raise ValueError(f'expected numbers of 32 bits, found {max(numbers, key=abs)}')
+    return numbers
+
+
 def read_text(path: Path) -> str:
     """The text of a small file, without spaces and line ends around it.
 

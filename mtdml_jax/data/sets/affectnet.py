@@ -7,7 +7,7 @@ import tensorflow_datasets as tfds
 
 from mtdml_jax.data.folders import Face, find_patterns
 from mtdml_jax.data.image_files import FaceBuilder
-from mtdml_jax.data.tables import read_csv
+from mtdml_jax.data.tables import parse_pixels, read_csv
 from mtdml_jax.errors import UserError
 
 NAMES = ('Neutral', 'Happy', 'Sad', 'Surprise', 'Fear', 'Disgust', 'Anger', 'Contempt')
@@ -114,6 +114,6 @@ def _find_box(row, where):
     if 'NULL' in found:
         return NO_BOX
     try:
-        return {'box': tuple(int(float(value)) for value in found)}
-    except (OverflowError, ValueError) as error:
+        return {'box': parse_pixels(found)}
+    except ValueError as error:
         raise UserError(f'{where}: expected numbers as {", ".join(BOX)}, found {found}') from error

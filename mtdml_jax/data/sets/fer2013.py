@@ -85,7 +85,10 @@ def _parse_label(emotion: str) -> int:
 
 
 def _parse_pixels(pixels: str) -> np.ndarray:
-    values = np.array(pixels.split(), dtype=np.int64)
+    try:
+        values = np.array(pixels.split(), dtype=np.int64)
+    except OverflowError as error:
+        raise ValueError('expected pixel values from 0 to 255, found one beyond 64 bits') from error
     if len(values) != SIDE * SIDE:
         raise ValueError(f'expected {SIDE * SIDE} pixels, found {len(values)}')
     if values.min() < 0 or values.max() > 255:

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from mtdml_jax.data.folders import SPLIT_NAMES, Face, natural_order
 from mtdml_jax.data.image_files import FaceBuilder, FaceConfig
 from mtdml_jax.data.sets.folder import find_subject
-from mtdml_jax.data.tables import read_csv
+from mtdml_jax.data.tables import parse_pixels, read_csv
 from mtdml_jax.errors import UserError
 
 BOX = ('x', 'y', 'w', 'h')
@@ -166,12 +166,12 @@ def _read_box(row, _):
     if not any(found):
         return (0, 0, 0, 0)
     try:
-        box = tuple(int(float(text)) for text in found)
-    except (OverflowError, ValueError) as error:
+        box = parse_pixels(found)
+    except ValueError as error:
         raise UserError(
             f'{row.where}: expected numbers of pixels as {", ".join(BOX)}, found {found}'
         ) from error
-    if min(box[2:]) < 1 or max(map(abs, box)) >= 2**31:
+    if min(box[2:]) < 1:
         raise UserError(f'{row.where}: expected a box with a width and height, found {found}')
     return box
 
