@@ -19,18 +19,10 @@ from mtdml_jax.errors import UserError
 from mtdml_jax.evaluation.classify import fit_neighbors
 from mtdml_jax.evaluation.embed import make_embedder
 from mtdml_jax.evaluation.retrieval import retrieval_scores
-from mtdml_jax.models import Network, make_network
+from mtdml_jax.models import Network
 from mtdml_jax.training import checkpoints
 from mtdml_jax.training.metrics import RunLog
-from mtdml_jax.training.state import TrainState, create_state, make_optimizer, make_schedule
-from mtdml_jax.training.step import (
-    make_class_weights,
-    make_loss,
-    make_thresholds,
-    make_train_step,
-)
-
-AXIS = 'batch'
+from mtdml_jax.training.step import AXIS, make_training, split_over_devices
 
 
 def train(config: ConfigDict, workdir: Path) -> bool:
@@ -99,34 +91,6 @@ def train(config: ConfigDict, workdir: Path) -> bool:
     return step == num_steps
 
 
-def make_training(
-    config, class_counts: np.ndarray, *, read_pretrained: bool = True
-) -> tuple[Network, TrainState, Callable]:
-    """What the config describes: the network, its first state, and the step over all devices.
-
-    Args:
-      config: the whole config.
-      class_counts: number of faces of each class to train on, int [C].
-      read_pretrained: as of `create_state`.
-
-    Returns:
-      (network, state, step); the step takes the state replicated over the devices (and gives it
-      back), and a batch as `split_over_devices` leaves it.
-
-    Raises:
-      UserError: settings that do not exist or do not fit.
-    """
-    network = make_network(config.model, len(class_counts), AXIS)
-    thresholds = make_thresholds(config, len(class_counts))
-    schedule = make_schedule(config.optim, config.train.num_steps)
-    optimizer = make_optimizer(config.optim, schedule)
-    class_weights = make_class_weights(class_counts, config.loss.class_weights)
-    joint_loss = make_loss(network, thresholds, config.loss, AXIS, class_weights)
-    step = make_train_step(joint_loss, optimizer, schedule, config.train.ema_decay, AXIS)
-    state = create_state(network, optimizer, config, read_pretrained=read_pretrained)
-    return network, state, jax.pmap(step, axis_name=AXIS, donate_argnums=0)
-
-
 def load_training_splits(data) -> tuple[Split, Split | None]:
     """The train split, checked, and the validation split, or None if there is none to watch.
 
@@ -182,12 +146,6 @@ def make_validation(
         }
 
     return validate
-
-
-def split_over_devices(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Arrays [B, ...] to [local devices, B / local devices, ...], as pmap takes them."""
-    devices = jax.local_device_count()
-    return {name: x.reshape(devices, -1, *x.shape[1:]) for name, x in batch.items()}
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""One training step as a pure function; the loop maps it over devices."""
+"""One training step as a pure function, and the same over all devices."""
 
 from collections.abc import Callable
 
@@ -9,9 +9,46 @@ import optax
 
 from mtdml_jax.errors import UserError, check_choice
 from mtdml_jax.losses import global_mean, multi_threshold_loss
-from mtdml_jax.models import Network
+from mtdml_jax.models import Network, make_network
 from mtdml_jax.thresholds import sample_thresholds, threshold_range
-from mtdml_jax.training.state import TrainState
+from mtdml_jax.training.state import TrainState, create_state, make_optimizer, make_schedule
+
+# The mapped axis over whose devices a batch is spread.
+AXIS = 'batch'
+
+
+def make_training(
+    config, class_counts: np.ndarray, *, read_pretrained: bool = True
+) -> tuple[Network, TrainState, Callable]:
+    """What the config describes: the network, its first state, and the step over all devices.
+
+    Args:
+      config: the whole config.
+      class_counts: number of faces of each class to train on, int [C].
+      read_pretrained: as of `create_state`.
+
+    Returns:
+      (network, state, step); the step takes the state replicated over the devices (and gives it
+      back), and a batch as `split_over_devices` leaves it.
+
+    Raises:
+      UserError: settings that do not exist or do not fit.
+    """
+    network = make_network(config.model, len(class_counts), AXIS)
+    thresholds = make_thresholds(config, len(class_counts))
+    schedule = make_schedule(config.optim, config.train.num_steps)
+    optimizer = make_optimizer(config.optim, schedule)
+    class_weights = make_class_weights(class_counts, config.loss.class_weights)
+    joint_loss = make_loss(network, thresholds, config.loss, AXIS, class_weights)
+    step = make_train_step(joint_loss, optimizer, schedule, config.train.ema_decay, AXIS)
+    state = create_state(network, optimizer, config, read_pretrained=read_pretrained)
+    return network, state, jax.pmap(step, axis_name=AXIS, donate_argnums=0)
+
+
+def split_over_devices(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Arrays [B, ...] to [local devices, B / local devices, ...], as pmap takes them."""
+    devices = jax.local_device_count()
+    return {name: x.reshape(devices, -1, *x.shape[1:]) for name, x in batch.items()}
 
 
 def make_thresholds(config, num_classes: int) -> jax.Array:
