@@ -6,7 +6,9 @@ Prints tables and writes benchmark_loss.png and .csv. Times are medians over rou
 contestants take turns in one process. Memory is the peak of a process of its own above what it held
 before the call (jax: after compiling); "ms, alone" is the median of the first 3 calls there, a check
 that the contestants do not hinder each other. Linux only, on an idle machine: other work slows torch
-most. The peers go into an environment of their own, and without them that contestant is left out:
+most. Where JAX finds a GPU all run on it, and memory is the GPU's: of ours what the compiled program
+takes, of PyTorch what its allocator has handed out at most. The peers go into an environment of their
+own, and without them that contestant is left out:
 
     pip install '.[train]' torch==2.13.0 pytorch-metric-learning==2.9.0
 """
@@ -35,7 +37,16 @@ import numpy as np
 CLASSES, WIDTH, SLICES, LARGE_SLICES = 7, 512, 8, 16
 SIZES = [128, 256, 512, 1024, 2048, 4096]
 MEASUREMENT_SECONDS = 0.05
-HEADER = ('batch', 'contestant', 'ms', 'ratio_to_ours', 'ratio_to_product', 'peak_mb', 'ms_alone')
+HEADER = (
+    'batch',
+    'contestant',
+    'ms',
+    'ratio_to_ours',
+    'ratio_to_product',
+    'peak_mb',
+    'ms_alone',
+    'tflops',
+)
 OURS, PLAIN, PEER = 'ours, dual', 'ours, not dual', 'pytorch-metric-learning'
 
 
@@ -53,7 +64,12 @@ def compile_jax(function, *inputs):
 
     inputs = jax.device_put(inputs)
     compiled = jax.jit(function).lower(*inputs).compile()
-    return lambda: jax.block_until_ready(compiled(*inputs))
+
+    def call():
+        return jax.block_until_ready(compiled(*inputs))
+
+    call.compiled = compiled
+    return call
 
 
 def prepare_ours(embeddings, labels, thresholds, dual=True):
@@ -94,8 +110,9 @@ def prepare_peer(embeddings, labels, thresholds):
     from pytorch_metric_learning import distances, losses, miners, reducers
 
     torch.set_num_threads(os.cpu_count())
-    x = torch.tensor(embeddings, requires_grad=True)
-    labels, distance = torch.tensor(labels), distances.LpDistance()
+    device = 'cuda' if is_on_gpu() else 'cpu'
+    x = torch.tensor(embeddings, requires_grad=True, device=device)
+    labels, distance = torch.tensor(labels, device=device), distances.LpDistance()
     miner = miners.BatchHardMiner(distance=distance)
     reducer = reducers.MeanReducer()
     criteria = [
@@ -108,17 +125,20 @@ def prepare_peer(embeddings, labels, thresholds):
         slices = zip(criteria, x.split(x.shape[1] // len(criteria), dim=1), strict=True)
         loss = sum(c(part, labels, miner(part, labels)) for c, part in slices) / len(criteria)
         loss.backward()
-        return (loss.item(), None), x.grad
+        return (loss.item(), None), x.grad.cpu()
 
     return call
 
 
 def prepare_product(embeddings, labels, thresholds, sliced=True):
-    """The matrix product alone: S products of B x B, or one with as many multiplications."""
+    """The matrix product alone: S products of B x B, or one with as many multiplications.
+
+    In float32, as mining takes it: a GPU would round to TF32 unasked.
+    """
     import jax.numpy as jnp
 
     x = embeddings.reshape(len(embeddings), len(thresholds) if sliced else 1, -1)
-    return compile_jax(lambda a: jnp.einsum('asd,gsd->sag', a, a), x)
+    return compile_jax(lambda a: jnp.einsum('asd,gsd->sag', a, a, precision='highest'), x)
 
 
 CONTESTANTS = {
@@ -133,6 +153,13 @@ COLOURS = ('#0072b2', '#56b4e9', '#009e73', '#d55e00', '#8a8a8a', '#4d4d4d')
 PRODUCTS = ('product of slices', 'product of rows')
 
 
+def is_on_gpu():
+    """Whether JAX computes on a GPU."""
+    import jax
+
+    return jax.default_backend() == 'gpu'
+
+
 def timed(call, repeats=1):
     """Seconds a call."""
     start = time.perf_counter()
@@ -143,8 +170,6 @@ def timed(call, repeats=1):
 
 def time_in_turns(calls, rounds):
     """Median seconds of each call over rounds in which all take turns."""
-    for call in calls.values():
-        call()
     repeats = {name: math.ceil(MEASUREMENT_SECONDS / timed(call)) for name, call in calls.items()}
     seconds = {name: [] for name in calls}
     for _ in range(rounds):
@@ -190,33 +215,66 @@ def measure_alone(name, *shape):
             return math.nan, math.nan
 
 
-def largest_difference(calls):
-    """Largest relative difference of the losses and gradients that should equal ours."""
+def measure_on_gpu(name, call):
+    """(NaN, peak of the GPU's memory in MB) of a call that is ready."""
+    if name == PEER:
+        import torch
+
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        return math.nan, (torch.cuda.max_memory_allocated() - before) / 1e6
+    memory = call.compiled.memory_analysis()
+    return math.nan, (memory.temp_size_in_bytes + memory.output_size_in_bytes) / 1e6
+
+
+def differences(calls):
+    """Relative differences of the losses and gradients that should equal ours, by contestant."""
     (loss, _), gradient = calls[PLAIN]()
-    differences = []
+    found = {}
     for name in calls.keys() - {OURS, PLAIN, *PRODUCTS}:
         (other_loss, _), other = calls[name]()
-        differences.append(abs(float(other_loss) / float(loss) - 1))
-        difference = np.linalg.norm(np.asarray(other) - gradient)
-        differences.append(difference / np.linalg.norm(gradient))
-    return max(differences)
+        difference = np.linalg.norm(np.asarray(other) - gradient) / np.linalg.norm(gradient)
+        found[name] = max(abs(float(other_loss) / float(loss) - 1), float(difference))
+    return found
+
+
+def prepare_all(names, shape):
+    """Calls by contestant, each called once; without those that fail, as a rule for want of memory."""
+    calls = {}
+    for name in names:
+        try:
+            call = CONTESTANTS[name](*make_inputs(*shape))
+            call()
+        except (MemoryError, RuntimeError) as error:
+            print(f'{name} failed at {shape}: {str(error)[:200]}', file=sys.stderr)
+        else:
+            calls[name] = call
+    return calls
 
 
 def compare(rows, names, rounds):
-    """Prints the lines of the table for one batch size; returns them and `largest_difference`."""
+    """Prints the lines of the table for one batch size; returns them and the `differences`."""
     shape = (rows, WIDTH, SLICES)
-    calls = {name: CONTESTANTS[name](*make_inputs(*shape)) for name in names}
-    difference = largest_difference(calls)
+    calls = prepare_all(names, shape)
+    found = differences(calls)
     seconds = time_in_turns(calls, rounds)
-    product = min(seconds[name] for name in PRODUCTS)
+    product = min(seconds[name] for name in PRODUCTS if name in calls)
     lines = []
-    for name in names:
+    for name, call in calls.items():
         ratios = (seconds[name] / seconds[OURS], seconds[name] / product)
-        alone, megabytes = measure_alone(name, *shape)
-        line = (rows, name, 1e3 * seconds[name], *ratios, megabytes, 1e3 * alone)
-        print('| {} | {} | {:.2f} | {:.2f} | {:.2f} | {:.1f} | {:.1f} |'.format(*line), flush=True)
+        alone, megabytes = (
+            measure_on_gpu(name, call) if is_on_gpu() else measure_alone(name, *shape)
+        )
+        rate = 2e-12 * rows**2 * WIDTH / seconds[name]
+        line = (rows, name, 1e3 * seconds[name], *ratios, megabytes, 1e3 * alone, rate)
+        print(
+            '| {} | {} | {:.3f} | {:.2f} | {:.2f} | {:.1f} | {:.1f} | {:.2f} |'.format(*line),
+            flush=True,
+        )
         lines.append(line)
-    return lines, difference
+    return lines, found
 
 
 def label_ends(axes, ends):
@@ -260,7 +318,7 @@ def report_shapes(rows, large, rounds):
     one, many = (1e3 * seconds for seconds in time_in_turns(calls, rounds).values())
     print(f'{OURS}, {rows} x {WIDTH}: 1 slice {one:.1f} ms, ', end='')
     print(f'{LARGE_SLICES} slices {many:.1f} ms, ratio {many / one:.2f}')
-    if large:
+    if large and not is_on_gpu():
         seconds, megabytes = measure_alone(OURS, large, WIDTH, LARGE_SLICES)
         print(f'{OURS}, {large} x {WIDTH}: {LARGE_SLICES} slices {seconds:.2f} s, ', end='')
         print(f'peak memory {megabytes:.0f} MB')
@@ -278,12 +336,14 @@ def main():
     if not all(map(importlib.util.find_spec, ('torch', 'pytorch_metric_learning'))):
         print(f'{PEER} is not installed and left out (see the top of this file)')
         names.remove(PEER)
-    print('| batch | contestant | ms | / ours, dual | / faster product | peak MB | ms, alone |')
-    print('|---|---|---|---|---|---|---|')
+    titles = ('batch', 'contestant', 'ms', '/ ours, dual', '/ faster product', 'peak MB')
+    print('|', ' | '.join([*titles, 'ms, alone', 'TFLOP/s of products']), '|')
+    print('|---' * 8 + '|')
     results = [compare(rows, names, arguments.rounds) for rows in sorted(arguments.sizes)]
     lines = [line for some, _ in results for line in some]
-    difference = max(difference for _, difference in results)
-    print(f'\nLosses and gradients that should be equal differ by at most {difference:.0e}.')
+    for name in dict.fromkeys(name for _, found in results for name in found):
+        worst = max(found.get(name, 0.0) for _, found in results)
+        print(f'Loss and gradient of {name} differ from ours, not dual, by at most {worst:.0e}.')
     arguments.output.mkdir(parents=True, exist_ok=True)
     with (arguments.output / 'benchmark_loss.csv').open('w', newline='') as file:
         csv.writer(file).writerows([HEADER, *lines])

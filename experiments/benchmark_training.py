@@ -1,12 +1,16 @@
-"""The training step on a CPU beside the same network in PyTorch: images per second, and where time goes.
+"""The training step beside the same network in PyTorch: images per second, and where time goes.
 
     python experiments/benchmark_training.py [--widths 16 32 64] [--rounds 3] [--profile]
+    python experiments/benchmark_training.py --gpu [--networks resnet18 resnet50] [--seconds 100]
 
-ResNet-18 on grey faces of 48 px, batch 64, with 16, 32 and 64 channels in the first stage. Ours is the
-whole step of configs/default.py: multi-threshold loss, softmax, clipping, AdamW. PyTorch's has softmax
-and AdamW alone. Contestants take turns, each time in a process of its own, with malloc as it is and
-with the huge pages that `python -m mtdml_jax` asks for; rates are medians over the rounds. PyTorch goes
-into the environment beside the package; without it ours runs alone:
+On a CPU: ResNet-18 on grey faces of 48 px, batch 64, with 16, 32 and 64 channels in the first stage.
+Contestants take turns, each time in a process of its own, with malloc as it is and with the huge pages
+that `python -m mtdml_jax` asks for; rates are medians over the rounds. On a GPU (--gpu): ResNet-18 on
+full maps of 48 px and ResNet-50 at 224 px, in float32 (products in TF32) and in bfloat16 (PyTorch:
+autocast, channels_last, with and without torch.compile), over batch sizes, with the device's memory.
+Ours is the whole step of configs/default.py: multi-threshold loss, softmax, clipping, AdamW. PyTorch's
+has softmax and AdamW alone. PyTorch goes into the environment beside the package; without it ours runs
+alone:
 
     pip install '.[train]' torch==2.13.0
 
@@ -18,6 +22,7 @@ import collections
 import gzip
 import importlib.util
 import json
+import math
 import os
 import re
 import statistics
@@ -26,6 +31,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -35,33 +41,74 @@ from mtdml_jax.huge_pages import TUNABLES
 
 # jax and torch are imported in the processes that measure them.
 
-BATCH, SIDE, CLASSES, EMBEDDING = 64, 48, 7, 256
-WARM_UP, TIMINGS, STEPS = 3, 8, 4
+BATCH, CLASSES, EMBEDDING = 64, 7, 256
+WARM_UP, TIMINGS = 3, 8
+STEPS = {'cpu': 4, 'gpu': 20}
 OURS = 'ours'
 CONTESTANTS = (OURS, 'torch', 'torch, channels_last')
+REPRODUCIBLE = '--xla_gpu_exclude_nondeterministic_ops=true'
+GPU_CONTESTANTS = (
+    'ours, bfloat16',
+    'torch, bfloat16, channels_last',
+    'ours, float32',
+    'torch, float32, channels_last',
+    'torch, bfloat16, channels_last, compiled',
+    'ours, bfloat16, reproducible',
+)
 
 
-def prepare_ours(width):
+class Network(NamedTuple):
+    """What is trained: a ResNet of `width` channels in its first stage, on images of `side` pixels."""
+
+    backbone: str = 'resnet18'
+    width: int = 64
+    stem: str = 'small'
+    side: int = 48
+    channels: int = 1
+
+
+# Network and its batch sizes.
+GPU_NETWORKS = {
+    'resnet18': (Network(stem='cifar'), (128, 512, 1024)),
+    'resnet50': (Network('resnet50', 64, 'imagenet', 224, 3), (128, 512)),
+    'tiny': (Network(width=4, side=16), (8,)),  # For trying the script on a CPU.
+}
+
+
+def prepare_ours(network, batch, dtype='float32'):
     """(step, arguments): our compiled training step and its first state and batch."""
+    import jax
     from flax import jax_utils
 
     from mtdml_jax.config import load_config
-    from mtdml_jax.training.loop import AXIS, make_training, split_over_devices
+    from mtdml_jax.training.step import AXIS, make_training, split_over_devices
 
-    overrides = (f'data.batch_size={BATCH}', f'model.width_factor={width / 64}')
-    config = load_config('configs/default.py', [f'--config.{x}' for x in overrides])
+    overrides = {
+        'data.batch_size': batch,
+        'data.image_size': network.side,
+        'data.channels': network.channels,
+        'model.backbone': network.backbone,
+        'model.stem': network.stem,
+        'model.width_factor': network.width / 64,
+        'model.dtype': dtype,
+    }
+    path = str(Path(__file__).parents[1] / 'configs' / 'default.py')
+    config = load_config(path, [f'--config.{key}={value}' for key, value in overrides.items()])
     _, state, step = make_training(config, np.ones(CLASSES, int))
-    images = np.random.default_rng(0).standard_normal((BATCH, SIDE, SIDE, 1), np.float32)
-    labels, mask = np.arange(BATCH, dtype=np.int32) % CLASSES, np.ones(BATCH, bool)
+    shape = (batch, network.side, network.side, network.channels)
+    images = np.random.default_rng(0).standard_normal(shape, np.float32)
+    labels, mask = np.arange(batch, dtype=np.int32) % CLASSES, np.ones(batch, bool)
     batch = split_over_devices({'image': images, 'label': labels, 'mask': mask})
+    # On the devices, so that no step waits for it.
+    batch = jax.pmap(lambda x: x)(batch)
     return step, (jax_utils.replicate(state, axis_name=AXIS), batch)
 
 
-def make_ours(width):
+def make_ours(network, batch, dtype):
     """A function that takes a number of our training steps."""
     import jax
 
-    step, (state, batch) = prepare_ours(width)
+    step, (state, batch) = prepare_ours(network, batch, dtype)
 
     def run(steps):
         nonlocal state
@@ -72,41 +119,101 @@ def make_ours(width):
     return run
 
 
-def make_torch(width, channels_last):
-    """A function that takes a number of PyTorch's training steps."""
+def make_torch(network, batch, *, dtype, channels_last, compiled):
+    """A function that takes a number of PyTorch's training steps, on the GPU if it sees one."""
     import torch
     from torch import nn
     from torch_resnet import TorchResNet
 
     torch.set_num_threads(os.cpu_count())
-    backbone = TorchResNet('resnet18', width=width, stem='small', channels=1)
+    torch.backends.cudnn.benchmark = torch.backends.cuda.matmul.allow_tf32 = True
+    on_gpu = torch.cuda.is_available()
+    device = torch.device('cuda' if on_gpu else 'cpu')
+    settings = {'width': network.width, 'stem': network.stem, 'channels': network.channels}
+    backbone = TorchResNet(network.backbone, **settings)
     head = nn.Linear(backbone.num_features, EMBEDDING), nn.Linear(EMBEDDING, CLASSES, bias=False)
-    network = nn.Sequential(backbone, *head)
+    model = nn.Sequential(backbone, *head)
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    network = network.to(memory_format=layout)
-    images = torch.randn(BATCH, 1, SIDE, SIDE).to(memory_format=layout)
-    labels = torch.arange(BATCH) % CLASSES
-    optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
+    model = model.to(device, memory_format=layout)
+    images = torch.randn(batch, network.channels, network.side, network.side, device=device)
+    images = images.to(memory_format=layout)
+    labels = torch.arange(batch, device=device) % CLASSES
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3, fused=on_gpu)
+    forward = torch.compile(model) if compiled else model
 
     def run(steps):
         for _ in range(steps):
             optimizer.zero_grad()
-            nn.functional.cross_entropy(network(images), labels).backward()
+            with torch.autocast(device.type, torch.bfloat16, enabled=dtype == 'bfloat16'):
+                loss = nn.functional.cross_entropy(forward(images), labels)
+            loss.backward()
             optimizer.step()
+        if on_gpu:
+            torch.cuda.synchronize()
 
     return run
 
 
-def measure(name, width):
+def make_run(name, network, batch):
+    """The contestant's function that takes a number of steps."""
+    dtype = 'bfloat16' if 'bfloat16' in name else 'float32'
+    if name.startswith(OURS):
+        return make_ours(network, batch, dtype)
+    options = {'channels_last': 'channels_last' in name, 'compiled': 'compiled' in name}
+    return make_torch(network, batch, dtype=dtype, **options)
+
+
+def measure(name, network, batch, device='cpu'):
     """Images per second of a contestant in this process."""
-    run = make_ours(width) if name == OURS else make_torch(width, 'channels_last' in name)
+    run, steps = make_run(name, network, batch), STEPS[device]
     run(WARM_UP)
     seconds = []
     for _ in range(TIMINGS):
         start = time.perf_counter()
-        run(STEPS)
-        seconds.append((time.perf_counter() - start) / STEPS)
-    return BATCH / statistics.median(seconds)
+        run(steps)
+        seconds.append((time.perf_counter() - start) / steps)
+    return batch / statistics.median(seconds)
+
+
+def peak_memory(name):
+    """The largest number of bytes of the GPU that this process has used at a time."""
+    if name.startswith(OURS):
+        import jax
+
+        stats = jax.local_devices()[0].memory_stats()  # None on a CPU.
+        return stats['peak_bytes_in_use'] if stats else math.nan
+    import torch
+
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else math.nan
+
+
+def measure_on_gpu(name, key):
+    """Prints a JSON line for each batch size, smallest first, in this process."""
+    network, batches = GPU_NETWORKS[key]
+    for batch in batches:
+        start = time.perf_counter()
+        rate = measure(name, network, batch, 'gpu')
+        row = {'network': key, 'contestant': name, 'batch': batch, 'images_per_second': rate}
+        row |= {'gigabytes': peak_memory(name) / 1e9, 'seconds': time.perf_counter() - start}
+        print(json.dumps(row), flush=True)
+
+
+def compare_on_gpu(keys, seconds):
+    """Prints a JSON line for each contestant, network and batch size, as far as the time reaches."""
+    has_torch = importlib.util.find_spec('torch')
+    names = [name for name in GPU_CONTESTANTS if has_torch or name.startswith(OURS)]
+    deadline = time.monotonic() + seconds
+    for name in names:
+        for key in keys:
+            command = [sys.executable, __file__, '--gpu', '--measure', name, '--networks', key]
+            environment = dict(os.environ)
+            if 'reproducible' in name:
+                environment['XLA_FLAGS'] = f'{REPRODUCIBLE} {os.environ.get("XLA_FLAGS", "")}'
+            try:
+                left = max(0.0, deadline - time.monotonic())
+                subprocess.run(command, env=environment, check=True, timeout=left)
+            except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
+                print(json.dumps({'network': key, 'contestant': name, 'failed': str(error)[-200:]}))
 
 
 def measure_alone(name, width, huge_pages):
@@ -160,7 +267,7 @@ def profile(width):
     """Prints the milliseconds of our step by `kind_of`, on all cores together as XLA sees them."""
     import jax
 
-    step, (state, batch) = prepare_ours(width)
+    step, (state, batch) = prepare_ours(Network(width=width), BATCH)
     text = step.lower(state, batch).compile().as_text()
     computations = {part.split(' ', 1)[0]: part for part in text.split('\n\n')}
     kinds = {}
@@ -174,7 +281,7 @@ def profile(width):
     jax.block_until_ready(state)
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
-            for _ in range(STEPS):
+            for _ in range(STEPS['cpu']):
                 state, _ = step(state, batch)
             jax.block_until_ready(state)
         (path,) = Path(folder).rglob('*.trace.json.gz')
@@ -183,7 +290,7 @@ def profile(width):
     for event in events:
         operation = event.get('args', {}).get('hlo_op')
         if operation in kinds:
-            milliseconds[kinds[operation]] += event['dur'] / 1e3 / STEPS
+            milliseconds[kinds[operation]] += event['dur'] / 1e3 / STEPS['cpu']
     print(f'jax {jax.__version__}, width {width}')
     for kind, total in milliseconds.most_common():
         print(f'{total:8.2f} ms  {total / milliseconds.total():4.0%}  {kind}')
@@ -195,10 +302,17 @@ def main():
     parser.add_argument('--widths', type=int, nargs='+', default=[16, 32, 64])
     parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument('--profile', action='store_true')
-    parser.add_argument('--measure', choices=CONTESTANTS, help='print the rate of one alone')
+    parser.add_argument('--gpu', action='store_true')
+    parser.add_argument('--networks', nargs='+', choices=GPU_NETWORKS, default=[*GPU_NETWORKS][:2])
+    parser.add_argument('--seconds', type=float, default=100, help='of the comparison on a GPU')
+    parser.add_argument('--measure', metavar='CONTESTANT', help='print the rate of one alone')
     arguments = parser.parse_args()
-    if arguments.measure:
-        print(measure(arguments.measure, arguments.widths[0]))
+    if arguments.gpu and arguments.measure:
+        measure_on_gpu(arguments.measure, arguments.networks[0])
+    elif arguments.gpu:
+        compare_on_gpu(arguments.networks, arguments.seconds)
+    elif arguments.measure:
+        print(measure(arguments.measure, Network(width=arguments.widths[0]), BATCH))
     elif arguments.profile:
         for width in arguments.widths:
             profile(width)

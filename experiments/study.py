@@ -2,7 +2,7 @@
 
 A study is a script that hands a `Study` to `run_study`, such as mining.py:
 
-    python experiments/mining.py --data FOLDER [--seeds 0 1] [--cells 'hard*'] [--list]
+    python experiments/mining.py --data FOLDER [--seeds 0 1] [--cells 'hard*'] [--jobs 1] [--list]
 
 Start it again and it goes on: runs with a row in results/<study>.csv are left out, one that was
 stopped resumes from its checkpoint. Seeds are outermost: a study that is stopped has whole seeds. Each
@@ -12,17 +12,22 @@ and one of differences to a cell that --reference names, seed by seed.
 """
 
 import argparse
+import contextlib
 import csv
 import fnmatch
 import importlib.metadata
 import json
+import math
 import platform
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,6 +42,8 @@ ROOT = Path(__file__).absolute().parents[1]
 DIVERGED, INTERRUPTED = 3, 130  # exit codes: of the training command, of a study
 # What one would train without this project: a classifier on the whole embedding, no metric term.
 CROSS_ENTROPY = {'loss.metric_weight': 0.0, 'model.num_slices': 1}
+# Set when the study ends early: what still runs shall save and end.
+STOPPING = threading.Event()
 TRAIN_SCALARS = ('accuracy', 'loss', 'metric_loss', 'softmax_loss')
 
 
@@ -127,6 +134,14 @@ def _parse(study, argv):
     parser.add_argument('--runs', type=_absolute, default=Path('runs'), metavar='DIR')
     parser.add_argument('--data', type=_absolute, metavar='DIR', help='config.data.dir')
     parser.add_argument('--output', type=_absolute, default=ROOT / 'experiments', metavar='DIR')
+    parser.add_argument('--jobs', type=int, default=1, help='runs at a time')
+    parser.add_argument(
+        '--until',
+        type=float,
+        default=math.inf,
+        metavar='TIME',
+        help='no new run after (time.time())',
+    )
     parser.add_argument('--list', action='store_true', help='print the commands only')
     names = [cell.name for cell in study.cells]
     parser.add_argument('--reference', default=study.reference, choices=names, metavar='CELL')
@@ -151,6 +166,7 @@ def _run_all(study, options, extra, results):
     cells = [x for x in study.cells if _is_chosen(x.name, options)]
     present = {(row['cell'], int(row['seed'])): row['command'] for row in read_rows(results)}
     portable = {key: value for key, value in extra.items() if key not in LOCATION_KEYS}
+    missing = []
     for seed in options.seeds:
         for cell in cells:
             command = shlex.join(['python', *train_arguments(study, cell, seed, portable)])
@@ -160,17 +176,38 @@ def _run_all(study, options, extra, results):
             elif (cell.name, seed) not in present:
                 what = {'study': study.name, 'cell': cell.name, 'seed': seed}
                 workdir = _workdir(study, cell, seed, ROOT / options.runs)
-                row = run_cell({**what, 'status': '', 'command': command}, arguments, workdir)
-                append_row(results, row)
-                # After the row is written: a study killed in between shall not train again.
-                if not options.keep:
-                    shutil.rmtree(workdir / 'checkpoints', ignore_errors=True)
-                _print_row(row)
+                missing.append(({**what, 'status': '', 'command': command}, arguments, workdir))
             elif present[cell.name, seed] != command:
                 sys.exit(
                     f'{results} has a row of cell {cell.name!r}, seed {seed}, by another command:\n'
                     f'  {present[cell.name, seed]}\nnow\n  {command}\nDelete the row or rename the cell.'
                 )
+    _run_missing(missing, options, results)
+
+
+def _run_missing(missing, options, results):
+    """Runs each (row, arguments, workdir), `options.jobs` at a time; rows as they are finished."""
+    STOPPING.clear()
+
+    def work(run):
+        is_over = STOPPING.is_set() or time.time() > options.until
+        return None if is_over else run_cell(*run)
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        workdirs = {pool.submit(work, run): run[-1] for run in missing}
+        try:
+            for future in as_completed(workdirs):
+                row = future.result()
+                if row is None:
+                    continue
+                append_row(results, row)
+                # After the row is written: a study killed in between shall not train again.
+                if not options.keep:
+                    shutil.rmtree(workdirs[future] / 'checkpoints', ignore_errors=True)
+                _print_row(row)
+        except BaseException:
+            STOPPING.set()
+            raise
 
 
 def train_arguments(
@@ -235,7 +272,8 @@ def run_cell(row: dict, arguments: Sequence[str], workdir: Path) -> dict:
 def execute(command: Sequence[str], log: Path) -> int:
     """Runs a command in the project's folder, its output in `log`; returns its exit code.
 
-    On Ctrl-C or SIGTERM the command gets SIGTERM, and its time to save a checkpoint.
+    On Ctrl-C or SIGTERM, or when the study is `STOPPING`, the command gets SIGTERM, and its time to save
+    a checkpoint.
     """
     with log.open('w', encoding='utf-8') as output:
         # In a session of its own: the terminal's Ctrl-C would end it before it has saved.
@@ -243,7 +281,10 @@ def execute(command: Sequence[str], log: Path) -> int:
             command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
         try:
-            return process.wait()
+            while not STOPPING.is_set():
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    return process.wait(timeout=1)
+            raise KeyboardInterrupt
         except KeyboardInterrupt:
             process.terminate()
             process.wait()
