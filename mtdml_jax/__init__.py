@@ -5,7 +5,10 @@ batch-hard mining, so that nobody has to search for "the" threshold. After Yang 
 deep metric learning for facial expression recognition", Pattern Recognition 156 (2024) 110711.
 
 Importing this package imports jax and nothing heavier; training lives in `mtdml_jax.training` and
-`python -m mtdml_jax`.
+`python -m mtdml_jax`. What was trained is used by `load`:
+
+    model = mtdml_jax.load('models/fer2013.safetensors')
+    model.predict('face.png').names
 """
 
 from mtdml_jax.losses import LossAux, multi_threshold_loss
@@ -14,12 +17,22 @@ from mtdml_jax.slicing import merge_slices, split_slices
 from mtdml_jax.thresholds import sample_thresholds, threshold_range
 from mtdml_jax.triplets import dual_triplet_loss, triplet_loss
 
+
+# Its types are `inference.model`'s, which takes flax and safetensors: pip install '.[predict]'.
+def load(path):
+    """Loads a trained model: `mtdml_jax.inference.model.load`."""
+    from mtdml_jax.inference.model import load
+
+    return load(path)
+
+
 __version__ = '0.1.0'
 
 __all__ = [
     'LossAux',
     'Triplets',
     'dual_triplet_loss',
+    'load',
     'merge_slices',
     'mine_batch_hard',
     'multi_threshold_loss',

@@ -11,12 +11,13 @@ import numpy as np
 from PIL import Image
 
 from mtdml_jax.errors import UserError, listed
+from mtdml_jax.inference.pixels import FORMATS
 
 logger = logging.getLogger(__name__)
 
-FORMATS = ('PNG', 'JPEG', 'MPO', 'BMP', 'TIFF', 'GIF', 'WEBP', 'AVIF', 'JPEG2000', 'PPM')
-# And HEIC, which Pillow does not read: such images are to be named, not passed over.
-IMAGE_SUFFIXES = {'.heic', '.heif'} | {
+# And MPO, JPEG of several pictures; and HEIC, which Pillow does not read: such are to be named, not
+# passed over.
+IMAGE_SUFFIXES = {'.mpo', '.heic', '.heif'} | {
     suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS
 }
 # Names of splits as people write them on folders and in lists.

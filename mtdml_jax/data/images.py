@@ -1,23 +1,14 @@
-"""Images as they come: decoding, square crops, resizing and normalisation, inside tf.data."""
+"""Images as they come: decoding, square crops, resizing and normalisation, inside tf.data.
 
-import io
+What inference/pixels.py does without TensorFlow; tests/test_pixels.py holds both to one result.
+"""
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image
+
+from mtdml_jax.inference.pixels import open_upright
 
 _JPEG, _PNG = b'\xff\xd8\xff', b'\x89PNG'
-# Tag 274 of EXIF -> what puts the picture upright.
-_ORIENTATION = 274
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 def decode_image(encoded: tf.Tensor, channels: int) -> tf.Tensor:
@@ -73,38 +64,6 @@ def _decode_with_pillow(encoded):
     """uint8 [H, W, 1 or 3]."""
     image = open_upright(encoded.numpy())
     return np.asarray(image).reshape(image.height, image.width, -1)
-
-
-def open_upright(encoded: bytes) -> Image.Image:
-    """The first frame of an encoded image, of 8 bits, grey or RGB, upright by its EXIF orientation.
-
-    Raises:
-      ValueError, OSError and what else Pillow raises: it cannot be decoded.
-    """
-    image = Image.open(io.BytesIO(encoded))
-    if image.mode in ('I', 'F'):
-        raise ValueError(f'expected 8 or 16 bits a channel, found mode {image.mode}')
-    image.load()
-    orientation = _read_orientation(image)
-    if image.mode.startswith('I;16'):
-        # Of 16 bits the upper 8: `convert` would make all above 255 white.
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    elif image.mode in ('1', 'L', 'LA'):
-        image = image.convert('L')
-    else:
-        # A palette's transparency becomes alpha first, or Pillow warns.
-        image = image.convert('RGBA' if image.mode == 'P' else 'RGB').convert('RGB')
-    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
-
-
-def _read_orientation(image):
-    """1 to 8; of TIFF 1, which Pillow has put upright."""
-    exif = Image.Exif()
-    try:
-        exif.load(image.info.get('exif', b''))
-        return exif.get(_ORIENTATION, 1)
-    except Exception:  # Whatever Pillow makes of broken EXIF: the picture is none the worse.
-        return 1
 
 
 def load_pixels(encoded: tf.Tensor, box: tf.Tensor, data, side: int) -> tf.Tensor:

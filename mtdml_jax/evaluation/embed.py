@@ -8,8 +8,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mtdml_jax.data.pipeline import Split, eval_batches
+from mtdml_jax.inference.embedding import make_look
 from mtdml_jax.models import Network
-from mtdml_jax.slicing import merge_slices, split_slices
+from mtdml_jax.slicing import merge_slices
 
 
 class EmbeddedSplit(NamedTuple):
@@ -39,22 +40,13 @@ def make_embedder(network: Network, config) -> Callable[[Any, Split], EmbeddedSp
     replicated = NamedSharding(mesh, PartitionSpec())
     batch_size = -(-config.eval.batch_size // mesh.size) * mesh.size
 
-    def look(variables, images):
-        outputs = network.apply(variables, images, train=False)
-        slices = split_slices(outputs.embedding, network.num_slices)
-        logits = outputs.logits.mean(axis=1)
-        return slices, logits if config.loss.softmax_weight else logits[:, :0]
+    look = make_look(network, config.eval.flip)
 
     @jax.jit
     def embed(variables, images):
-        slices, logits = look(variables, images)
-        if config.eval.flip:
-            mirrored_slices, mirrored_logits = look(variables, images[:, :, ::-1])
-            mean = (slices + mirrored_slices) / 2
-            # The mean of two unit slices is shorter: it is made a unit slice again.
-            slices = split_slices(merge_slices(mean), network.num_slices)
-            logits = (logits + mirrored_logits) / 2
-        return merge_slices(slices), logits
+        seen = look(variables, images)
+        logits = seen.logits.mean(axis=1)
+        return merge_slices(seen.slices), logits if config.loss.softmax_weight else logits[:, :0]
 
     def embed_split(variables, split):
         variables = jax.device_put(variables, replicated)

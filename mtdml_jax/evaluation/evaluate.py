@@ -17,9 +17,12 @@ from mtdml_jax.data.protocol import load_part
 from mtdml_jax.errors import UserError
 from mtdml_jax.evaluation.classify import classification_scores, predict_classes
 from mtdml_jax.evaluation.embed import make_embedder
+from mtdml_jax.evaluation.export import model_of_run
 from mtdml_jax.evaluation.report import write_report
 from mtdml_jax.evaluation.retrieval import retrieval_scores
 from mtdml_jax.evaluation.slices import slice_study
+from mtdml_jax.inference.model import MODEL_NAME
+from mtdml_jax.inference.model_file import write_model
 from mtdml_jax.models import make_network
 from mtdml_jax.training import checkpoints
 from mtdml_jax.training.metrics import read_metrics
@@ -30,9 +33,9 @@ from mtdml_jax.training.step import make_thresholds
 def evaluate(config: ConfigDict, workdir: Path, split: str, command: str = '') -> dict:
     """Evaluates the run in `workdir` on a split, with the train split as the gallery.
 
-    Classes that the gallery does not have are only retrieved, not classified. Writes evaluation.json
-    and report.html into the run's folder. Of several processes all must call this (they read the
-    checkpoint together); the first writes.
+    Classes that the gallery does not have are only retrieved, not classified. Writes evaluation.json,
+    report.html and model.safetensors into the run's folder. Of several processes all must call this
+    (they read the checkpoint together); the first writes.
 
     Args:
       config: the run's config.
@@ -108,6 +111,8 @@ def evaluate(config: ConfigDict, workdir: Path, split: str, command: str = '') -
         query_names=query_split.file_names,
         seed=config.seed,
     )
+    data = model_of_run(config, state.eval_variables, thresholds, gallery, evaluation)
+    write_model(workdir / MODEL_NAME, data)
     # Last, and renamed: where there is an evaluation.json, the evaluation is complete.
     partial = workdir / 'evaluation.json.partial'
     partial.write_text(json.dumps(evaluation, indent=2) + '\n', encoding='utf-8')

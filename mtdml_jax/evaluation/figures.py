@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.manifold import TSNE
 
-from mtdml_jax.data.images import open_upright
 from mtdml_jax.evaluation.classify import accuracy_interval, best_classifier
+from mtdml_jax.inference.pixels import open_upright
 
 # Okabe and Ito's palette for all kinds of colour vision; with more classes the markers change too.
 COLOURS = ('#0072b2', '#e69f00', '#009e73', '#cc79a7', '#d55e00', '#56b4e9', '#4d4d4d', '#b8a800')

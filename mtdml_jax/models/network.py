@@ -100,7 +100,7 @@ def make_network(model, num_classes: int, axis_name: str | None = None) -> Netwo
       UserError: a backbone, stem, norm or dtype that does not exist, or sizes that do not fit.
     """
     for key, known in CHOICES.items():
-        check_choice(f'model.{key}', model[key], known)
+        check_choice(f'model.{key}', getattr(model, key), known)
     if model.num_slices < 1 or model.embedding_size % model.num_slices:
         raise UserError(
             f'config.model.embedding_size ({model.embedding_size}) must be divisible by '

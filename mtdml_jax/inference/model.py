@@ -1,0 +1,447 @@
+"""A trained model to use: expressions and embeddings of images, and faces enrolled beside them."""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from mtdml_jax.errors import UserError
+from mtdml_jax.inference.embedding import make_look
+from mtdml_jax.inference.model_file import ModelData, read_model, write_model
+from mtdml_jax.inference.pixels import ImageLike, load_pixels
+
+CLASSIFIERS = ('softmax', 'centroid', 'knn')
+# Of a run's folder, where its evaluation leaves the model.
+MODEL_NAME = 'model.safetensors'
+# Batches are filled up to one of these sizes, or to the caller's: each is compiled once.
+SIZES = (1, 8)
+
+
+class Predictions(NamedTuple):
+    """What a model says of N images.
+
+    Attributes:
+      class_names: name of each class, [C].
+      labels: the most probable class of each image, int [N].
+      probabilities: of each class, float32 [N, C].
+      slice_probabilities: the same by each slice alone, float32 [N, S, C].
+      embeddings: unit vectors, float32 [N, E].
+    """
+
+    class_names: tuple[str, ...]
+    labels: np.ndarray
+    probabilities: np.ndarray
+    slice_probabilities: np.ndarray
+    embeddings: np.ndarray
+
+    @property
+    def names(self) -> list[str]:
+        """Name of the most probable class of each image, [N]."""
+        return [self.class_names[label] for label in self.labels]
+
+
+class Neighbors(NamedTuple):
+    """The enrolled faces nearest to N images, nearest first.
+
+    Attributes:
+      labels: names of their classes, N lists of K.
+      names: their own names, N lists of K.
+      rows: their places in the order of enrolment, int [N, K].
+      distances: Euclidean, between unit embeddings, float32 [N, K].
+    """
+
+    labels: list[list[str]]
+    names: list[list[str]]
+    rows: np.ndarray
+    distances: np.ndarray
+
+
+class Gallery(NamedTuple):
+    """Enrolled faces: embeddings float32 [G, E], names of their classes [G], their own names [G]."""
+
+    embeddings: np.ndarray
+    labels: tuple[str, ...]
+    names: tuple[str, ...]
+
+
+def load(path: str | Path) -> 'Model':
+    """Loads a model.
+
+    Args:
+      path: a model file (.safetensors), or the folder of a run that was evaluated.
+
+    Raises:
+      UserError: no model there, or none that can be right.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        if not (path / MODEL_NAME).exists():
+            raise UserError(
+                f'{path}: no {MODEL_NAME} in this folder, which the evaluation of a run writes: python '
+                f'-m mtdml_jax evaluate --workdir={path}'
+            )
+        path /= MODEL_NAME
+    return Model(read_model(path))
+
+
+class Model:
+    """A model in memory. Every method may be called from several threads at a time.
+
+    Images are given one or many: the path of a file, its content (bytes), an image of Pillow's, an
+    array [H, W] or [H, W, 1, 3 or 4] of uint8 or of floats from 0 to 1, an array [N, H, W, 1, 3 or 4],
+    or a list of any of these, of mixed sizes. One image is a list of one. Of an iterator `predict` and
+    `embed` make iterators, which read on as results are asked for.
+
+    Attributes:
+      settings: what the model file says: class names, thresholds, preprocessing, what was measured.
+    """
+
+    def __init__(self, data: ModelData):
+        self.settings = settings = data.settings
+        self._data = data
+        self._gallery = Gallery(data.gallery, settings.gallery_labels, settings.gallery_names)
+        self._enrolling = threading.Lock()
+        self._variables = jax.device_put(data.variables)
+        self._look = jax.jit(make_look(data.network, settings.flip))
+        # The scale of the classifiers' logits, by which centroids are made probabilities.
+        scale = data.variables['params'].get('scale', settings.network.logit_scale)
+        self._scale = float(scale)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes of training, [C]."""
+        return self.settings.class_names
+
+    @property
+    def gallery(self) -> Gallery:
+        """The faces enrolled so far."""
+        return self._gallery
+
+    def predict(
+        self,
+        images: ImageLike | Sequence[ImageLike] | Iterator[ImageLike],
+        *,
+        boxes: Sequence[Sequence[float]] | None = None,
+        by: str | None = None,
+        k: int = 15,
+        batch_size: int = 64,
+    ) -> Predictions | Iterator[Predictions]:
+        """Classes of images and their probabilities.
+
+        Args:
+          images: one, many, or an iterator.
+          boxes: left, top, width and height of the face in each image, in pixels, [N, 4]; without them
+            the image is the face.
+          by: 'softmax', by the trained classifiers; 'centroid', by the distance to the mean of each
+            class, of training and of enrolled faces; 'knn', by the votes of the k nearest enrolled
+            faces. The last two know the classes that were enrolled. By default 'softmax', or 'centroid'
+            of a model without classifiers. Probabilities 'centroid' are the softmax of negative squared
+            distances, scaled as the classifiers' logits are; they are not calibrated.
+          k: number of neighbours.
+          batch_size: images looked at together; 1 gives each result before the next image is read.
+
+        Returns:
+          `Predictions` of all images; of an iterator an iterator of `Predictions` of one image each.
+
+        Raises:
+          UserError: an image that cannot be read, or a classifier that the model does not have.
+        """
+        classify = self._make_classifier(by, k)
+        return self._answer(images, boxes, batch_size, classify, _join_predictions)
+
+    def embed(
+        self,
+        images: ImageLike | Sequence[ImageLike] | Iterator[ImageLike],
+        *,
+        boxes: Sequence[Sequence[float]] | None = None,
+        batch_size: int = 64,
+    ) -> np.ndarray | Iterator[np.ndarray]:
+        """Embeddings of images: unit vectors, float32 [N, E]; of an iterator [1, E] at a time.
+
+        Args:
+          images: as of `predict`.
+          boxes: as of `predict`.
+          batch_size: as of `predict`.
+
+        Raises:
+          UserError: an image that cannot be read.
+        """
+        return self._answer(
+            images, boxes, batch_size, lambda slices, _: _merge(slices), np.concatenate
+        )
+
+    def nearest(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        k: int = 5,
+        *,
+        boxes: Sequence[Sequence[float]] | None = None,
+    ) -> Neighbors:
+        """The enrolled faces that are nearest to each image.
+
+        Args:
+          images: one or many.
+          k: how many; at most as many as are enrolled.
+          boxes: as of `predict`.
+
+        Raises:
+          UserError: an image that cannot be read, or no enrolled face.
+        """
+        gallery = self._need_gallery()
+        rows, distances = _find_nearest(
+            self.embed(_as_list(images), boxes=boxes), gallery.embeddings, k
+        )
+        labels, names = (
+            [[values[i] for i in row] for row in rows] for values in (gallery.labels, gallery.names)
+        )
+        return Neighbors(labels, names, rows, distances)
+
+    def enroll(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        labels: str | Sequence[str],
+        *,
+        names: Sequence[str] | None = None,
+        boxes: Sequence[Sequence[float]] | None = None,
+    ) -> None:
+        """Adds faces to the gallery, also of classes that training never saw; `save` keeps them.
+
+        Args:
+          images: one or many.
+          labels: name of the class of each, or one name for all.
+          names: a name for each; by default the path of an image that is given as one.
+          boxes: as of `predict`.
+
+        Raises:
+          UserError: an image that cannot be read (none is added then), or labels that are no names.
+        """
+        images = _as_list(images)
+        labels = [labels] * len(images) if isinstance(labels, str) else list(labels)
+        if names is None:
+            names = [str(x) if isinstance(x, (str, Path)) else '' for x in images]
+        for what, values in (('labels', labels), ('names', names)):
+            if len(values) != len(images) or not all(isinstance(x, str) for x in values):
+                raise UserError(f'{what}: expected {len(images)} texts, one for each image')
+        embeddings = self.embed(images, boxes=boxes)
+        with self._enrolling:
+            old = self._gallery
+            self._gallery = Gallery(
+                np.concatenate([old.embeddings, embeddings]),
+                (*old.labels, *labels),
+                (*old.names, *names),
+            )
+
+    def save(self, path: str | Path, *, dtype: str = 'float32') -> None:
+        """Writes a model file, with all faces that are enrolled.
+
+        Args:
+          path: the file; by convention it ends in .safetensors.
+          dtype: type of the weights in it: 'float32', 'bfloat16' or 'float16'.
+
+        Raises:
+          UserError: another type, or a file that cannot be written.
+        """
+        gallery = self._gallery
+        settings = self.settings._replace(
+            gallery_labels=gallery.labels, gallery_names=gallery.names
+        )
+        data = self._data._replace(settings=settings, gallery=gallery.embeddings)
+        write_model(Path(path).expanduser(), data, dtype)
+
+    def _answer(self, images, boxes, batch_size, finish, join):
+        """`finish(slices, logits)` of batches, joined; or one by one where images come one by one."""
+        if batch_size < 1:
+            raise UserError(f'batch_size: expected at least 1, found {batch_size}')
+        is_stream = isinstance(images, Iterator)
+        images = images if is_stream else _as_list(images)
+        if not is_stream and not images:
+            raise UserError('expected at least one image, found none')
+        if boxes is not None and not is_stream and len(boxes) != len(images):
+            raise UserError(
+                f'boxes: expected one for each of {len(images)} images, found {len(boxes)}'
+            )
+        found = self._see(images, boxes, batch_size)
+        if not is_stream:
+            return join([finish(*seen) for seen in found])
+        return (
+            finish(*(x[i : i + 1] for x in seen)) for seen in found for i in range(len(seen[0]))
+        )
+
+    def _see(self, images, boxes, batch_size):
+        """Yields (slices, logits) of batches, NumPy arrays; the next are decoded meanwhile."""
+        boxes = _repeat_none() if boxes is None else iter(boxes)
+        waiting = None
+        with ThreadPoolExecutor() as pool:
+            for batch in _in_batches(zip(images, boxes, strict=False), batch_size):
+                decode = pool.map if len(batch) > 1 else map
+                pixels = list(decode(lambda face: self.load_pixels(*face), batch))
+                # Computed in the background.
+                found = self.look(np.stack(pixels), batch_size)
+                if waiting:
+                    yield waiting()
+                waiting = found
+                if batch_size == 1:
+                    yield waiting()
+                    waiting = None
+            if waiting:
+                yield waiting()
+
+    def load_pixels(self, image: ImageLike, box: Sequence[float] | None = None) -> np.ndarray:
+        """What the network sees of an image, float32 [side, side, channels]; as `pixels.load_pixels`."""
+        return load_pixels(image, self.settings.preprocessing, box)
+
+    def look(
+        self, pixels: np.ndarray, batch_size: int = 64
+    ) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
+        """Starts to look at faces, in the background.
+
+        Args:
+          pixels: as of `load_pixels`, [N, side, side, channels], N at most batch_size.
+          batch_size: the size to which more than 8 faces are filled up.
+
+        Returns:
+          A function that waits for (unit slices [N, S, D], logits of each slice [N, S, C]).
+        """
+        count = len(pixels)
+        size = next((x for x in SIZES if count <= x <= batch_size), batch_size)
+        filled = np.zeros((size, *pixels.shape[1:]), np.float32)
+        filled[:count] = pixels
+        seen = self._look(self._variables, filled)
+        return lambda: (np.asarray(seen.slices)[:count], np.asarray(seen.logits)[:count])
+
+    def _make_classifier(self, by, k):
+        """A function (slices, logits) -> `Predictions`."""
+        if by is None:
+            by = 'softmax' if self.settings.has_head else 'centroid'
+        if by not in CLASSIFIERS:
+            raise UserError(f'by: expected one of {", ".join(CLASSIFIERS)}, found {by!r}')
+        if by == 'softmax' and not self.settings.has_head:
+            raise UserError("by='softmax': this model has no classifiers (it was trained without)")
+        if by == 'softmax':
+            class_names, scores = self.class_names, lambda slices, logits: logits
+        elif by == 'centroid':
+            class_names, scores = self._make_centroid()
+        else:
+            class_names, scores = self._make_knn(k)
+        is_votes = by == 'knn'
+
+        def classify(slices, logits):
+            embeddings = _merge(slices)
+            if is_votes:
+                probabilities, by_slice = scores(embeddings, slices)
+            else:
+                found = scores(slices, logits)
+                probabilities, by_slice = _softmax(found.mean(axis=1)), _softmax(found)
+            labels = probabilities.argmax(axis=1)
+            return Predictions(class_names, labels, probabilities, by_slice, embeddings)
+
+        return classify
+
+    def _make_centroid(self):
+        """(class names [C'], function (slices, logits) -> scores of each slice [N, S, C'])."""
+        gallery, counts = self._gallery, np.array(self.settings.class_counts)
+        names = self._class_names_with(gallery)
+        sums = np.zeros((len(names), self._data.centres.shape[1]), np.float64)
+        sums[: len(counts)] = self._data.centres * counts[:, None]
+        total = np.zeros(len(names))
+        total[: len(counts)] = counts
+        labels = np.array([names.index(label) for label in gallery.labels], int)
+        np.add.at(sums, labels, gallery.embeddings)
+        np.add.at(total, labels, 1)
+        num_slices = self.settings.network.num_slices
+        # Embeddings are unit slices side by side, divided by the root of their number.
+        centres = (sums / np.maximum(total, 1)[:, None]).reshape(len(names), num_slices, -1)
+        centres = (centres * num_slices**0.5).astype(np.float32)
+        squares = np.where(total[:, None] > 0, np.sum(centres**2, axis=2), np.inf)
+
+        def score(slices, _):
+            products = np.einsum('nsd,csd->nsc', slices, centres)
+            return self._scale * (products - squares.T.astype(np.float32) / 2)
+
+        return names, score
+
+    def _make_knn(self, k):
+        """(class names [C'], function (embeddings, slices) -> shares of votes [N, C'], [N, S, C'])."""
+        gallery = self._need_gallery()
+        names = self._class_names_with(gallery)
+        labels = np.array([names.index(label) for label in gallery.labels])
+        num_slices = self.settings.network.num_slices
+        parts = gallery.embeddings.reshape(len(labels), num_slices, -1) * num_slices**0.5
+
+        def vote(found, among):
+            rows, _ = _find_nearest(found, among, k)
+            votes = labels[rows][..., None] == np.arange(len(names))
+            return votes.mean(axis=1, dtype=np.float32)
+
+        def vote_all(embeddings, slices):
+            by_slice = [vote(slices[:, s], parts[:, s]) for s in range(num_slices)]
+            return vote(embeddings, gallery.embeddings), np.stack(by_slice, axis=1)
+
+        return names, vote_all
+
+    def _class_names_with(self, gallery):
+        """Those of training, then the others that were enrolled, in the order of enrolment."""
+        return tuple(dict.fromkeys((*self.class_names, *gallery.labels)))
+
+    def _need_gallery(self):
+        if not self._gallery.labels:
+            raise UserError('no face is enrolled: enroll(images, labels) adds them')
+        return self._gallery
+
+
+def _as_list(images):
+    """One or many images as a list."""
+    if isinstance(images, (list, tuple)):
+        return list(images)
+    if isinstance(images, (set, frozenset, dict)):
+        raise UserError(f'expected images in an order, found a {type(images).__name__}')
+    if getattr(images, 'ndim', 0) == 4:
+        return list(np.asarray(images))
+    return [images]
+
+
+def _in_batches(faces: Iterable, size: int) -> Iterator[list]:
+    batch = []
+    for face in faces:
+        batch.append(face)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _repeat_none():
+    while True:
+        yield None
+
+
+def _merge(slices):
+    """Unit slices [N, S, D] as unit embeddings [N, S * D]."""
+    return slices.reshape(len(slices), -1) / np.float32(slices.shape[1] ** 0.5)
+
+
+def _softmax(logits):
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)
+
+
+def _find_nearest(found, among, k):
+    """(rows int [N, K], distances float32 [N, K]) of unit vectors, nearest first, ties by the row."""
+    if k < 1:
+        raise UserError(f'k: expected at least 1, found {k}')
+    # Differences, not products: near faces keep their digits.
+    squares = np.stack([np.sum((among - x) ** 2, axis=1) for x in found])
+    rows = np.argsort(squares, axis=1, kind='stable')[:, :k]
+    return rows, np.sqrt(np.take_along_axis(squares, rows, axis=1))
+
+
+def _join_predictions(parts):
+    arrays = [
+        np.concatenate([part[i] for part in parts]) for i in range(1, len(Predictions._fields))
+    ]
+    return Predictions(parts[0].class_names, *arrays)
