@@ -115,13 +115,14 @@ def write_model(path: Path, data: ModelData, dtype: str = 'float32') -> None:
     if dtype not in DTYPES:
         raise UserError(f'expected a type of {", ".join(DTYPES)}, found {dtype!r}')
     arrays = _flatten(data.variables) | {GALLERY: data.gallery}
-    arrays = {
-        name: x if name.startswith('batch_stats/') else np.asarray(x).astype(DTYPES[dtype])
-        for name, x in arrays.items()
-    }
+    with np.errstate(over='ignore'):  # Found below.
+        arrays = {
+            name: x if name.startswith('batch_stats/') else np.asarray(x).astype(DTYPES[dtype])
+            for name, x in arrays.items()
+        }
     _check_finite(path, arrays)
     arrays[CENTRES] = data.centres
-    arrays = {name: np.ascontiguousarray(x) for name, x in arrays.items()}
+    arrays = {name: np.array(x, order='C') for name, x in arrays.items()}
     text = json.dumps(_to_json(data.settings), ensure_ascii=False)
     partial = path.with_name(f'{path.name}.{uuid.uuid4().hex}')
     try:
