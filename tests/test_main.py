@@ -7,6 +7,7 @@ import pytest
 from small_data import CONFIG, csv_rows, small_overrides, write_csv
 from study import measurements
 
+import mtdml_jax
 from mtdml_jax.__main__ import _show_devices, main
 from mtdml_jax.training import loop
 
@@ -37,7 +38,8 @@ def error_of(command, capsys):
 
 def test_training_leaves_the_promised_files(run):
     names = {path.name.split('.')[0] for path in run.iterdir()}
-    assert names == {'config', 'metrics', 'events', 'checkpoints', 'evaluation', 'report'}
+    kept = {'config', 'metrics', 'events', 'checkpoints', 'evaluation', 'report', 'model'}
+    assert names == kept
     evaluation = json.loads((run / 'evaluation.json').read_text())
     assert evaluation['split'] == 'validation'
     assert evaluation['num_examples'] == 21
@@ -47,6 +49,19 @@ def test_training_leaves_the_promised_files(run):
     assert evaluation['run']['checkpoint_step'] in (3, 6)
     confusion = np.array(evaluation['classifiers']['knn']['confusion_matrix'])
     np.testing.assert_array_equal(confusion.sum(axis=1), [3] * 7)
+
+
+@pytest.mark.parametrize('by', ['softmax', 'centroid'])
+def test_model_of_the_run_predicts_what_its_evaluation_counted(run, by):
+    rows = [(emotion, pixels) for emotion, pixels, usage in csv_rows() if usage == 'PublicTest']
+    faces = [np.array(pixels.split(), np.uint8).reshape(48, 48) for _, pixels in rows]
+    found = mtdml_jax.load(run).predict(faces, by=by)
+    confusion = np.zeros((7, 7), int)
+    for (emotion, _), label in zip(rows, found.labels, strict=True):
+        confusion[emotion, label] += 1
+    evaluation = json.loads((run / 'evaluation.json').read_text())
+    np.testing.assert_array_equal(confusion, evaluation['classifiers'][by]['confusion_matrix'])
+    assert list(found.class_names) == evaluation['class_names']
 
 
 def test_files_of_a_run_fill_a_row_of_a_study(run):
