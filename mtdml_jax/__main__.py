@@ -7,9 +7,12 @@ import shlex
 import sys
 from pathlib import Path
 
+from mtdml_jax.compile_cache import use_compile_cache
 from mtdml_jax.errors import DivergenceError, UserError, one_line
 from mtdml_jax.huge_pages import restart_with_huge_pages
 
+# Commands that run long enough for huge pages to be worth a second start.
+TRAINING = ('prepare', 'train', 'evaluate', 'crossval')
 # Is there where a driver for NVIDIA's GPUs is loaded.
 NVIDIA_DRIVER = '/proc/driver/nvidia/version'
 
@@ -24,7 +27,13 @@ def main(argv: list[str] | None = None) -> int:
     arguments, overrides = _parser().parse_known_args(argv)
     command = shlex.join(['python', '-m', 'mtdml_jax', *argv])
     try:
-        return arguments.function(arguments, overrides, command)
+        code = arguments.function(arguments, overrides, command)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Its reader has seen enough, as `| head` has; nothing is left for the flush at Python's end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (UserError, DivergenceError) as error:
         if arguments.debug:
             raise
@@ -76,6 +85,39 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = add_command('evaluate', _evaluate, [run], 'evaluate a run on a split')
     evaluate.add_argument(
         '--split', help='train, validation, test, ...; default: config.eval.split'
+    )
+    predict = add_command('predict', _predict, [], 'say what is in images, folders and videos')
+    predict.add_argument(
+        'paths',
+        nargs='+',
+        metavar='PATH',
+        help="images, videos, folders, patterns ('*.png'); - for a list on standard input",
+    )
+    predict.add_argument('--model', required=True, help='a model file, or the folder of a run')
+    predict.add_argument(
+        '--faces',
+        default='none',
+        help='none: the picture is the face (the default); detect; or a csv file of path,x,y,w,h',
+    )
+    predict.add_argument(
+        '--by',
+        choices=('softmax', 'centroid', 'knn'),
+        help='default: softmax, or centroid where there is no softmax',
+    )
+    predict.add_argument(
+        '--every', type=int, default=1, metavar='N', help='of videos every N-th frame'
+    )
+    predict.add_argument(
+        '--format',
+        choices=('table', 'csv', 'jsonl'),
+        help='default: as --out ends; else a table on a terminal, or csv',
+    )
+    predict.add_argument('--out', type=_folder, metavar='FILE', help='instead of standard output')
+    predict.add_argument(
+        '--embeddings', type=_folder, metavar='FILE.npy', help='embedding of each row'
+    )
+    predict.add_argument(
+        '--annotate', type=_folder, metavar='DIR', help='copies with the faces marked'
     )
     return parser
 
@@ -131,6 +173,30 @@ def _evaluate(arguments, overrides, command) -> int:
     _show_devices()
     _quieten()
     return _finish(config, arguments.workdir, arguments.split or config.eval.split, command)
+
+
+def _predict(arguments, overrides, command) -> int:
+    # argparse has taken the first paths that follow one another.
+    paths = arguments.paths + [x for x in overrides if x == '-' or not x.startswith('-')]
+    unknown = [x for x in overrides if x not in paths]
+    if unknown:
+        raise UserError(f'unexpected argument {unknown[0]!r}')
+    use_compile_cache()
+    from mtdml_jax.inference.command import predict_files
+
+    counts = predict_files(
+        paths,
+        arguments.model,
+        faces=arguments.faces,
+        by=arguments.by,
+        every=arguments.every,
+        style=arguments.format,
+        out=arguments.out,
+        embeddings=arguments.embeddings,
+        annotate=arguments.annotate,
+    )
+    print(counts.describe(), file=sys.stderr)
+    return 0 if counts.pictures else 2
 
 
 def _finish(config, workdir, split, command) -> int:
@@ -214,6 +280,12 @@ def _quieten() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
+def run() -> int:
+    """`main` as a process of its own: what `python -m mtdml_jax` and the script `mtdml` do."""
+    if sys.argv[1:2] and sys.argv[1] in TRAINING:
+        restart_with_huge_pages()
+    return main()
+
+
 if __name__ == '__main__':
-    restart_with_huge_pages()
-    sys.exit(main())
+    sys.exit(run())

@@ -1,10 +1,11 @@
 """A trained model to use: expressions and embeddings of images, and faces enrolled beside them."""
 
+import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -66,6 +67,13 @@ class Gallery(NamedTuple):
     embeddings: np.ndarray
     labels: tuple[str, ...]
     names: tuple[str, ...]
+
+
+class Classifier(NamedTuple):
+    """Names of classes [C], and a function (slices [N, S, D], logits [N, S, C]) -> `Predictions`."""
+
+    class_names: tuple[str, ...]
+    classify: Callable[[np.ndarray, np.ndarray], Predictions]
 
 
 def load(path: str | Path) -> 'Model':
@@ -150,8 +158,8 @@ class Model:
         Raises:
           UserError: an image that cannot be read, or a classifier that the model does not have.
         """
-        classify = self._make_classifier(by, k)
-        return self._answer(images, boxes, batch_size, classify, _join_predictions)
+        classify = self.make_classifier(by, k).classify
+        return self._answer(images, boxes, batch_size, classify, join_predictions)
 
     def embed(
         self,
@@ -274,21 +282,16 @@ class Model:
     def _see(self, images, boxes, batch_size):
         """Yields (slices, logits) of batches, NumPy arrays; the next are decoded meanwhile."""
         boxes = _repeat_none() if boxes is None else iter(boxes)
-        waiting = None
         with ThreadPoolExecutor() as pool:
-            for batch in _in_batches(zip(images, boxes, strict=False), batch_size):
+
+            def start(batch):
                 decode = pool.map if len(batch) > 1 else map
-                pixels = list(decode(lambda face: self.load_pixels(*face), batch))
-                # Computed in the background.
-                found = self.look(np.stack(pixels), batch_size)
-                if waiting:
-                    yield waiting()
-                waiting = found
-                if batch_size == 1:
-                    yield waiting()
-                    waiting = None
-            if waiting:
-                yield waiting()
+                pixels = np.stack(list(decode(lambda face: self.load_pixels(*face), batch)))
+                return self.look(pixels, batch_size)
+
+            started = map(start, in_batches(zip(images, boxes, strict=False), batch_size))
+            # While one batch is looked at, the next is decoded; not if each is waited for.
+            yield from (wait() for wait in started) if batch_size == 1 else one_behind(started)
 
     def load_pixels(self, image: ImageLike, box: Sequence[float] | None = None) -> np.ndarray:
         """What the network sees of an image, float32 [side, side, channels]; as `pixels.load_pixels`."""
@@ -313,8 +316,12 @@ class Model:
         seen = self._look(self._variables, filled)
         return lambda: (np.asarray(seen.slices)[:count], np.asarray(seen.logits)[:count])
 
-    def _make_classifier(self, by, k):
-        """A function (slices, logits) -> `Predictions`."""
+    def make_classifier(self, by: str | None = None, k: int = 15) -> 'Classifier':
+        """What makes `Predictions` of what `look` found; its arguments are `predict`'s.
+
+        Raises:
+          UserError: a classifier that the model does not have.
+        """
         if by is None:
             by = 'softmax' if self.settings.has_head else 'centroid'
         if by not in CLASSIFIERS:
@@ -339,7 +346,7 @@ class Model:
             labels = probabilities.argmax(axis=1)
             return Predictions(class_names, labels, probabilities, by_slice, embeddings)
 
-        return classify
+        return Classifier(class_names, classify)
 
     def _make_centroid(self):
         """(class names [C'], function (slices, logits) -> scores of each slice [N, S, C'])."""
@@ -404,15 +411,22 @@ def _as_list(images):
     return [images]
 
 
-def _in_batches(faces: Iterable, size: int) -> Iterator[list]:
-    batch = []
-    for face in faces:
-        batch.append(face)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
+def in_batches(items: Iterable, size: int) -> Iterator[list]:
+    """Lists of `size` items; the last may be shorter."""
+    items = iter(items)
+    while batch := list(itertools.islice(items, size)):
         yield batch
+
+
+def one_behind(started: Iterable[Callable[[], Any]]) -> Iterator:
+    """Values of functions that wait for work in the background, each when the next was started."""
+    previous = None
+    for wait in started:
+        if previous:
+            yield previous()
+        previous = wait
+    if previous:
+        yield previous()
 
 
 def _repeat_none():
@@ -440,7 +454,8 @@ def _find_nearest(found, among, k):
     return rows, np.sqrt(np.take_along_axis(squares, rows, axis=1))
 
 
-def _join_predictions(parts):
+def join_predictions(parts: Sequence[Predictions]) -> Predictions:
+    """One `Predictions` of the images of several."""
     arrays = [
         np.concatenate([part[i] for part in parts]) for i in range(1, len(Predictions._fields))
     ]

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from mtdml_jax.errors import UserError, check_choice, listed
 from mtdml_jax.inference.pixels import Preprocessing
@@ -126,7 +126,7 @@ def write_model(path: Path, data: ModelData, dtype: str = 'float32') -> None:
     text = json.dumps(_to_json(data.settings), ensure_ascii=False)
     partial = path.with_name(f'{path.name}.{uuid.uuid4().hex}')
     try:
-        save_file(arrays, partial, metadata={KEY: text})
+        partial.write_bytes(save(arrays, metadata={KEY: text}))
         partial.replace(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f'{path}: it cannot be written ({error})') from error

@@ -7,7 +7,7 @@ import contextlib
 import io
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ FORMATS = ('PNG', 'JPEG', 'BMP', 'TIFF', 'GIF', 'WEBP', 'AVIF', 'JPEG2000', 'PPM
 MAX_PIXELS, MAX_BYTES = 2**26, 2**28
 # Of pixels; above it a picture is decoded while no other is.
 LARGE = 2**23
-_ALONE = threading.Lock()
+_ALONE = threading.RLock()
 # Tag 274 of EXIF -> what puts the picture upright.
 _ORIENTATION = 274
 _UPRIGHT = {
@@ -71,13 +71,27 @@ def load_pixels(
     Raises:
       UserError: no image, or one that cannot be decoded.
     """
-    image, name = _find(image)
-    # Large photographs one after the other, or several threads take several times the memory.
-    with _ALONE if math.prod(_size(image)) > LARGE else contextlib.nullcontext():
-        return _load_pixels(_guard(lambda: _decode(image), name), preprocessing, box)
+    with opened(image) as upright:
+        return cut_pixels(upright, preprocessing, box)
 
 
-def _load_pixels(image, preprocessing, box):
+@contextlib.contextmanager
+def opened(image: ImageLike) -> Iterator[Image.Image | np.ndarray]:
+    """`open_image` for the time that its value is in use: large pictures are so one after the other.
+
+    Several threads would take several times the memory else.
+    """
+    found, name = _find(image)
+    with _ALONE if math.prod(_size(found)) > LARGE else contextlib.nullcontext():
+        yield _guard(lambda: _decode(found), name)
+
+
+def cut_pixels(
+    image: Image.Image | np.ndarray,
+    preprocessing: Preprocessing,
+    box: Sequence[float] | None = None,
+) -> np.ndarray:
+    """`load_pixels` of an image as `open_image` returns it."""
     if box is not None or preprocessing.crop:
         image = _crop(image, square_around(_size(image), box, preprocessing.crop_margin))
     side = preprocessing.image_size
@@ -127,8 +141,8 @@ def open_image(image: ImageLike) -> Image.Image | np.ndarray:
     Raises:
       UserError: none of these, or one that cannot be decoded.
     """
-    found, name = _find(image)
-    return _guard(lambda: _decode(found), name)
+    with opened(image) as upright:
+        return upright
 
 
 def _find(image):

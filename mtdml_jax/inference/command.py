@@ -1,0 +1,181 @@
+"""What `python -m mtdml_jax predict` does: it writes what is in pictures, and counts them."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+from mtdml_jax.errors import UserError
+from mtdml_jax.inference.media import read_pictures
+from mtdml_jax.inference.model import join_predictions, load
+from mtdml_jax.inference.pixels import open_image
+from mtdml_jax.inference.rows import (
+    NO_FACE,
+    WRITERS,
+    EmbeddingWriter,
+    Row,
+    open_output,
+)
+from mtdml_jax.inference.stream import find_boxes, predict_rows
+
+# Between two lines of progress.
+SECONDS_BETWEEN = 0.2
+
+
+class Counts(NamedTuple):
+    """How many faces were classified, pictures read, pictures without a face, and pictures not read."""
+
+    faces: int = 0
+    pictures: int = 0
+    without: int = 0
+    failed: int = 0
+
+    def add(self, rows: Sequence[Row]) -> 'Counts':
+        """With one more picture, whose rows these are."""
+        error = rows[0].error
+        return Counts(
+            self.faces + sum(row.found is not None for row in rows),
+            self.pictures + (not error or error == NO_FACE),
+            self.without + (error == NO_FACE),
+            self.failed + (bool(error) and error != NO_FACE),
+        )
+
+    def describe(self) -> str:
+        """For people, in one line."""
+        text = f'{self.faces:,} faces in {self.pictures:,} pictures'
+        if self.without:
+            text += f', {self.without:,} of them without a face'
+        return text + (f'; {self.failed:,} could not be read' if self.failed else '')
+
+
+def predict_files(
+    names: Iterable[str],
+    model: str,
+    *,
+    faces: str = 'none',
+    by: str | None = None,
+    every: int = 1,
+    style: str | None = None,
+    out: Path | None = None,
+    embeddings: Path | None = None,
+    annotate: Path | None = None,
+) -> Counts:
+    """Writes what a model says of the pictures at paths, and returns what there was.
+
+    Args:
+      names: as of `media.read_pictures`.
+      model: as of `model.load`.
+      faces: as of `stream.find_boxes`.
+      by: as of `Model.predict`.
+      every: of videos every n-th frame.
+      style: 'table', 'csv' or 'jsonl'; by default as the file's name ends, or a table on a terminal.
+      out: the file; by default standard output.
+      embeddings: .npy file for the embedding of each row.
+      annotate: folder for copies with the faces marked.
+
+    Raises:
+      UserError: wrong arguments, or a file that cannot be written.
+    """
+    if every < 1:
+        raise UserError(f'--every: expected at least 1, found {every}')
+    writer = WRITERS[style or _choose_style(out)]
+    boxes, model = find_boxes(faces), load(model)
+    classifier = model.make_classifier(by)
+    rows = predict_rows(
+        model,
+        read_pictures(names, every),
+        boxes,
+        classifier,
+        keep_frames=annotate is not None,
+        # Frames of videos are kept until they are written.
+        batch_size=8 if annotate else 64,
+    )
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(open_output(out)) if out else sys.stdout
+        writers = [writer(file, classifier.class_names)]
+        if embeddings:
+            writers.append(EmbeddingWriter(embeddings, model.settings.network.embedding_size))
+            stack.callback(writers[-1].close)
+        return write_rows(rows, writers, Annotator(annotate) if annotate else None)
+
+
+def _choose_style(out):
+    if out is None:
+        return 'table' if sys.stdout.isatty() else 'csv'
+    style = out.suffix.lower().lstrip('.')
+    if style not in WRITERS:
+        raise UserError(f'--out: expected a name that ends in .csv or .jsonl, found {out}')
+    return style
+
+
+def write_rows(
+    rows: Iterable[Row], writers: Sequence, annotator: 'Annotator | None' = None
+) -> Counts:
+    """Writes rows and annotated copies, with progress on a terminal; returns what there was.
+
+    Args:
+      rows: those of a picture one after the other.
+      writers: with a method `write` of a row.
+      annotator: with `predict_rows(keep_frames=True)`.
+    """
+    counts, last, shows = Counts(), time.monotonic(), sys.stderr.isatty()
+    for _, group in groupby(rows, key=lambda row: id(row.picture)):
+        group = list(group)
+        for writer in writers:
+            for row in group:
+                writer.write(row)
+        if annotator and group[0].found:
+            annotator.write(group)
+        counts = counts.add(group)
+        if shows and time.monotonic() - last > SECONDS_BETWEEN:
+            last = time.monotonic()
+            print(f'\r{counts.describe()}', end='', file=sys.stderr, flush=True)
+    if shows:
+        print('\r\033[K', end='', file=sys.stderr)
+    return counts
+
+
+class Annotator:
+    """Writes copies of pictures with their faces marked, as JPEG files in a folder.
+
+    They are called as the pictures are below the folder that the user named; a frame of a video by its
+    number, in a folder called after the video.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._written = set()
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Writes the copy of the picture whose rows these are.
+
+        Raises:
+          UserError: it cannot be written.
+        """
+        from mtdml_jax.inference.drawing import annotate
+
+        picture = rows[0].picture
+        image = open_image(picture.image)
+        boxes = [row.box or (0, 0, *image.size) for row in rows]
+        copy = annotate(image, boxes, join_predictions([row.found for row in rows]))
+        path = self._choose_path(picture)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            copy.convert('RGB').save(path, quality=90)
+        except OSError as error:
+            raise UserError(f'{path}: it cannot be written ({error.strerror or error})') from error
+
+    def _choose_path(self, picture):
+        name = picture.name if picture.frame is None else f'{picture.name}/{picture.frame:06d}'
+        stem, number = self._folder / Path(name).with_suffix(''), 1
+        if picture.frame is not None:
+            stem = self._folder / name
+        path = Path(f'{stem}.jpg')
+        while path in self._written:  # By a picture of the same name from elsewhere.
+            number += 1
+            path = Path(f'{stem}-{number}.jpg')
+        self._written.add(path)
+        return path

@@ -1,0 +1,153 @@
+"""What was found in pictures, as rows of CSV, JSON, a table for people, and an array of embeddings."""
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+
+from mtdml_jax.errors import UserError, one_line
+from mtdml_jax.inference.media import Picture
+from mtdml_jax.inference.model import Predictions
+
+BOX = ('x', 'y', 'w', 'h')
+# The error of a picture that was read.
+NO_FACE = 'no face found'
+
+
+class Row(NamedTuple):
+    """A face in a picture, or why there is none.
+
+    Attributes:
+      picture: where it is.
+      box: left, top, width and height in pixels; None where the picture is the face.
+      found: `Predictions` of this one face; None if there is an error.
+      error: why there is none; '' if there is one.
+    """
+
+    picture: Picture
+    box: Sequence[int] | None
+    found: Predictions | None
+    error: str = ''
+
+
+class CsvWriter:
+    """Columns path, frame, time, x, y, w, h (the box), class, one for each class, error."""
+
+    def __init__(self, file: IO[str], class_names: Sequence[str]):
+        self._writer = csv.writer(file, lineterminator='\n')
+        self._num_classes = len(class_names)
+        self._writer.writerow(['path', 'frame', 'time', *BOX, 'class', *class_names, 'error'])
+
+    def write(self, row: Row) -> None:
+        """Writes a row."""
+        path, _, frame, time, *_ = row.picture
+        values = [''] * (1 + self._num_classes)
+        if row.found:
+            values = [row.found.names[0], *(f'{p:.6f}' for p in row.found.probabilities[0])]
+        # None becomes an empty text.
+        box = row.box or [None] * len(BOX)
+        self._writer.writerow([one_line(path), frame, _rounded(time), *box, *values, row.error])
+
+
+class JsonWriter:
+    """An object a line: path, frame, time, box, class, probabilities by class, error; null for none."""
+
+    def __init__(self, file: IO[str], class_names: Sequence[str]):
+        self._file, self._class_names = file, class_names
+
+    def write(self, row: Row) -> None:
+        """Writes a row."""
+        path, _, frame, time, *_ = row.picture
+        probabilities = None
+        if row.found:
+            values = (round(float(p), 6) for p in row.found.probabilities[0])
+            probabilities = dict(zip(self._class_names, values, strict=True))
+        content = {
+            'path': one_line(path),
+            'frame': frame,
+            'time': _rounded(time),
+            'box': None if row.box is None else list(row.box),
+            'class': row.found.names[0] if row.found else None,
+            'probabilities': probabilities,
+            'error': row.error or None,
+        }
+        self._file.write(json.dumps(content, ensure_ascii=False) + '\n')
+
+
+class TableWriter:
+    """For people: where the face is, its class, and a bar of the probability."""
+
+    WIDTH, BAR = 44, 20
+
+    def __init__(self, file: IO[str], class_names: Sequence[str]):
+        self._file = file
+        self._name_width = max(map(len, class_names))
+
+    def write(self, row: Row) -> None:
+        """Writes a row."""
+        path, _, frame, time, *_ = row.picture
+        where = one_line(path)
+        if frame is not None:
+            where += f' #{frame}' + ('' if time is None else f' {time:.2f} s')
+        if row.box is not None:
+            where += ' at {},{} {}x{}'.format(*row.box)
+        if len(where) > self.WIDTH:
+            where = '…' + where[1 - self.WIDTH :]
+        self._file.write(f'{where:{self.WIDTH}s}  {self._describe(row)}\n')
+
+    def _describe(self, row):
+        if not row.found:
+            return row.error
+        share = row.found.probabilities[0].max()
+        return f'{row.found.names[0]:{self._name_width}s} {share:6.1%}  {"█" * round(self.BAR * share)}'
+
+
+WRITERS = {'table': TableWriter, 'csv': CsvWriter, 'jsonl': JsonWriter}
+
+
+class EmbeddingWriter:
+    """A .npy file, float32 [rows, E], row by row; NaN where there is no face."""
+
+    def __init__(self, path: Path, size: int):
+        self._file = open_output(path, 'wb')
+        self._size, self._count = size, 0
+        self._write_header()
+
+    def _write_header(self):
+        # NumPy leaves room in it for a first axis that grows.
+        np.lib.format.write_array_header_1_0(
+            self._file,
+            {'descr': '<f4', 'fortran_order': False, 'shape': (self._count, self._size)},
+        )
+
+    def write(self, row: Row) -> None:
+        """Writes a row."""
+        values = row.found.embeddings[0] if row.found else np.full(self._size, np.nan)
+        self._file.write(values.astype('<f4').tobytes())
+        self._count += 1
+
+    def close(self) -> None:
+        """Completes the file."""
+        self._file.seek(0)
+        self._write_header()
+        self._file.close()
+
+
+def open_output(path: Path, mode: str = 'w') -> IO:
+    """A file to write, of text in UTF-8 unless the mode says otherwise.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    text = {} if 'b' in mode else {'encoding': 'utf-8', 'newline': ''}
+    try:
+        return path.open(mode, **text)
+    except OSError as error:
+        raise UserError(f'{path}: it cannot be written ({error.strerror or error})') from error
+
+
+def _rounded(time):
+    return None if time is None else round(time, 3)

@@ -1,0 +1,119 @@
+"""From pictures to rows of their faces, with memory that does not grow."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mtdml_jax.errors import UserError
+from mtdml_jax.inference.media import Picture
+from mtdml_jax.inference.model import Classifier, Model, Predictions, in_batches, one_behind
+from mtdml_jax.inference.pixels import cut_pixels, opened
+from mtdml_jax.inference.rows import NO_FACE, Row
+
+# A function (picture, its image) -> boxes (left, top, width, height) of its faces; None: it is the face.
+FindBoxes = Callable[[Picture, Image.Image], Sequence[Sequence[int]] | None]
+
+
+def find_boxes(faces: str) -> FindBoxes:
+    """How the faces in pictures are found.
+
+    Args:
+      faces: 'none' where a picture is a face; 'detect'; or a csv file of boxes.
+
+    Raises:
+      UserError: no such way, or a file that is no list of boxes.
+    """
+    if faces == 'none':
+        return lambda picture, image: None
+    if faces != 'detect' and not faces.endswith('.csv'):
+        raise UserError(f'--faces: expected none, detect or a csv file, found {faces!r}')
+    # Here, because detection takes a library of its own.
+    from mtdml_jax.inference import faces as detection
+
+    if faces == 'detect':
+        return lambda picture, image: detection.find_faces(image)
+    boxes = detection.read_boxes(Path(faces).expanduser())
+    return lambda picture, image: boxes.get(Path(picture.path).resolve(), [])
+
+
+def predict_rows(
+    model: Model,
+    pictures: Iterable[Picture],
+    find_boxes: FindBoxes,
+    classifier: Classifier,
+    *,
+    keep_frames: bool = False,
+    batch_size: int = 64,
+) -> Iterator[Row]:
+    """Rows of the faces in pictures, in order; of a picture that has none or is broken one that says so.
+
+    Args:
+      model: the model.
+      pictures: read as rows are asked for, a few batches ahead.
+      find_boxes: which faces a picture has.
+      classifier: of the model's.
+      keep_frames: whether rows keep the frames of videos, which takes memory.
+      batch_size: faces looked at together.
+    """
+
+    def cut(picture):
+        return _cut_faces(picture, find_boxes, model.settings.preprocessing, keep_frames)
+
+    def start(faces):
+        pixels = [pixels for _, pixels in faces if pixels is not None]
+        wait = model.look(np.stack(pixels), batch_size) if pixels else None
+        return lambda: list(_fill(faces, classifier.classify(*wait()) if wait else None))
+
+    faces = (face for found in _map_ahead(cut, pictures) for face in found)
+    for rows in one_behind(map(start, in_batches(faces, batch_size))):
+        yield from rows
+
+
+def _cut_faces(picture, find_boxes, preprocessing, keep_frames):
+    """[(row without `found`, pixels)] of a picture; pixels are None if it has an error."""
+    place = (
+        picture if keep_frames or isinstance(picture.image, Path) else picture._replace(image=None)
+    )
+    if picture.error:
+        return [(Row(place, None, None, picture.error), None)]
+    try:
+        with opened(picture.image) as image:
+            boxes = find_boxes(picture, image)
+            if boxes is not None and not boxes:
+                return [(Row(place, None, None, NO_FACE), None)]
+            return [
+                (Row(place, box, None), cut_pixels(image, preprocessing, box))
+                for box in ([None] if boxes is None else boxes)
+            ]
+    except UserError as error:
+        return [(Row(place, None, None, str(error).removeprefix(f'{picture.path}: ')), None)]
+
+
+def _fill(faces, found):
+    """Rows with their own part of `found`."""
+    number = 0
+    for row, pixels in faces:
+        if pixels is None:
+            yield row
+            continue
+        part = (values[number : number + 1] for values in found[1:])
+        yield row._replace(found=Predictions(found.class_names, *part))
+        number += 1
+
+
+def _map_ahead(function, items):
+    """As `map`, by threads, a few items ahead."""
+    num_threads = min(os.cpu_count() or 1, 8)
+    with ThreadPoolExecutor(num_threads) as pool:
+        waiting = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > 2 * num_threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
