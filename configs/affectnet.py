@@ -10,7 +10,7 @@ the end. Images stay on disk and are read by 16 at a time: whole images (the sec
 be made smaller, or decoding them decides the speed. Not run here on the real set.
 """
 
-from configs import raf_db
+from mtdml_jax.configs import raf_db
 
 
 def get_config():

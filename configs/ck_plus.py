@@ -11,7 +11,7 @@ contempt, `6+neutral` and `7+neutral` add the first frames. `train` instead of `
 the steps. Not run here on the real set.
 """
 
-from configs import raf_db
+from mtdml_jax.configs import raf_db
 
 
 def get_config():

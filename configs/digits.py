@@ -9,7 +9,7 @@ An easy set without noise, where a triplet loss needs no softmax term: what the 
         --config.data.heldout_classes="('5', '6', '7', '8', '9')" --config.train.best_metric=map_at_r
 """
 
-from configs import default
+from mtdml_jax.configs import default
 
 
 def get_config():

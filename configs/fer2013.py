@@ -6,7 +6,7 @@ with fer2013.csv, fer2013.csv.gz or icml_face_data.csv in DIR. PublicTest is the
 PrivateTest, if the file has it, is read by `evaluate --split=test` alone.
 """
 
-from configs import default
+from mtdml_jax.configs import default
 
 
 def get_config():

@@ -8,7 +8,7 @@ width, SGD for 300 epochs, stronger augmentation, mirror images averaged. Public
 split; PrivateTest, if the file has it, is read by `evaluate --split=test` alone.
 """
 
-from configs import fer2013
+from mtdml_jax.configs import fer2013
 
 
 def get_config():

@@ -6,7 +6,7 @@ takes about 3 minutes on a CPU of 2 cores. PublicTest is the validation split, t
 test split; PrivateTest is not read.
 """
 
-from configs import fer2013
+from mtdml_jax.configs import fer2013
 
 
 def get_config():

@@ -9,7 +9,7 @@ know faces (`--config.model.pretrained=resnet18_msceleb.pth`), set early_share t
 channels, mean, std and the sections model and optim of configs/ck_plus.py. Not run here on the real set.
 """
 
-from configs import fer2013
+from mtdml_jax.configs import fer2013
 
 
 def get_config():

@@ -13,7 +13,7 @@ Classes that training has not seen are retrieved, not classified: those that onl
 that --config.data.heldout_classes="('name', 'name')" keeps from training.
 """
 
-from configs import default
+from mtdml_jax.configs import default
 
 
 def get_config():

@@ -8,7 +8,7 @@ tested with the last weights of a run on the others; nothing is chosen on them. 
 `crossval` runs one of the folds (`--config.data.fold=3`). Not run here on the real set.
 """
 
-from configs import raf_db
+from mtdml_jax.configs import raf_db
 
 
 def get_config():

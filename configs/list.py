@@ -11,7 +11,7 @@ subject, if subjects are known) chooses the checkpoint, and `test` is read once 
 splits, cross-validate.
 """
 
-from configs import folder
+from mtdml_jax.configs import folder
 
 
 def get_config():

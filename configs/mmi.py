@@ -10,7 +10,7 @@ fold is tested once. `train` instead of `crossval` runs one fold (`--config.data
 weights: `--config.optim.learning_rate=1e-3` and several times the steps. Not run here on the real set.
 """
 
-from configs import ck_plus
+from mtdml_jax.configs import ck_plus
 
 
 def get_config():

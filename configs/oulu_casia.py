@@ -10,7 +10,7 @@ subject; each fold is tested with the last weights of a run on the others; nothi
 `train` instead of `crossval` runs one fold (`--config.data.fold=3`). Not run here on the real set.
 """
 
-from configs import raf_db
+from mtdml_jax.configs import raf_db
 
 
 def get_config():

@@ -5,7 +5,7 @@
 or `make train`. The test identities are people whom training has never seen.
 """
 
-from configs import default
+from mtdml_jax.configs import default
 
 
 def get_config():

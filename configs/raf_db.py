@@ -9,7 +9,7 @@ Report the accuracy and the mean class accuracy. From random weights: `--config.
 and several times the steps. Not run here on the real set.
 """
 
-from configs import default
+from mtdml_jax.configs import default
 
 
 def get_config():

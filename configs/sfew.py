@@ -9,7 +9,7 @@ published validation set (the labels of the test set are closed) is the test spl
 Train has 958 faces: weights from a larger set of expressions help most. Not run here on the real set.
 """
 
-from configs import raf_db
+from mtdml_jax.configs import raf_db
 
 
 def get_config():

@@ -7,7 +7,7 @@ looked for in --config.data.dir. A tenth of `train` chooses the checkpoint, `tes
 (--config.eval.split=NAME for a set that calls it otherwise).
 """
 
-from configs import default
+from mtdml_jax.configs import default
 
 
 def get_config(name: str = 'cifar10'):

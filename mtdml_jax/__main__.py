@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument('--debug', action='store_true', help='show the traceback of an error')
     run.add_argument('--workdir', type=_folder, required=True, help='folder of the run')
     configured.add_argument(
-        '--config', required=True, help='config file, such as configs/quickstart.py'
+        '--config', required=True, help='a config file, or one of the package, such as quickstart'
     )
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
 

@@ -3,7 +3,6 @@
 import difflib
 import json
 import math
-import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from mtdml_jax import configs
 from mtdml_jax.errors import UserError, check_choice
 from mtdml_jax.losses import MININGS
 
@@ -60,23 +60,30 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     """Loads a config file and applies overrides.
 
     Args:
-      path: 'FILE' or 'FILE:argument', a Python file with `get_config`.
+      path: 'FILE' or 'FILE:argument', a Python file with `get_config`; or the name of one that comes
+        with the package, 'quickstart' or 'configs/quickstart.py', where there is no such file.
       overrides: arguments such as '--config.train.num_steps=500'.
 
     Raises:
       UserError: no such file, an unknown key, or a value of another type.
     """
-    if not Path(path.split(':')[0]).is_file():
-        raise UserError(f'--config: no file {path.split(":")[0]!r}')
-    root = str(Path(path).absolute().parents[1])
-    if root not in sys.path:
-        # A config imports those that it builds on: `from configs import default`.
-        sys.path.append(root)
+    path = _find_config(path)
     holder = flags.FlagValues()
     argv = ['', f'--config={path}']
     config_flags.DEFINE_config_file('config', flag_values=holder, sys_argv=argv)
     holder(argv)
     return apply_overrides(holder.config, overrides)
+
+
+def _find_config(path):
+    name, *argument = path.split(':')
+    shipped = {file.stem: file for file in Path(configs.__file__).parent.glob('[!_]*.py')}
+    if not Path(name).is_file():
+        short = name.removeprefix('configs/').removesuffix('.py')
+        if short not in shipped:
+            raise UserError(f'--config: no file {name!r}, and none of {", ".join(sorted(shipped))}')
+        name = str(shipped[short])
+    return ':'.join([name, *argument])
 
 
 def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:

@@ -56,9 +56,30 @@ def test_wrong_override_is_named(override, message):
         load_config(CONFIG, [override])
 
 
-def test_missing_config_file_is_named():
-    with pytest.raises(UserError, match="no file 'configs/nothing.py'"):
-        load_config('configs/nothing.py')
+@pytest.mark.parametrize('name', ['configs/nothing.py', 'elsewhere/quickstart.py', 'default.txt'])
+def test_missing_config_file_is_named_with_those_that_there_are(name):
+    with pytest.raises(UserError, match=f"no file '{name}', and none of affectnet, .*, quickstart"):
+        load_config(name)
+
+
+@pytest.mark.parametrize('name', ['quickstart', 'quickstart.py', 'configs/quickstart.py'])
+def test_config_of_the_package_is_found_from_anywhere(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = load_config(name, ['--config.seed=3'])
+    assert (config.data.name, config.seed) == ('synthetic_faces', 3)
+
+
+def test_config_of_ones_own_builds_on_those_of_the_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path('quickstart.py').write_text(
+        'from mtdml_jax.configs import fer2013\n'
+        'def get_config(width):\n'
+        '    config = fer2013.get_config()\n'
+        '    config.model.width_factor = float(width)\n'
+        '    return config\n'
+    )
+    config = load_config('quickstart.py:0.75')
+    assert (config.data.name, config.model.width_factor) == ('fer2013', 0.75)
 
 
 def test_config_comes_back_from_its_run_as_it_was(tmp_path):
