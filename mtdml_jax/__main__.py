@@ -1,20 +1,17 @@
 """Command line: python -m mtdml_jax train --config=FILE --workdir=DIR [--config.key=value ...]."""
 
 import argparse
-import logging
 import os
 import shlex
 import sys
-from pathlib import Path
 
-from mtdml_jax.compile_cache import use_compile_cache
 from mtdml_jax.errors import DivergenceError, UserError, one_line
 from mtdml_jax.huge_pages import restart_with_huge_pages
+from mtdml_jax.inference.commands import add_commands, user_path
+from mtdml_jax.process import join_processes, quieten, show_devices
 
 # Commands that run long enough for huge pages to be worth a second start.
 TRAINING = ('prepare', 'train', 'evaluate', 'crossval')
-# Is there where a driver for NVIDIA's GPUs is loaded.
-NVIDIA_DRIVER = '/proc/driver/nvidia/version'
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,11 +38,6 @@ def main(argv: list[str] | None = None) -> int:
         return 2 if isinstance(error, UserError) else 3
 
 
-def _folder(path: str) -> Path:
-    """As the shell would have it, which leaves the ~ of --workdir=~/run alone."""
-    return Path(path).expanduser()
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='python -m mtdml_jax',
@@ -56,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
         argparse.ArgumentParser(add_help=False, allow_abbrev=False) for _ in range(3)
     )
     common.add_argument('--debug', action='store_true', help='show the traceback of an error')
-    run.add_argument('--workdir', type=_folder, required=True, help='folder of the run')
+    run.add_argument('--workdir', type=user_path, required=True, help='folder of the run')
     configured.add_argument(
         '--config', required=True, help='a config file, or one of the package, such as quickstart'
     )
@@ -86,39 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         '--split', help='train, validation, test, ...; default: config.eval.split'
     )
-    predict = add_command('predict', _predict, [], 'say what is in images, folders and videos')
-    predict.add_argument(
-        'paths',
-        nargs='+',
-        metavar='PATH',
-        help="images, videos, folders, patterns ('*.png'); - for a list on standard input",
-    )
-    predict.add_argument('--model', required=True, help='a model file, or the folder of a run')
-    predict.add_argument(
-        '--faces',
-        default='none',
-        help='none: the picture is the face (the default); detect; or a csv file of path,x,y,w,h',
-    )
-    predict.add_argument(
-        '--by',
-        choices=('softmax', 'centroid', 'knn'),
-        help='default: softmax, or centroid where there is no softmax',
-    )
-    predict.add_argument(
-        '--every', type=int, default=1, metavar='N', help='of videos every N-th frame'
-    )
-    predict.add_argument(
-        '--format',
-        choices=('table', 'csv', 'jsonl'),
-        help='default: as --out ends; else a table on a terminal, or csv',
-    )
-    predict.add_argument('--out', type=_folder, metavar='FILE', help='instead of standard output')
-    predict.add_argument(
-        '--embeddings', type=_folder, metavar='FILE.npy', help='embedding of each row'
-    )
-    predict.add_argument(
-        '--annotate', type=_folder, metavar='DIR', help='copies with the faces marked'
-    )
+    add_commands(add_command)
     return parser
 
 
@@ -126,7 +86,7 @@ def _prepare(arguments, overrides, command) -> int:
     from mtdml_jax.config import load_config
 
     data = load_config(arguments.config, overrides).data
-    _quieten()
+    quieten()
     from mtdml_jax.data.prepare import prepare
 
     info = prepare(data).info
@@ -139,8 +99,8 @@ def _crossval(arguments, overrides, command) -> int:
     from mtdml_jax.config import load_config
 
     config = load_config(arguments.config, overrides)
-    _show_devices()
-    _quieten()
+    show_devices()
+    quieten()
     from mtdml_jax.evaluation.crossval import cross_validate
 
     pooled = cross_validate(config, arguments.workdir, command)
@@ -156,9 +116,9 @@ def _train(arguments, overrides, command) -> int:
 
     config = load_config(arguments.config, overrides)
     if arguments.distributed:
-        _join_processes(arguments.distributed)
-    _show_devices()
-    _quieten()
+        join_processes(arguments.distributed)
+    show_devices()
+    quieten()
     from mtdml_jax.training.loop import train
 
     if not train(config, arguments.workdir):
@@ -170,33 +130,9 @@ def _evaluate(arguments, overrides, command) -> int:
     from mtdml_jax.config import apply_overrides, read_config
 
     config = apply_overrides(read_config(arguments.workdir), overrides)
-    _show_devices()
-    _quieten()
+    show_devices()
+    quieten()
     return _finish(config, arguments.workdir, arguments.split or config.eval.split, command)
-
-
-def _predict(arguments, overrides, command) -> int:
-    # argparse has taken the first paths that follow one another.
-    paths = arguments.paths + [x for x in overrides if x == '-' or not x.startswith('-')]
-    unknown = [x for x in overrides if x not in paths]
-    if unknown:
-        raise UserError(f'unexpected argument {unknown[0]!r}')
-    use_compile_cache()
-    from mtdml_jax.inference.command import predict_files
-
-    counts = predict_files(
-        paths,
-        arguments.model,
-        faces=arguments.faces,
-        by=arguments.by,
-        every=arguments.every,
-        style=arguments.format,
-        out=arguments.out,
-        embeddings=arguments.embeddings,
-        annotate=arguments.annotate,
-    )
-    print(counts.describe(), file=sys.stderr)
-    return 0 if counts.pictures else 2
 
 
 def _finish(config, workdir, split, command) -> int:
@@ -222,62 +158,6 @@ def _print_accuracies(classifiers, workdir) -> None:
 def _say_stopped() -> int:
     print('stopped on request; the same command goes on from here', file=sys.stderr)
     return 0
-
-
-def _join_processes(where: str) -> None:
-    import jax
-
-    try:
-        if where == 'auto':
-            jax.distributed.initialize()
-        else:
-            address, number, process = where.split(',')
-            jax.distributed.initialize(address, int(number), int(process))
-    except ValueError as error:
-        reason = f'found {where!r}'
-        if where == 'auto':
-            reason = f'for nothing here tells it, as Cloud TPU or Slurm would ({error})'
-        raise UserError(f'--distributed: expected HOST:PORT,NUM,ID, {reason}') from error
-
-
-def _show_devices() -> None:
-    """Says on which devices the command runs; the first look at them, after processes have joined.
-
-    Raises:
-      UserError: JAX finds none of the kind that JAX_PLATFORMS asks for.
-    """
-    import jax
-
-    try:
-        devices = jax.devices()
-    except (AssertionError, RuntimeError) as error:  # CUDA's absence is a bare AssertionError.
-        asked = os.environ.get('JAX_PLATFORMS', '')
-        raise UserError(
-            f'JAX finds no device by JAX_PLATFORMS={asked!r} ({str(error) or "not installed"}); unset '
-            f'it to use what is there, or install the JAX of your accelerator: jax[cuda12], jax[tpu]'
-        ) from error
-    if jax.process_index() != 0:
-        return
-    processes = f' of {jax.process_count()} processes' if jax.process_count() > 1 else ''
-    kinds = ', '.join(sorted({device.device_kind for device in devices}))
-    print(f'{len(devices)} {devices[0].platform} devices{processes}: {kinds}', file=sys.stderr)
-    if devices[0].platform == 'cpu' and os.path.exists(NVIDIA_DRIVER):
-        print(
-            f'JAX uses the CPU, though {NVIDIA_DRIVER} tells of a GPU: pip install "jax[cuda12]"',
-            file=sys.stderr,
-        )
-
-
-def _quieten() -> None:
-    """Leaves the terminal to what the user asked for; must come before TensorFlow is imported."""
-    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
-    # It only feeds; with oneDNN on it says so at every start, whatever the log level.
-    os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
-    from absl import logging as absl_logging
-
-    absl_logging.set_verbosity(absl_logging.ERROR)
-    for name in ('jax', 'urllib3'):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def run() -> int:

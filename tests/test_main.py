@@ -8,7 +8,8 @@ from small_data import CONFIG, csv_rows, small_overrides, write_csv
 from study import measurements
 
 import mtdml_jax
-from mtdml_jax.__main__ import _show_devices, main
+from mtdml_jax.__main__ import main
+from mtdml_jax.process import show_devices
 from mtdml_jax.training import loop
 
 pytestmark = pytest.mark.usefixtures('resnet4')
@@ -213,9 +214,9 @@ def test_missing_accelerator_ends_in_one_line(folder, capsys, monkeypatch, error
 
 def test_devices_are_told_and_a_gpu_that_jax_does_not_use(tmp_path, capsys, monkeypatch):
     driver = tmp_path / 'version'
-    monkeypatch.setattr('mtdml_jax.__main__.NVIDIA_DRIVER', str(driver))
-    _show_devices()
+    monkeypatch.setattr('mtdml_jax.process.NVIDIA_DRIVER', str(driver))
+    show_devices()
     assert capsys.readouterr().err == '8 cpu devices: cpu\n'
     driver.touch()
-    _show_devices()
+    show_devices()
     assert 'JAX uses the CPU, though' in capsys.readouterr().err

@@ -55,6 +55,33 @@ def predict_classes(
     return predictions
 
 
+def classify_and_score(
+    gallery: EmbeddedSplit,
+    queries: EmbeddedSplit,
+    num_classes: int,
+    *,
+    num_neighbors: int,
+    seed: int,
+) -> tuple[dict[str, np.ndarray], dict[str, dict]]:
+    """`predict_classes`, and `classification_scores` of each classifier; none of unseen classes.
+
+    Args:
+      gallery: as of `predict_classes`.
+      queries: as of `predict_classes`; if all are of classes that the gallery does not have, nothing
+        is predicted.
+      num_classes: number of classes C of the data set.
+      num_neighbors: as of `predict_classes`.
+      seed: as of `predict_classes`.
+    """
+    if not np.isin(queries.labels, gallery.labels).any():
+        return {}, {}
+    predictions = predict_classes(gallery, queries, num_neighbors=num_neighbors, seed=seed)
+    return predictions, {
+        name: classification_scores(queries.labels, predicted, num_classes)
+        for name, predicted in predictions.items()
+    }
+
+
 def fit_neighbors(
     embeddings: np.ndarray, labels: np.ndarray, num_neighbors: int
 ) -> KNeighborsClassifier:

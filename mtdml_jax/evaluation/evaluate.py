@@ -15,7 +15,7 @@ import mtdml_jax
 from mtdml_jax.config import check_config
 from mtdml_jax.data.protocol import load_part
 from mtdml_jax.errors import UserError
-from mtdml_jax.evaluation.classify import classification_scores, predict_classes
+from mtdml_jax.evaluation.classify import classify_and_score
 from mtdml_jax.evaluation.embed import make_embedder
 from mtdml_jax.evaluation.export import model_of_run
 from mtdml_jax.evaluation.report import write_report
@@ -66,19 +66,15 @@ def evaluate(config: ConfigDict, workdir: Path, split: str, command: str = '') -
     embed = make_embedder(network, config)
     gallery, queries = (embed(state.eval_variables, x) for x in (gallery_split, query_split))
     neighbors = {'num_neighbors': options.num_neighbors}
-    is_seen = bool(np.isin(queries.labels, gallery.labels).any())
-    predictions = {}
-    if is_seen:
-        predictions = predict_classes(gallery, queries, seed=config.seed, **neighbors)
+    predictions, scores = classify_and_score(
+        gallery, queries, num_classes, seed=config.seed, **neighbors
+    )
     evaluation = {
         'split': split,
         'gallery_split': data.train_split,
         'num_examples': len(queries.labels),
         'class_names': query_split.class_names,
-        'classifiers': {
-            name: classification_scores(queries.labels, predicted, num_classes)
-            for name, predicted in predictions.items()
-        },
+        'classifiers': scores,
         'retrieval': retrieval_scores(
             queries.embeddings,
             queries.labels,
@@ -86,7 +82,7 @@ def evaluate(config: ConfigDict, workdir: Path, split: str, command: str = '') -
             is_gallery=query_split.is_gallery,
         ),
         'slices': slice_study(
-            gallery if is_seen else None,
+            gallery if scores else None,
             queries,
             thresholds,
             distance=config.loss.distance,

@@ -85,6 +85,15 @@ def load(path: str | Path) -> 'Model':
     Raises:
       UserError: no model there, or none that can be right.
     """
+    return Model(read_model(find_model(path)))
+
+
+def find_model(path: str | Path) -> Path:
+    """The model file that a path names, as `load` takes it.
+
+    Raises:
+      UserError: the folder of a run without one.
+    """
     path = Path(path).expanduser()
     if path.is_dir():
         if not (path / MODEL_NAME).exists():
@@ -93,7 +102,7 @@ def load(path: str | Path) -> 'Model':
                 f'-m mtdml_jax evaluate --workdir={path}'
             )
         path /= MODEL_NAME
-    return Model(read_model(path))
+    return path
 
 
 class Model:

@@ -1,0 +1,155 @@
+"""The commands that use what was trained: export and predict."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from mtdml_jax.compile_cache import use_compile_cache
+from mtdml_jax.errors import UserError
+from mtdml_jax.process import find_devices, quieten
+
+
+def add_commands(add_command: Callable) -> None:
+    """Adds them by a function (name, function, parents, help text) -> the command's parser."""
+    _add_export(add_command)
+    _add_predict(add_command)
+
+
+def user_path(path: str) -> Path:
+    """As the shell would have it, which leaves the ~ of --workdir=~/run alone."""
+    return Path(path).expanduser()
+
+
+def _add_export(add_command):
+    export = add_command('export', _export, [], 'write the model of a run as one file')
+    source = export.add_mutually_exclusive_group(required=True)
+    source.add_argument('--workdir', type=user_path, help='folder of an evaluated run')
+    source.add_argument('--model', type=user_path, help='a model file, for another format')
+    export.add_argument('--out', type=user_path, required=True, metavar='FILE')
+    export.add_argument(
+        '--format',
+        choices=('safetensors', 'onnx', 'stablehlo'),
+        help='default: as --out ends, or safetensors',
+    )
+    export.add_argument(
+        '--dtype',
+        choices=('float32', 'bfloat16', 'float16'),
+        default='float32',
+        help='of the weights in the file',
+    )
+    export.add_argument(
+        '--slices', metavar='K', help="the K best by the validation part, or their numbers: '0,3,5'"
+    )
+    export.add_argument('--license', metavar='TEXT', help="what the data's licence allows")
+
+
+def _add_predict(add_command):
+    predict = add_command('predict', _predict, [], 'say what is in images, folders and videos')
+    predict.add_argument(
+        'paths',
+        nargs='+',
+        metavar='PATH',
+        help="images, videos, folders, patterns ('*.png'); - for a list on standard input",
+    )
+    predict.add_argument('--model', required=True, help='a model file, or the folder of a run')
+    predict.add_argument(
+        '--faces',
+        default='none',
+        help='none: the picture is the face (the default); detect; or a csv file of path,x,y,w,h',
+    )
+    predict.add_argument(
+        '--by',
+        choices=('softmax', 'centroid', 'knn'),
+        help='default: softmax, or centroid where there is no softmax',
+    )
+    predict.add_argument(
+        '--every', type=int, default=1, metavar='N', help='of videos every N-th frame'
+    )
+    predict.add_argument(
+        '--format',
+        choices=('table', 'csv', 'jsonl'),
+        help='default: as --out ends; else a table on a terminal, or csv',
+    )
+    predict.add_argument('--out', type=user_path, metavar='FILE', help='instead of standard output')
+    predict.add_argument(
+        '--embeddings', type=user_path, metavar='FILE.npy', help='embedding of each row'
+    )
+    predict.add_argument(
+        '--annotate', type=user_path, metavar='DIR', help='copies with the faces marked'
+    )
+
+
+def _export(arguments, overrides, command) -> int:
+    find_devices()
+    is_smaller = arguments.slices is not None or arguments.dtype != 'float32'
+    if not arguments.workdir and (is_smaller or overrides):
+        raise UserError(
+            '--model: slices and types are measured on the data of a run: --workdir=RUN'
+        )
+    style = arguments.format or {'.onnx': 'onnx', '.stablehlo': 'stablehlo'}.get(
+        arguments.out.suffix, 'safetensors'
+    )
+    from mtdml_jax.inference import model_file, runtimes
+    from mtdml_jax.inference.model import find_model
+
+    data = model_file.read_model(find_model(arguments.workdir or arguments.model))
+    if arguments.workdir:
+        from mtdml_jax.config import apply_overrides, read_config
+
+        config = apply_overrides(read_config(arguments.workdir), overrides)
+    if is_smaller:
+        quieten()
+        from mtdml_jax.evaluation.export import shrink
+
+        data = shrink(config, data, slices=_parse_slices(arguments.slices), dtype=arguments.dtype)
+    if arguments.license is not None:
+        data = data._replace(settings=data.settings._replace(license=arguments.license))
+    if style == 'safetensors':
+        model_file.write_model(arguments.out, data, arguments.dtype)
+    else:
+        write = {'onnx': runtimes.write_onnx, 'stablehlo': runtimes.write_stablehlo}[style]
+        write(data, arguments.out)
+    print(f'{arguments.out}: {arguments.out.stat().st_size:,} bytes, {_describe(data.settings)}')
+    return 0
+
+
+def _parse_slices(text) -> int | list[int] | None:
+    """'4' is how many, '0,3,5' and '3,' are which."""
+    try:
+        if text is None or ',' not in text:
+            return text and int(text)
+        return [int(number) for number in text.split(',') if number]
+    except ValueError as error:
+        raise UserError(f'--slices: expected a number, or some as 0,3,5, found {text!r}') from error
+
+
+def _describe(settings) -> str:
+    scores = settings.measured.get('classifiers', {})
+    accuracies = ', '.join(f'{name} {value["accuracy"]:.2%}' for name, value in scores.items())
+    text = f'{settings.network.num_slices} slices'
+    return f'{text}; on {settings.measured["split"]}: {accuracies}' if accuracies else text
+
+
+def _predict(arguments, overrides, command) -> int:
+    # argparse has taken the first paths that follow one another.
+    paths = arguments.paths + [x for x in overrides if x == '-' or not x.startswith('-')]
+    unknown = [x for x in overrides if x not in paths]
+    if unknown:
+        raise UserError(f'unexpected argument {unknown[0]!r}')
+    find_devices()
+    use_compile_cache()
+    from mtdml_jax.inference.predict import predict_files
+
+    counts = predict_files(
+        paths,
+        arguments.model,
+        faces=arguments.faces,
+        by=arguments.by,
+        every=arguments.every,
+        style=arguments.format,
+        out=arguments.out,
+        embeddings=arguments.embeddings,
+        annotate=arguments.annotate,
+    )
+    print(counts.describe(), file=sys.stderr)
+    return 0 if counts.pictures else 2
