@@ -1,12 +1,13 @@
 # make train: from a clone to a trained model with a report.   make test: the tests.
 # make parity: the loss against pytorch-metric-learning, and ResNets with weights of PyTorch files against
 # PyTorch, in an environment of its own with torch.
+# make page: the demo page in a browser (Chromium's), in an environment of its own.
 # PYTHON= chooses the interpreter (3.11 or newer), VENV= the folder of the environment.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test lint parity
+.PHONY: train test lint parity page
 
 train: $(VENV)/.installed
 	$(BIN)/python -m mtdml_jax train --config=configs/quickstart.py --workdir=runs/quickstart
@@ -24,6 +25,11 @@ parity: .venv-parity/.installed
 	.venv-parity/bin/python -m pytest -o addopts=--strict-markers -rP \
 		experiments/parity_pml.py experiments/parity_resnet.py
 
+# Gradio's threads meet warnings of pandas, which setup.cfg would make errors.
+page: .venv-page/.installed
+	.venv-page/bin/python -m pytest -o addopts=--strict-markers -o filterwarnings=default -rP \
+		experiments/page_in_browser.py
+
 $(VENV)/.installed: setup.cfg
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
@@ -35,4 +41,9 @@ $(VENV)/.installed: setup.cfg
 	.venv-parity/bin/python -m pip install --quiet torch==2.13.0
 	.venv-parity/bin/python -m pip install --quiet pytorch-metric-learning==2.9.0
 	.venv-parity/bin/python -m pip install --quiet --editable . 'flax>=0.11' pytest
+	touch $@
+
+.venv-page/.installed: setup.cfg Makefile
+	$(PYTHON) -m venv .venv-page
+	.venv-page/bin/python -m pip install --quiet --editable '.[demo]' matplotlib playwright pytest scipy
 	touch $@

@@ -118,6 +118,16 @@ def test_what_is_no_image_is_refused_in_one_line(image, message):
     assert '\n' not in str(found.value)
 
 
+def test_picture_that_is_upright_is_not_turned_again(folder):
+    for name in TURNED:
+        with Image.open(folder / name) as image:
+            once = pixels.open_image(image)
+            size = image.size
+            assert pixels.open_image(image).size == once.size  # The caller's is as it was.
+        assert name[0] in '5678' or once.size == size, name
+        np.testing.assert_array_equal(pixels.open_image(once), once, err_msg=name)
+
+
 def test_broken_files_are_refused_with_their_name(folder):
     for name in BROKEN:
         with pytest.raises(UserError, match=name):

@@ -1,4 +1,4 @@
-"""The commands that use what was trained: export and predict."""
+"""The commands that use what was trained: export, predict and demo."""
 
 import sys
 from collections.abc import Callable
@@ -13,6 +13,16 @@ def add_commands(add_command: Callable) -> None:
     """Adds them by a function (name, function, parents, help text) -> the command's parser."""
     _add_export(add_command)
     _add_predict(add_command)
+    demo = add_command('demo', _demo, [], 'a page to try a model on: a picture in, expressions out')
+    demo.add_argument('--model', required=True, help='a model file, or the folder of a run')
+    demo.add_argument('--host', default='127.0.0.1', help='default: this machine alone')
+    demo.add_argument('--port', type=int, default=7860)
+    demo.add_argument(
+        '--faces',
+        choices=('detect', 'none'),
+        default='detect',
+        help='none: the picture is the face',
+    )
 
 
 def user_path(path: str) -> Path:
@@ -153,3 +163,17 @@ def _predict(arguments, overrides, command) -> int:
     )
     print(counts.describe(), file=sys.stderr)
     return 0 if counts.pictures else 2
+
+
+def _demo(arguments, overrides, command) -> int:
+    if overrides:
+        raise UserError(f'unexpected argument {overrides[0]!r}')
+    find_devices()
+    use_compile_cache()
+    from mtdml_jax.inference.faces import find_faces
+    from mtdml_jax.inference.model import load
+    from mtdml_jax.inference.page import serve
+
+    detect = find_faces if arguments.faces == 'detect' else None
+    serve(load(arguments.model), arguments.host, arguments.port, detect)
+    return 0

@@ -134,6 +134,11 @@ class Model:
         return self.settings.class_names
 
     @property
+    def centres(self) -> np.ndarray:
+        """Mean embedding of each class over the training faces, float32 [C, E]; 0 without any."""
+        return self._data.centres
+
+    @property
     def gallery(self) -> Gallery:
         """The faces enrolled so far."""
         return self._gallery

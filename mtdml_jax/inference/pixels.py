@@ -222,7 +222,11 @@ def make_upright(image: Image.Image) -> Image.Image:
     else:
         # A palette's transparency becomes alpha first, or Pillow warns.
         image = image.convert('RGBA' if image.mode == 'P' else 'RGB').convert('RGB')
-    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+    if orientation in _UPRIGHT:
+        image = image.transpose(_UPRIGHT[orientation])
+    # It is upright now, whatever the file says.
+    image.info.pop('exif', None)
+    return image
 
 
 def _read_orientation(image):

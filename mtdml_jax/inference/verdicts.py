@@ -1,0 +1,98 @@
+"""What each slice says of a face, and whether its distances keep the slice's threshold."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from mtdml_jax.inference.model import Gallery, Model, Predictions
+
+
+class Verdict(NamedTuple):
+    """What a slice says of a face.
+
+    Attributes:
+      threshold: the slice's, in units of the distance.
+      label: its most probable class.
+      probability: of that class, by this slice alone.
+      distance: to that class; infinite if nothing of it is known.
+      rival: the nearest other class.
+      rival_distance: to the nearest other class; infinite if nothing is known of any.
+    """
+
+    threshold: float
+    label: str
+    probability: float
+    distance: float
+    rival: str
+    rival_distance: float
+
+    @property
+    def lead(self) -> float:
+        """By how much the rival is farther away than the class that the slice names."""
+        return self.rival_distance - self.distance
+
+    @property
+    def keeps_threshold(self) -> bool:
+        """Whether the lead is at least the threshold, as the loss asked of triplets in training."""
+        return self.lead >= self.threshold
+
+
+def judge_slices(
+    model: Model, gallery: Gallery, predictions: Predictions, row: int
+) -> list[Verdict]:
+    """A verdict of each slice on a face, [S].
+
+    The distance to a class is that from the face's unit slice to the slice of the class's centre, made a
+    unit slice; to a class without training faces, that to its nearest enrolled face.
+
+    Args:
+      model: the model.
+      gallery: the enrolled faces.
+      predictions: of faces.
+      row: which of these faces.
+    """
+    distances = _class_distances(
+        model, gallery, predictions.class_names, predictions.embeddings[row]
+    )
+    shares = predictions.slice_probabilities[row]
+    return [
+        _judge(threshold, predictions.class_names, shares[s], distances[:, s])
+        for s, threshold in enumerate(model.settings.thresholds)
+    ]
+
+
+def _judge(threshold, names, shares, distances):
+    label = int(shares.argmax())
+    others = np.where(np.arange(len(names)) == label, np.inf, distances)
+    rival = int(others.argmin())
+    return Verdict(
+        threshold,
+        names[label],
+        float(shares[label]),
+        float(distances[label]),
+        names[rival],
+        float(others[rival]),
+    )
+
+
+def _class_distances(model, gallery, names, embedding):
+    """From the unit slices of a face to each class, [C, S]; infinite to a class without a face."""
+    settings = model.settings
+    num_slices = settings.network.num_slices
+    face, centres, enrolled = (
+        _split(x, num_slices) for x in (embedding[None], model.centres, gallery.embeddings)
+    )
+    labels = np.array(gallery.labels, object)
+    distances = np.empty((len(names), num_slices))
+    for number, name in enumerate(names):
+        is_trained = number < len(centres) and settings.class_counts[number] > 0
+        known = centres[number : number + 1] if is_trained else enrolled[labels == name]
+        distances[number] = np.min(np.linalg.norm(known - face, axis=2), axis=0, initial=np.inf)
+    return distances**2 if settings.distance == 'squared_euclidean' else distances
+
+
+def _split(embeddings, num_slices):
+    """Unit slices [N, S, D] of embeddings [N, E]; 0 of zeros."""
+    count, size = embeddings.shape
+    slices = embeddings.reshape(count, num_slices, size // num_slices)
+    return slices / np.maximum(np.linalg.norm(slices, axis=2, keepdims=True), 1e-12)
