@@ -1,6 +1,6 @@
 # make train: from a clone to a trained model with a report.   make test: the tests.
-# make parity: the loss against pytorch-metric-learning, and ResNets with weights of PyTorch files against
-# PyTorch, in an environment of its own with torch.
+# make parity: the loss against pytorch-metric-learning, ResNets with weights of PyTorch files against
+# PyTorch, and exported models in ONNX Runtime, in environments of their own.
 # make page: the demo page in a browser (Chromium's), in an environment of its own.
 # PYTHON= chooses the interpreter (3.11 or newer), VENV= the folder of the environment.
 PYTHON ?= python3
@@ -21,9 +21,10 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 
 # Without pytest-xdist, which setup.cfg's options ask for.
-parity: .venv-parity/.installed
+parity: .venv-parity/.installed .venv-onnx/.installed
 	.venv-parity/bin/python -m pytest -o addopts=--strict-markers -rP \
 		experiments/parity_pml.py experiments/parity_resnet.py
+	.venv-onnx/bin/python -m pytest -o addopts=--strict-markers experiments/parity_onnx.py
 
 # Gradio's threads meet warnings of pandas, which setup.cfg would make errors.
 page: .venv-page/.installed
@@ -41,6 +42,11 @@ $(VENV)/.installed: setup.cfg
 	.venv-parity/bin/python -m pip install --quiet torch==2.13.0
 	.venv-parity/bin/python -m pip install --quiet pytorch-metric-learning==2.9.0
 	.venv-parity/bin/python -m pip install --quiet --editable . 'flax>=0.11' pytest
+	touch $@
+
+.venv-onnx/.installed: setup.cfg Makefile
+	$(PYTHON) -m venv .venv-onnx
+	.venv-onnx/bin/python -m pip install --quiet --editable '.[onnx]' pytest
 	touch $@
 
 .venv-page/.installed: setup.cfg Makefile

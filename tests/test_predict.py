@@ -4,16 +4,20 @@ import json
 import os
 import struct
 import sys
+from pathlib import Path
 
 import av
+import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
 from small_model import NAMES, faces, model_data
 
 from mtdml_jax.__main__ import main
+from mtdml_jax.inference.faces import find_faces
 from mtdml_jax.inference.media import Picture, read_pictures
 from mtdml_jax.inference.model import Model
+from mtdml_jax.inference.pixels import open_image
 from mtdml_jax.inference.rows import Row, TableWriter
 
 pytestmark = pytest.mark.usefixtures('resnet4')
@@ -225,6 +229,59 @@ def test_table_tells_the_place_the_class_and_the_probability(model, tmp_path):
     ]
     assert second.startswith('…')
     assert '/b.png  no face found' in second
+
+
+def test_faces_that_a_file_lists_are_rows_of_their_own(model, file, pictures, capsys):
+    below, boxes = pictures / 'below', pictures / 'boxes.csv'
+    boxes.write_text(
+        'path,x,y,w,h\nbelow/face9.png,1,2,9,9\nbelow/face9.png,4,4,12,12\n'
+        f'{below}/face10.png,,,,\n'
+    )
+    assert predict(file, below, f'--faces={boxes}') == 0
+    printed = capsys.readouterr()
+    first, second, none = read_rows(printed.out)
+    nine = below / 'face9.png'
+    found = model.predict([nine, nine], boxes=[(1, 2, 9, 9), (4, 4, 12, 12)])
+    for row, box, probabilities in zip(
+        (first, second), ('1 2 9 9', '4 4 12 12'), found.probabilities, strict=True
+    ):
+        assert row['path'] == str(nine)
+        assert ' '.join(row[x] for x in 'xywh') == box
+        np.testing.assert_allclose([float(row[x]) for x in NAMES], probabilities, atol=1e-5)
+    assert (none['path'], none['error']) == (str(below / 'face10.png'), 'no face found')
+    assert printed.err.splitlines()[-1] == '2 faces in 2 pictures, 1 of them without a face'
+
+
+def test_faces_are_detected_in_photographs(model, file, tmp_path, capsys):
+    photograph = Path(matplotlib.get_data_path()) / 'sample_data' / 'grace_hopper.jpg'
+    Image.new('L', (90, 60)).save(tmp_path / 'dark.png')
+    assert predict(file, photograph, tmp_path / 'dark.png', '--faces=detect') == 0
+    face, dark = read_rows(capsys.readouterr().out)
+    box = find_faces(open_image(photograph))[0]
+    assert [int(face[x]) for x in 'xywh'] == list(box)
+    expected = model.predict(photograph, boxes=[box]).probabilities[0]
+    np.testing.assert_allclose([float(face[x]) for x in NAMES], expected, atol=1e-5)
+    assert dark['error'] == 'no face found'
+
+
+def test_annotated_copies_stand_where_their_pictures_do(file, pictures, tmp_path):
+    other, video, copies = tmp_path / 'face9.png', tmp_path / 'v.mp4', tmp_path / 'copies'
+    Image.fromarray(faces(1)[0]).save(other)
+    write_video(video, coarse_frames(3))
+    nine = pictures / 'below' / 'face9.png'
+    arguments = [pictures, other, nine, video, '--every=2', f'--annotate={copies}']
+    assert predict(file, *arguments, f'--out={tmp_path / "rows.csv"}') == 0
+    found = sorted(path.relative_to(copies).as_posix() for path in copies.rglob('*.jpg'))
+    assert found == [
+        'below/face10.jpg',
+        'below/face9.jpg',
+        'face9-2.jpg',
+        'face9.jpg',
+        'v.mp4/000000.jpg',
+        'v.mp4/000002.jpg',
+    ]
+    # Larger than the picture, so that bars can be read.
+    assert min(Image.open(copies / 'face9.jpg').size) > 48
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def write_model(path: Path, data: ModelData, dtype: str = 'float32') -> None:
     _check_finite(path, arrays)
     arrays[CENTRES] = data.centres
     arrays = {name: np.array(x, order='C') for name, x in arrays.items()}
-    text = json.dumps(_to_json(data.settings), ensure_ascii=False)
+    text = json.dumps(to_json(data.settings), ensure_ascii=False)
     partial = path.with_name(f'{path.name}.{uuid.uuid4().hex}')
     try:
         partial.write_bytes(save(arrays, metadata={KEY: text}))
@@ -271,8 +271,8 @@ def _unflatten(arrays):
     return variables
 
 
-def _to_json(value):
-    """NamedTuples as dictionaries, all the way down."""
+def to_json(value):
+    """`Settings` as what `json` writes: dictionaries, all the way down."""
     if hasattr(value, '_asdict'):
-        return {key: _to_json(x) for key, x in value._asdict().items()}
+        return {key: to_json(x) for key, x in value._asdict().items()}
     return value

@@ -127,7 +127,9 @@ class ResNet(nn.Module):
         x = images.astype(self.dtype)
         if self.stem == 'imagenet':
             x = _conv(width, (7, 7), strides=2, padding=3, dtype=self.dtype)(x)
-            x = nn.max_pool(nn.relu(norm()(x)), (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+            # After a ReLU zeros pad as nothing does; jax2onnx knows no padding of a max-pool.
+            x = jnp.pad(nn.relu(norm()(x)), ((0, 0), (1, 1), (1, 1), (0, 0)))
+            x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
         else:
             strides = STEMS[self.stem]
             x = nn.relu(norm()(_conv(width, (3, 3), strides=strides, dtype=self.dtype)(x)))
