@@ -281,7 +281,7 @@ def test_annotated_copies_stand_where_their_pictures_do(file, pictures, tmp_path
         'v.mp4/000002.jpg',
     ]
     # Larger than the picture, so that bars can be read.
-    assert min(Image.open(copies / 'face9.jpg').size) > 48
+    assert min(open_image(copies / 'face9.jpg').size) > 48
 
 
 @pytest.mark.parametrize(
