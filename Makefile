@@ -1,16 +1,22 @@
 # make train: from a clone to a trained model with a report.   make test: the tests.
+# make demo: the model of models/ on photographs.
 # make parity: the loss against pytorch-metric-learning, ResNets with weights of PyTorch files against
 # PyTorch, and exported models in ONNX Runtime, in environments of their own.
 # make page: the demo page in a browser (Chromium's), in an environment of its own.
+# make installed: the package without a clone, `.[predict]` in an environment of its own.
 # PYTHON= chooses the interpreter (3.11 or newer), VENV= the folder of the environment.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test lint parity page
+.PHONY: train test lint parity page installed demo
 
 train: $(VENV)/.installed
 	$(BIN)/python -m mtdml_jax train --config=configs/quickstart.py --workdir=runs/quickstart
+
+demo: $(VENV)/.installed
+	$(BIN)/python -m mtdml_jax predict --model=models/fer2013.safetensors --faces=detect --format=table \
+		models/pictures
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest
@@ -25,6 +31,12 @@ parity: .venv-parity/.installed .venv-onnx/.installed
 	.venv-parity/bin/python -m pytest -o addopts=--strict-markers -rP \
 		experiments/parity_pml.py experiments/parity_resnet.py
 	.venv-onnx/bin/python -m pytest -o addopts=--strict-markers experiments/parity_onnx.py
+
+# Not editable, and anew: what is tested is the package.
+installed:
+	$(PYTHON) -m venv --clear .venv-predict
+	.venv-predict/bin/python -m pip install --quiet '.[predict]'
+	.venv-predict/bin/python experiments/installed.py
 
 # Gradio's threads meet warnings of pandas, which setup.cfg would make errors.
 page: .venv-page/.installed

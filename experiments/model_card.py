@@ -1,0 +1,96 @@
+"""Takes a run's model into models/, with its config, its evaluation, and the tables of its card.
+
+    python experiments/model_card.py --workdir=RUN
+
+The tables stand between two marks in models/README.md and are written anew.
+"""
+
+import argparse
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).absolute().parents[1]))
+
+from mtdml_jax.evaluation.classify import accuracy_interval
+from mtdml_jax.inference.model_file import read_model, write_model
+
+MODELS = Path(__file__).absolute().parents[1] / 'models'
+LICENSE = (
+    'Trained on FER2013 (Goodfellow et al. 2013), faces collected from the web: for non-commercial '
+    'research only.'
+)
+MARKS = '<!-- measured -->\n', '<!-- end of measured -->\n'
+
+
+def main():
+    """Writes the files."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--workdir', type=Path, required=True)
+    folder = parser.parse_args().workdir
+    data = read_model(folder / 'model.safetensors')
+    data = data._replace(settings=data.settings._replace(license=LICENSE))
+    write_model(MODELS / 'fer2013.safetensors', data)
+    for name in ('config', 'evaluation'):
+        shutil.copy(folder / f'{name}.json', MODELS / f'fer2013.{name}.json')
+    evaluation = json.loads((folder / 'evaluation.json').read_text(encoding='utf-8'))
+    card = MODELS / 'README.md'
+    before, rest = card.read_text(encoding='utf-8').split(MARKS[0])
+    after = rest.split(MARKS[1])[1]
+    tables = f'{accuracies(evaluation)}\n{classes(evaluation)}\n{origin(evaluation)}'
+    card.write_text(before + MARKS[0] + tables + MARKS[1] + after, encoding='utf-8')
+
+
+def accuracies(evaluation):
+    """A row for each classifier."""
+    rows = ['| Classifier | accuracy | 95 % interval |', '|---|---|---|']
+    for name, scores in evaluation['classifiers'].items():
+        low, high = scores['accuracy_ci95']
+        rows.append(
+            f'| {name} | {percent(scores["accuracy"])} | {percent(low)} to {percent(high)} |'
+        )
+    return '\n'.join(rows) + '\n'
+
+
+def classes(evaluation):
+    """A row for each class: how many of its faces the softmax finds, and what it takes others for."""
+    rows = [
+        '| Expression | faces | found | 95 % interval | most often taken for |',
+        '|---|---|---|---|---|',
+    ]
+    names = evaluation['class_names']
+    confusion = evaluation['classifiers']['softmax']['confusion_matrix']
+    for name, counts in zip(names, confusion, strict=True):
+        total, correct = sum(counts), counts[names.index(name)]
+        low, high = accuracy_interval(correct, total)
+        wrong, most = max(
+            (count, other) for count, other in zip(counts, names, strict=True) if other != name
+        )
+        rows.append(
+            f'| {name} | {total} | {percent(correct / total)} | {percent(low)} to {percent(high)} '
+            f'| {most} ({percent(wrong / total)}) |'
+        )
+    return '\n'.join(rows) + '\n'
+
+
+def origin(evaluation):
+    """How the run came about."""
+    run = evaluation['run']
+    command = re.sub(
+        r'--(workdir|config\.data\.dir|config\.data\.prepared_dir)=\S+ ?', '', run['command']
+    )
+    return (
+        f'Trained at commit {run["commit"]}, jax {run["jax"]}, in {run["seconds"] / 60:.0f} minutes on '
+        f'{run["device"]}:\n\n    {command}\n'
+    )
+
+
+def percent(share):
+    """As in '66.8'."""
+    return f'{100 * share:.1f}'
+
+
+if __name__ == '__main__':
+    main()
