@@ -105,6 +105,29 @@ def parse_pixels(texts: Sequence[str]) -> tuple[int, ...]:
     return numbers
 
 
+def parse_box(texts: Sequence[str], where: str) -> tuple[int, ...] | None:
+    """Left, top, width and height of a face in pixels; None where all four are empty.
+
+    Args:
+      texts: of the columns x, y, w and h.
+      where: the file and row, for errors.
+
+    Raises:
+      UserError: no numbers of pixels, or a box without a width and height.
+    """
+    if not any(texts):
+        return None
+    try:
+        box = parse_pixels(texts)
+    except ValueError as error:
+        raise UserError(
+            f'{where}: expected numbers of pixels as x, y, w, h, found {texts}'
+        ) from error
+    if min(box[2:]) < 1:
+        raise UserError(f'{where}: expected a box with a width and height, found {texts}')
+    return box
+
+
 def read_text(path: Path) -> str:
     """The text of a small file, without spaces and line ends around it.
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from mtdml_jax.data.tables import parse_pixels, read_csv
+from mtdml_jax.data.tables import parse_box, read_csv
 from mtdml_jax.errors import UserError
 
 # Longest sides at which a picture is looked at: faces that fill it are found in the first, small ones in
@@ -132,19 +132,7 @@ def read_boxes(path: str | Path) -> dict[Path, list[Box]]:
         if not texts['path']:
             raise UserError(f'{where}: expected a path, found nothing')
         found = boxes.setdefault((path.parent / texts['path']).resolve(), [])
-        numbers = [texts[name] for name in COLUMNS[1:]]
-        if any(numbers):
-            found.append(_parse_box(numbers, where))
+        box = parse_box([texts[name] for name in COLUMNS[1:]], where)
+        if box:
+            found.append(Box(*box))
     return boxes
-
-
-def _parse_box(texts, where):
-    try:
-        box = Box(*parse_pixels(texts))
-    except ValueError as error:
-        raise UserError(
-            f'{where}: expected numbers of pixels as x, y, w, h, found {texts}'
-        ) from error
-    if min(box.width, box.height) < 1:
-        raise UserError(f'{where}: expected a box with a width and height, found {texts}')
-    return box

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from mtdml_jax.data.folders import SPLIT_NAMES, Face, natural_order
 from mtdml_jax.data.image_files import FaceBuilder, FaceConfig
 from mtdml_jax.data.sets.folder import find_subject
-from mtdml_jax.data.tables import parse_pixels, read_csv
+from mtdml_jax.data.tables import parse_box, read_csv
 from mtdml_jax.errors import UserError
 
 BOX = ('x', 'y', 'w', 'h')
@@ -162,18 +162,7 @@ def _find_image(name, list_path, folder):
 
 
 def _read_box(row, _):
-    found = [row.texts[name] for name in BOX]
-    if not any(found):
-        return (0, 0, 0, 0)
-    try:
-        box = parse_pixels(found)
-    except ValueError as error:
-        raise UserError(
-            f'{row.where}: expected numbers of pixels as {", ".join(BOX)}, found {found}'
-        ) from error
-    if min(box[2:]) < 1:
-        raise UserError(f'{row.where}: expected a box with a width and height, found {found}')
-    return box
+    return parse_box([row.texts[name] for name in BOX], row.where) or (0, 0, 0, 0)
 
 
 def _read_role(row, role):
