@@ -250,7 +250,7 @@ def take_steps(options):
 
     from mtdml_jax.config import load_config
     from mtdml_jax.training import checkpoints
-    from mtdml_jax.training.step import AXIS, make_training, split_over_devices
+    from mtdml_jax.training.step import AXIS, make_training, on_host, split_over_devices
 
     batch, side, steps = (14, 16, 4) if options.small else (126, 48, 30)
     width = 1 / 16 if options.small else 1.0
@@ -270,9 +270,9 @@ def take_steps(options):
             found = {'image': images, 'label': labels, 'mask': np.ones(batch, bool)}
             state, _ = step(state, split_over_devices(found))
             if number + 1 == steps // 2:
-                host = jax.device_get(jax_utils.unreplicate(state))
+                host = on_host(state)
                 checkpoints.save(manager, host, None, {})
-    leaves = jax.tree.leaves(jax.device_get(jax_utils.unreplicate(state)))
+    leaves = jax.tree.leaves(on_host(state))
     print(hashlib.sha256(b''.join(x.tobytes() for x in leaves)).hexdigest())
 
 

@@ -22,7 +22,7 @@ from mtdml_jax.evaluation.retrieval import retrieval_scores
 from mtdml_jax.models import Network
 from mtdml_jax.training import checkpoints
 from mtdml_jax.training.metrics import RunLog
-from mtdml_jax.training.step import AXIS, make_training, split_over_devices
+from mtdml_jax.training.step import AXIS, make_training, on_host, split_over_devices
 
 
 def train(config: ConfigDict, workdir: Path) -> bool:
@@ -80,7 +80,7 @@ def train(config: ConfigDict, workdir: Path) -> bool:
                 # Before anything is saved: it raises if the loss is not finite.
                 log.flush(step)
             if save:
-                host_state = jax.device_get(jax_utils.unreplicate(state))
+                host_state = on_host(state)
                 # Also in a hurry if it is due: a resumed run has to choose among the same scores.
                 found = validate(host_state.eval_variables) if due else None
                 log.validation(step, found or {})

@@ -9,10 +9,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import tensorboardX
-from flax import jax_utils
 from tqdm import tqdm
 
 from mtdml_jax.errors import DivergenceError
+from mtdml_jax.training.step import on_host
 
 # Above this collapse score a slice is one point for every purpose here: of unit vectors, up to 2 apart,
 # the mined ones are within 0.057.
@@ -71,7 +71,7 @@ class RunLog:
         Raises:
           DivergenceError: one of the steps has a loss that is not finite.
         """
-        window = jax.device_get([jax_utils.unreplicate(metrics) for metrics in self._window])
+        window = on_host(self._window)
         self._window = []
         for number, metrics in enumerate(window, start=step - len(window) + 1):
             check_finite(number, metrics, self._config, self._workdir)

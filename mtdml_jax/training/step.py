@@ -1,6 +1,7 @@
 """One training step as a pure function, and the same over all devices."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +50,12 @@ def split_over_devices(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Arrays [B, ...] to [local devices, B / local devices, ...], as pmap takes them."""
     devices = jax.local_device_count()
     return {name: x.reshape(devices, -1, *x.shape[1:]) for name, x in batch.items()}
+
+
+def on_host(tree: Any) -> Any:
+    """Of arrays that are replicated over devices, as pmap returns them, one replica in NumPy arrays."""
+    # Copied: what a NumPy array borrows, a later step may overwrite.
+    return jax.tree.map(lambda x: np.array(x.addressable_data(0))[0], tree)
 
 
 def make_thresholds(config, num_classes: int) -> jax.Array:
