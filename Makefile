@@ -34,6 +34,7 @@ parity: .venv-parity/.installed .venv-onnx/.installed
 
 # Not editable, and anew: what is tested is the package.
 installed:
+	rm -rf build
 	$(PYTHON) -m venv --clear .venv-predict
 	.venv-predict/bin/python -m pip install --quiet '.[predict]'
 	.venv-predict/bin/python experiments/installed.py

@@ -72,6 +72,9 @@ def get_config() -> ConfigDict:
     data.std = (0.25,)
     # Global batch size, in images. Must be divisible by the number of devices.
     data.batch_size = 128
+    # Images that a device embeds at a time, for batches larger than its memory; 0 for all. Mining and
+    # the loss are over the whole batch all the same, for one more pass forward. Divides a device's share.
+    data.micro_batch = 0
     # Faces K of a class in a batch, at least 2, where not all classes fit a batch with K each (P x K
     # sampling). With few classes every class is in every batch, with batch_size / num_classes faces.
     data.samples_per_class = 4
@@ -109,6 +112,10 @@ def get_config() -> ConfigDict:
     # and std in `data` with which they were trained. models/pretrained.py lists what a file does not
     # tell.
     model.pretrained = ''
+    # Where BatchNorm takes its statistics from in training: 'batch', the images that are embedded
+    # together (all devices' micro-batches); 'running', those that it has, as of pretrained weights, for
+    # good: then a split batch has the gradient of the whole one.
+    model.batch_norm = 'batch'
     # Size E of the embedding; must be divisible by num_slices.
     model.embedding_size = 256
     # 'batch' standardises each component of the embedding over the batch (BatchNorm without scale and

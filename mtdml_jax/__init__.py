@@ -13,6 +13,7 @@ Importing this package imports jax and nothing heavier; training lives in `mtdml
 
 from mtdml_jax.losses import LossAux, multi_threshold_loss
 from mtdml_jax.mining import Triplets, mine_batch_hard
+from mtdml_jax.parts import embed_in_parts
 from mtdml_jax.slicing import merge_slices, split_slices
 from mtdml_jax.thresholds import sample_thresholds, threshold_range
 from mtdml_jax.triplets import dual_triplet_loss, triplet_loss
@@ -32,6 +33,7 @@ __all__ = [
     'LossAux',
     'Triplets',
     'dual_triplet_loss',
+    'embed_in_parts',
     'load',
     'merge_slices',
     'mine_batch_hard',

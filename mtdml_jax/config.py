@@ -11,6 +11,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from mtdml_jax import configs
+from mtdml_jax.configs import default
 from mtdml_jax.errors import UserError, check_choice
 from mtdml_jax.losses import MININGS
 
@@ -23,6 +24,7 @@ BOUNDS = {
     'data.early_image_size': (1, math.inf),
     'data.early_share': (0, 1),
     'data.image_size': (1, math.inf),
+    'data.micro_batch': (0, math.inf),
     'data.samples_per_class': (2, math.inf),
     'data.validation_share': (0, 0.5),
     'augment.erasing': (0, 1),
@@ -47,6 +49,7 @@ BOUNDS = {
     'eval.num_neighbors': (1, math.inf),
 }
 CHOICES = {
+    'model.batch_norm': ('batch', 'running'),
     'data.channels': (1, 3),
     'data.sampling': ('class', 'instance', 'sqrt'),
     'loss.mining': MININGS,
@@ -123,7 +126,7 @@ def flatten(config, prefix: str = '') -> Iterator[tuple[str, object]]:
 
 
 def read_config(workdir: Path) -> ConfigDict:
-    """The config of the run in `workdir`.
+    """The config of the run in `workdir`; keys that came after the run have their defaults.
 
     Raises:
       UserError: no run there.
@@ -132,8 +135,17 @@ def read_config(workdir: Path) -> ConfigDict:
     if not path.is_file():
         raise UserError(f'--workdir: no run in {workdir} (there is no {path})')
     # JSON has no tuples, and a ConfigDict keeps the types of its values: lists become tuples first.
-    config = json.loads(path.read_text(encoding='utf-8'), object_hook=_lists_to_tuples)
-    return ConfigDict(config).lock()
+    found = json.loads(path.read_text(encoding='utf-8'), object_hook=_lists_to_tuples)
+    return ConfigDict(_merge(default.get_config().to_dict(), found)).lock()
+
+
+def _merge(section, changes):
+    """A nested dictionary with the values of another."""
+    both = {
+        key: _merge(section[key], x) if isinstance(x, dict) and key in section else x
+        for key, x in changes.items()
+    }
+    return section | both
 
 
 def _lists_to_tuples(section):
@@ -186,6 +198,12 @@ def check_config(config: ConfigDict, num_devices: int = 1) -> None:
         raise UserError(
             f'config.data.batch_size ({data.batch_size}) must be divisible by the number of devices '
             f'({num_devices}); try {down or num_devices} or {down + num_devices}'
+        )
+    share = data.batch_size // num_devices
+    if data.micro_batch and share % data.micro_batch:
+        raise UserError(
+            f'config.data.micro_batch ({data.micro_batch}) must divide the images of a device ({share}: '
+            f'config.data.batch_size over the number of devices)'
         )
     for key, choices in CHOICES.items():
         check_choice(key, values[key], choices)

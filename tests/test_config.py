@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,16 @@ def test_config_comes_back_from_its_run_as_it_was(tmp_path):
     assert again.data.mean == (0.1,)
 
 
+def test_run_of_an_older_version_has_the_defaults_of_keys_that_came_later(tmp_path):
+    config = load_config(CONFIG, ['--config.data.batch_size=40', '--config.data.columns.x=left'])
+    claim_workdir(tmp_path, config)
+    path = tmp_path / 'config.json'
+    saved = json.loads(path.read_text())
+    del saved['data']['micro_batch'], saved['data']['columns']['y'], saved['augment']
+    path.write_text(json.dumps(saved))
+    assert read_config(tmp_path).to_dict() == config.to_dict()
+
+
 def test_workdir_of_another_config_is_refused_with_the_keys_that_differ(tmp_path):
     claim_workdir(tmp_path, load_config(CONFIG))
     other = load_config(CONFIG, ['--config.seed=3', '--config.optim.learning_rate=0.5'])
@@ -115,6 +126,7 @@ def test_folder_without_a_run_is_named(tmp_path):
             r'batch_size \(63\) must be divisible .* \(8\); try 56 or 64',
         ),
         ('--config.data.batch_size=4', 'try 8'),
+        ('--config.data.micro_batch=5', r'micro_batch \(5\) must divide .* of a device \(16: '),
         ('--config.train.log_every=0', 'config.train.log_every: expected at least 1, found 0'),
         ('--config.loss.mining=soft', "one of hard, semihard, quantile, all, found 'soft'"),
         ('--config.loss.reduction=none', "one of mean, active_mean, found 'none'"),

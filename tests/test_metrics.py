@@ -35,7 +35,9 @@ def step_metrics(loss=1.0, collapse=(0.6, 0.6), num_valid=(8, 8)):
         'slice_collapse': collapse,
         'slice_num_valid': num_valid,
     }
-    return {name: jnp.stack([jnp.asarray(value, jnp.float32)] * 2) for name, value in metrics.items()}
+    return {
+        name: jnp.stack([jnp.asarray(value, jnp.float32)] * 2) for name, value in metrics.items()
+    }
 
 
 def run_log(folder, start_step=0, **train):

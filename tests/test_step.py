@@ -52,7 +52,7 @@ def make_batch(size=16):
     }
 
 
-def make_step(axis_name):
+def make_step(axis_name, **options):
     backbone = ResNet('resnet4', width_factor=1 / 16, stem='small', axis_name=axis_name)
     network = Network(backbone, 8, 2, 4, scale=5.0, learn_scale=True)
     schedule = optax.constant_schedule(0.1)
@@ -63,7 +63,7 @@ def make_step(axis_name):
     )
     # Uneven, so that devices have other mean weights than the batch.
     class_weights = jnp.array([1.0, 0.5, 3.0, 2.0])
-    joint_loss = make_loss(network, THRESHOLDS, LOSS, axis_name, class_weights)
+    joint_loss = make_loss(network, THRESHOLDS, LOSS, axis_name, class_weights, **options)
     return make_train_step(joint_loss, optimizer, schedule, 0.0, axis_name), state
 
 
@@ -87,6 +87,31 @@ def eight_devices():
 def test_pmap_over_8_devices_gives_the_step_of_one_device(eight_devices, one_device):
     step = jax_utils.unreplicate(eight_devices)
     chex.assert_trees_all_close(step, one_device, atol=2e-5, rtol=1e-4)
+
+
+def test_step_in_micro_batches_is_the_step_of_the_whole_batch_by_running_statistics():
+    whole, parts = (
+        jax.device_get(jax.jit(step)(state, make_batch()))
+        for step, state in (make_step(None, batch_norm='running', micro_batch=x) for x in (0, 4))
+    )
+    chex.assert_trees_all_close(parts, whole, atol=1e-5, rtol=1e-4)
+    _, state = make_step(None)
+    chex.assert_trees_all_equal(whole[0].variables['batch_stats'], state.variables['batch_stats'])
+
+
+def test_micro_batches_take_statistics_of_their_own_whose_mean_is_kept():
+    step, state = make_step(None, micro_batch=8)
+    found = jax.device_get(jax.jit(step)(state, make_batch()))[0].variables['batch_stats']
+    backbone = ResNet('resnet4', width_factor=1 / 16, stem='small')
+    network = Network(backbone, 8, 2, 4, scale=5.0, learn_scale=True)
+    updated = [
+        network.apply(
+            state.variables, make_batch()['image'][i::2], train=True, mutable=['batch_stats']
+        )[1]['batch_stats']
+        for i in (0, 1)
+    ]
+    expected = jax.tree.map(lambda *x: np.mean(x, axis=0), *updated)
+    chex.assert_trees_all_close(found, expected, atol=1e-5)
 
 
 def test_replicas_are_identical_after_a_step(eight_devices):

@@ -11,6 +11,7 @@ import optax
 from mtdml_jax.errors import UserError, check_choice
 from mtdml_jax.losses import global_mean, multi_threshold_loss
 from mtdml_jax.models import Network, make_network
+from mtdml_jax.parts import embed_in_parts
 from mtdml_jax.thresholds import sample_thresholds, threshold_range
 from mtdml_jax.training.state import TrainState, create_state, make_optimizer, make_schedule
 
@@ -40,7 +41,15 @@ def make_training(
     schedule = make_schedule(config.optim, config.train.num_steps)
     optimizer = make_optimizer(config.optim, schedule)
     class_weights = make_class_weights(class_counts, config.loss.class_weights)
-    joint_loss = make_loss(network, thresholds, config.loss, AXIS, class_weights)
+    joint_loss = make_loss(
+        network,
+        thresholds,
+        config.loss,
+        AXIS,
+        class_weights,
+        micro_batch=config.data.micro_batch,
+        batch_norm=config.model.batch_norm,
+    )
     step = make_train_step(joint_loss, optimizer, schedule, config.train.ema_decay, AXIS)
     state = create_state(network, optimizer, config, read_pretrained=read_pretrained)
     return network, state, jax.pmap(step, axis_name=AXIS, donate_argnums=0)
@@ -105,6 +114,9 @@ def make_loss(
     loss,
     axis_name: str | None,
     class_weights: jax.Array | None = None,
+    *,
+    micro_batch: int = 0,
+    batch_norm: str = 'batch',
 ) -> Callable:
     """The joint loss of a batch, (params, batch_stats, batch) -> (loss, (batch_stats, metrics)).
 
@@ -119,15 +131,25 @@ def make_loss(
       loss: the section `loss` of the config.
       axis_name: mapped axis over whose devices the batch is spread.
       class_weights: weight of each class in cross-entropy, [C]; None for equal ones.
+      micro_batch: images that a device embeds at a time (`embed_in_parts`); 0 for all.
+      batch_norm: 'batch' where BatchNorm takes its statistics from the images embedded together, over
+        all devices, or 'running' where they stay what they are.
     """
 
     def joint_loss(params, batch_stats, batch):
-        outputs, updated = network.apply(
-            {'params': params, 'batch_stats': batch_stats},
-            batch['image'],
-            train=True,
-            mutable=['batch_stats'],
-        )
+        def embed(images):
+            outputs, updated = network.apply(
+                {'params': params, 'batch_stats': batch_stats},
+                images,
+                train=batch_norm == 'batch',
+                mutable=['batch_stats'],
+            )
+            return outputs, updated['batch_stats']
+
+        if micro_batch:
+            outputs, batch_stats = embed_in_parts(embed, batch['image'], micro_batch, has_aux=True)
+        else:
+            outputs, batch_stats = embed(batch['image'])
         labels, mask = batch['label'], batch['mask']
         metric_loss, aux = multi_threshold_loss(
             outputs.embedding,
@@ -158,7 +180,7 @@ def make_loss(
             **{f'slice_{name}': value for name, value in aux._asdict().items()},
         }
         total = loss.metric_weight * metric_loss + loss.softmax_weight * softmax_loss
-        return total, (updated['batch_stats'], metrics)
+        return total, (batch_stats, metrics)
 
     return joint_loss
 
