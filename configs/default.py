@@ -73,7 +73,8 @@ def get_config() -> ConfigDict:
     # Global batch size, in images. Must be divisible by the number of devices.
     data.batch_size = 128
     # Images that a device embeds at a time, for batches larger than its memory; 0 for all. Mining and
-    # the loss are over the whole batch all the same, for one more pass forward. Divides a device's share.
+    # the loss are over the whole batch all the same, for one more pass forward. Divides the images of a
+    # device.
     data.micro_batch = 0
     # Faces K of a class in a batch, at least 2, where not all classes fit a batch with K each (P x K
     # sampling). With few classes every class is in every batch, with batch_size / num_classes faces.
