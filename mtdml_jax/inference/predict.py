@@ -4,7 +4,6 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,13 +11,7 @@ from mtdml_jax.errors import UserError
 from mtdml_jax.inference.media import read_pictures
 from mtdml_jax.inference.model import join_predictions, load
 from mtdml_jax.inference.pixels import open_image
-from mtdml_jax.inference.rows import (
-    NO_FACE,
-    WRITERS,
-    EmbeddingWriter,
-    Row,
-    open_output,
-)
+from mtdml_jax.inference.rows import NO_FACE, WRITERS, EmbeddingWriter, Row, open_output
 from mtdml_jax.inference.stream import find_boxes, predict_rows
 
 # Between two lines of progress.
@@ -122,8 +115,7 @@ def write_rows(
       annotator: with `predict_rows(keep_frames=True)`.
     """
     counts, last, shows = Counts(), time.monotonic(), sys.stderr.isatty()
-    for _, group in groupby(rows, key=lambda row: id(row.picture)):
-        group = list(group)
+    for group in _by_picture(rows):
         for writer in writers:
             for row in group:
                 writer.write(row)
@@ -136,6 +128,18 @@ def write_rows(
     if shows:
         print('\r\033[K', end='', file=sys.stderr)
     return counts
+
+
+def _by_picture(rows):
+    """Lists of the rows of each picture."""
+    group = []
+    for row in rows:
+        if group and row.picture is not group[0].picture:
+            yield group
+            group = []
+        group.append(row)
+    if group:
+        yield group
 
 
 class Annotator:
