@@ -31,11 +31,17 @@ def main(argv: list[str] | None = None) -> int:
         # Its reader has seen enough, as `| head` has; nothing is left for the flush at Python's end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (UserError, DivergenceError) as error:
+    except (UserError, DivergenceError, ModuleNotFoundError) as error:
         if arguments.debug:
             raise
-        print(f'mtdml_jax: {one_line(str(error))}', file=sys.stderr)
-        return 2 if isinstance(error, UserError) else 3
+        text = one_line(str(error))
+        if isinstance(error, ModuleNotFoundError):
+            extra = 'train' if argv[0] in TRAINING else 'predict'
+            text = (
+                f"{text}; {argv[0]} takes more than the loss does: pip install 'mtdml_jax[{extra}]'"
+            )
+        print(f'mtdml_jax: {text}', file=sys.stderr)
+        return 3 if isinstance(error, DivergenceError) else 2
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -92,10 +92,12 @@ def _add_predict(add_command):
 def _export(arguments, overrides, command) -> int:
     find_devices()
     is_smaller = arguments.slices is not None or arguments.dtype != 'float32'
-    if not arguments.workdir and (is_smaller or overrides):
+    if is_smaller and not arguments.workdir:
         raise UserError(
             '--model: slices and types are measured on the data of a run: --workdir=RUN'
         )
+    if overrides and not is_smaller:
+        raise UserError(f'unexpected argument {overrides[0]!r}')
     style = arguments.format or {'.onnx': 'onnx', '.stablehlo': 'stablehlo'}.get(
         arguments.out.suffix, 'safetensors'
     )
@@ -103,11 +105,10 @@ def _export(arguments, overrides, command) -> int:
     from mtdml_jax.inference.model import find_model
 
     data = model_file.read_model(find_model(arguments.workdir or arguments.model))
-    if arguments.workdir:
+    if is_smaller:
         from mtdml_jax.config import apply_overrides, read_config
 
         config = apply_overrides(read_config(arguments.workdir), overrides)
-    if is_smaller:
         quieten()
         from mtdml_jax.evaluation.export import shrink
 
