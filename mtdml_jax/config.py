@@ -49,9 +49,9 @@ BOUNDS = {
     'eval.num_neighbors': (1, math.inf),
 }
 CHOICES = {
-    'model.batch_norm': ('batch', 'running'),
     'data.channels': (1, 3),
     'data.sampling': ('class', 'instance', 'sqrt'),
+    'model.batch_norm': ('batch', 'running'),
     'loss.mining': MININGS,
     'loss.reduction': ('mean', 'active_mean'),
     'train.best_metric': ('softmax_accuracy', 'knn_accuracy', 'map_at_r'),

@@ -9,7 +9,7 @@ from small_model import NAMES, SLICES, model_data
 from mtdml_jax.errors import UserError
 from mtdml_jax.inference import page, page_html
 from mtdml_jax.inference.model import Gallery, Model, Predictions
-from mtdml_jax.inference.page_session import Session, enroll, find_nearest, read_faces
+from mtdml_jax.inference.page_session import Session, enroll, nearest_faces, read_faces
 from mtdml_jax.inference.verdicts import Verdict, judge_slices
 
 pytestmark = pytest.mark.usefixtures('resnet4')
@@ -97,14 +97,14 @@ def test_enrolled_face_is_found_again_and_the_model_and_other_sessions_do_not_kn
 ):
     first = enroll(session, 1, ' new ', ' Ann ')
     both = enroll(first, 0, 'sad', '')
-    near, far = find_nearest(both, 1)
+    near, far = nearest_faces(both, 1)
     assert near[:2] == ('new', 'Ann')
     assert far[:2] == ('sad', '')
     embeddings = session.predictions.embeddings
     np.testing.assert_allclose(near[2], 0, atol=1e-6)
     np.testing.assert_allclose(far[2], np.linalg.norm(embeddings[0] - embeddings[1]), rtol=1e-6)
-    assert find_nearest(both, 0)[0][:2] == ('sad', '')
-    assert find_nearest(session, 1) == []
+    assert nearest_faces(both, 0)[0][:2] == ('sad', '')
+    assert nearest_faces(session, 1) == []
     assert len(first.gallery.labels) == 1
     assert model.gallery.labels == ()
 
@@ -112,7 +112,7 @@ def test_enrolled_face_is_found_again_and_the_model_and_other_sessions_do_not_kn
 def test_five_nearest_faces_are_found(model, session):
     for _ in range(7):
         session = enroll(session, 0, 'sad', '')
-    assert len(find_nearest(session, 0)) == 5
+    assert len(nearest_faces(session, 0)) == 5
 
 
 @pytest.mark.parametrize(

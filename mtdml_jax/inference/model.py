@@ -68,6 +68,14 @@ class Gallery(NamedTuple):
     labels: tuple[str, ...]
     names: tuple[str, ...]
 
+    def add(self, embeddings: np.ndarray, labels: Sequence[str], names: Sequence[str]) -> 'Gallery':
+        """This gallery and further faces: embeddings [N, E], N labels and N names."""
+        return Gallery(
+            np.concatenate([self.embeddings, embeddings]),
+            (*self.labels, *labels),
+            (*self.names, *names),
+        )
+
 
 class Classifier(NamedTuple):
     """Names of classes [C], and a function (slices [N, S, D], logits [N, S, C]) -> `Predictions`."""
@@ -214,7 +222,7 @@ class Model:
           UserError: an image that cannot be read, or no enrolled face.
         """
         gallery = self._need_gallery()
-        rows, distances = _find_nearest(
+        rows, distances = find_nearest(
             self.embed(_as_list(images), boxes=boxes), gallery.embeddings, k
         )
         labels, names = (
@@ -250,12 +258,7 @@ class Model:
                 raise UserError(f'{what}: expected {len(images)} texts, one for each image')
         embeddings = self.embed(images, boxes=boxes)
         with self._enrolling:
-            old = self._gallery
-            self._gallery = Gallery(
-                np.concatenate([old.embeddings, embeddings]),
-                (*old.labels, *labels),
-                (*old.names, *names),
-            )
+            self._gallery = self._gallery.add(embeddings, labels, names)
 
     def save(self, path: str | Path, *, dtype: str = 'float32') -> None:
         """Writes a model file, with all faces that are enrolled.
@@ -330,7 +333,7 @@ class Model:
         seen = self._look(self._variables, filled)
         return lambda: (np.asarray(seen.slices)[:count], np.asarray(seen.logits)[:count])
 
-    def make_classifier(self, by: str | None = None, k: int = 15) -> 'Classifier':
+    def make_classifier(self, by: str | None = None, k: int = 15) -> Classifier:
         """What makes `Predictions` of what `look` found; its arguments are `predict`'s.
 
         Raises:
@@ -394,7 +397,7 @@ class Model:
         parts = gallery.embeddings.reshape(len(labels), num_slices, -1) * num_slices**0.5
 
         def vote(found, among):
-            rows, _ = _find_nearest(found, among, k)
+            rows, _ = find_nearest(found, among, k)
             votes = labels[rows][..., None] == np.arange(len(names))
             return votes.mean(axis=1, dtype=np.float32)
 
@@ -458,7 +461,7 @@ def _softmax(logits):
     return shifted / shifted.sum(axis=-1, keepdims=True)
 
 
-def _find_nearest(found, among, k):
+def find_nearest(found: np.ndarray, among: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """(rows int [N, K], distances float32 [N, K]) of unit vectors, nearest first, ties by the row."""
     if k < 1:
         raise UserError(f'k: expected at least 1, found {k}')

@@ -30,7 +30,7 @@ from mtdml_jax.inference.page_session import (
     Detect,
     Session,
     enroll,
-    find_nearest,
+    nearest_faces,
     read_faces,
 )
 from mtdml_jax.inference.verdicts import judge_slices
@@ -169,7 +169,7 @@ def _render(model, session, row):
         session.predictions.names[row],
         picture,
         show_probabilities(session.predictions, row),
-        show_nearest(find_nearest(session, row)),
+        show_nearest(nearest_faces(session, row)),
         show_verdicts(verdicts, model.settings.distance),
     )
 
@@ -183,7 +183,7 @@ def _enroll(session, row, label, name):
         message = show_message(f'Enrolled as {label}, until you close this page.')
     except UserError as error:
         message = show_message(str(error), is_error=True)
-    return session, message, show_nearest(find_nearest(session, row)), name
+    return session, message, show_nearest(nearest_faces(session, row)), name
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from mtdml_jax.errors import UserError
-from mtdml_jax.inference.model import Gallery, Model, Predictions
+from mtdml_jax.inference.model import Gallery, Model, Predictions, find_nearest
 from mtdml_jax.inference.pixels import cut_pixels, opened
 
 # The picture on the page, in pixels of its longest side; faces are cut out of the upload itself.
@@ -92,17 +92,17 @@ def enroll(session: Session, row: int, label: str, name: str) -> Session:
         raise UserError('An enrolled face needs the name of an expression.')
     if max(len(label), len(name)) > MAX_NAME:
         raise UserError(f'A name has at most {MAX_NAME} letters.')
-    old = session.gallery
     embedding = session.predictions.embeddings[row : row + 1]
-    gallery = Gallery(
-        np.concatenate([old.embeddings, embedding]), (*old.labels, label), (*old.names, name)
-    )
-    return session._replace(gallery=gallery)
+    return session._replace(gallery=session.gallery.add(embedding, [label], [name]))
 
 
-def find_nearest(session: Session, row: int) -> list[tuple[str, str, float]]:
+def nearest_faces(session: Session, row: int) -> list[tuple[str, str, float]]:
     """(label, name, distance between unit embeddings) of the 5 enrolled faces nearest to a face."""
     gallery = session.gallery
-    distances = np.linalg.norm(gallery.embeddings - session.predictions.embeddings[row], axis=1)
-    order = np.argsort(distances, kind='stable')[:NUM_NEAREST]
-    return [(gallery.labels[i], gallery.names[i], float(distances[i])) for i in order]
+    rows, distances = find_nearest(
+        session.predictions.embeddings[row : row + 1], gallery.embeddings, NUM_NEAREST
+    )
+    return [
+        (gallery.labels[i], gallery.names[i], float(distance))
+        for i, distance in zip(rows[0], distances[0], strict=True)
+    ]

@@ -217,15 +217,15 @@ def make_upright(image: Image.Image) -> Image.Image:
     if image.mode.startswith('I;16'):
         # Of 16 bits the upper 8: `convert` would make all above 255 white.
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    elif image.mode in ('1', 'L', 'LA'):
+    elif image.mode in ('1', 'LA'):
         image = image.convert('L')
-    else:
+    elif image.mode not in ('L', 'RGB'):
         # A palette's transparency becomes alpha first, or Pillow warns.
         image = image.convert('RGBA' if image.mode == 'P' else 'RGB').convert('RGB')
     if orientation in _UPRIGHT:
         image = image.transpose(_UPRIGHT[orientation])
-    # It is upright now, whatever the file says.
-    image.info.pop('exif', None)
+        # It is upright now, whatever the file says.
+        image.info.pop('exif', None)
     return image
 
 
