@@ -49,7 +49,7 @@ def main():
     whole = read_model(arguments.workdir / 'model.safetensors')
     most = whole.settings.network.num_slices
     numbers = [2**i for i in range(most.bit_length()) if 2**i < most] + [most]
-    models = {n: shrink(config, whole, slices=n) for n in numbers}
+    models = {n: shrink(config, whole, slices=n) for n in numbers[:-1]} | {most: whole}
     with tempfile.TemporaryDirectory() as folder:
         paths = {n: Path(folder) / f'{n}.safetensors' for n in numbers}
         for n, data in models.items():
@@ -80,7 +80,7 @@ def describe(number, settings, size, seconds):
     """A row."""
     scores = settings.measured['classifiers']
     shares = [scores[name]['accuracy'] for name in CLASSIFIERS] + scores['softmax']['accuracy_ci95']
-    slices = ' '.join(map(str, settings.trained['slices']))
+    slices = ' '.join(map(str, settings.trained.get('slices', range(number))))
     return (
         number,
         slices,
