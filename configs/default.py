@@ -154,6 +154,10 @@ def get_config() -> ConfigDict:
     loss.reduction = 'mean'
     # 0 for the hinge [x]_+; above 0 for softness * log(1 + exp(x / softness)), in units of the distance.
     loss.softness = 0.0
+    # Embeddings of earlier batches that may be mined too (cross-batch memory), at least batch_size; 0
+    # for none. They are kept from step memory_start on: at first a network changes too fast.
+    loss.memory_size = 0
+    loss.memory_start = 1000
     # One threshold a slice; empty: midpoints of num_slices equal bins of the valid range.
     loss.thresholds = ()
 

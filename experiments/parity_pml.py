@@ -6,6 +6,10 @@ sets up an environment with torch and PML and runs the tests of this file. PML's
 and reducers judge one slice at a time; ours judges all slices at once. PML has no dual loss (its
 `swap` is the smaller of two distances), so the comparison is of `dual=False`.
 
+PML's `CrossBatchMemory` puts the batch into the memory first and mines there, so that a memory of M + B
+rows has what our batch of B rows and memory of M have. There the batch's own rows take no gradient as
+positives and negatives either; of ours they do, so losses are compared and gradients are not.
+
 Two ways in which PML 2.9.0 itself is less exact, and what is held of each of them:
 
 - Above 25 rows its `torch.cdist` goes through a matrix product, |x|^2 - 2xy + |y|^2. Equal rows then
@@ -20,6 +24,7 @@ import functools
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -28,6 +33,8 @@ from pytorch_metric_learning import distances, losses, miners, reducers
 sys.path.append(str(Path(__file__).parents[1] / 'tests'))
 
 from parity_cases import CASES, judge_in_jax, pairs_of
+
+from mtdml_jax import empty_memory, multi_threshold_loss, remember
 
 POWERS = {'euclidean': 1, 'squared_euclidean': 2}
 REDUCERS = {'mean': reducers.MeanReducer, 'active_mean': reducers.AvgNonZeroReducer}
@@ -144,3 +151,36 @@ def test_pml_as_it_is_takes_another_of_equal_rows_in_few_cases():
     print(f'another one of equal rows in {len(moved)} cases: {[case.name for case in moved]}')
     assert len(moved) <= MOST_MOVED_CASES
     assert all(case.shape.batch > 25 for case in moved)
+
+
+@pytest.mark.parametrize('distance_name', POWERS)
+def test_loss_over_a_sequence_of_batches_matches_pml_with_cross_batch_memory(distance_name):
+    """A memory of M rows and a batch of B against PML's memory of M + B rows."""
+    batch, num_slices, slice_dim, size = 12, 3, 4, 30
+    rng = np.random.default_rng(0)
+    thresholds = np.array([0.1, 0.5, 0.9])
+    distance = DifferencesDistance(power=POWERS[distance_name])
+    theirs = [
+        losses.CrossBatchMemory(
+            losses.TripletMarginLoss(x, distance=distance, reducer=reducers.MeanReducer()),
+            slice_dim,
+            memory_size=size + batch,
+            miner=miners.BatchHardMiner(distance=distance),
+        ).double()
+        for x in thresholds
+    ]
+    with jax.enable_x64(True):
+        memory = empty_memory(size, num_slices * slice_dim)
+        memory = memory._replace(embeddings=memory.embeddings.astype(np.float64))
+        for _ in range(8):
+            embeddings = rng.normal(size=(batch, num_slices * slice_dim))
+            labels = rng.integers(0, 3, batch)
+            options = {'distance': distance_name, 'dual': False, 'memory': memory}
+            _, aux = multi_threshold_loss(embeddings, labels, thresholds, **options)
+            parts = np.split(embeddings, num_slices, axis=1)
+            expected = [
+                judge(torch.tensor(part), torch.tensor(labels)).item()
+                for judge, part in zip(theirs, parts, strict=True)
+            ]
+            np.testing.assert_allclose(aux.loss, expected, rtol=0, atol=1e-12)
+            memory = remember(memory, embeddings, labels)

@@ -12,6 +12,7 @@ Importing this package imports jax and nothing heavier; training lives in `mtdml
 """
 
 from mtdml_jax.losses import LossAux, multi_threshold_loss
+from mtdml_jax.memory import Memory, empty_memory, remember
 from mtdml_jax.mining import Triplets, mine_batch_hard
 from mtdml_jax.parts import embed_in_parts
 from mtdml_jax.slicing import merge_slices, split_slices
@@ -31,13 +32,16 @@ __version__ = '0.1.0'
 
 __all__ = [
     'LossAux',
+    'Memory',
     'Triplets',
     'dual_triplet_loss',
     'embed_in_parts',
+    'empty_memory',
     'load',
     'merge_slices',
     'mine_batch_hard',
     'multi_threshold_loss',
+    'remember',
     'sample_thresholds',
     'split_slices',
     'threshold_range',

@@ -34,6 +34,8 @@ BOUNDS = {
     'loss.quantile': (0, 1),
     'loss.softmax_weight': (0, math.inf),
     'loss.softness': (0, math.inf),
+    'loss.memory_size': (0, math.inf),
+    'loss.memory_start': (0, math.inf),
     'optim.clip_norm': (0, math.inf),
     'optim.learning_rate': (0, math.inf),
     'optim.warmup': (0, 1),
@@ -204,6 +206,11 @@ def check_config(config: ConfigDict, num_devices: int = 1) -> None:
         raise UserError(
             f'config.data.micro_batch ({data.micro_batch}) must divide the images of a device ({share}: '
             f'config.data.batch_size over the number of devices)'
+        )
+    if 0 < config.loss.memory_size < data.batch_size:
+        raise UserError(
+            f'config.loss.memory_size: expected 0 or at least config.data.batch_size '
+            f'({data.batch_size}), found {config.loss.memory_size}'
         )
     for key, choices in CHOICES.items():
         check_choice(key, values[key], choices)

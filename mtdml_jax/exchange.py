@@ -69,6 +69,20 @@ def share_out(slices, labels, mask, weights, axis_name: str | None) -> Share:
     return Share(slices, labels, mask, weights, rows, gather(slices), all_labels, all_mask, 0)
 
 
+def add_memory(share: Share, slices, labels, mask) -> Share:
+    """The share with rows of all slices [M, S, D] behind its gallery, which take no gradient."""
+    num_slices = share.gallery.shape[1]
+    own = jax.lax.dynamic_slice_in_dim(slices, share.first_slice, num_slices, axis=1)
+    own = jax.lax.stop_gradient(own).astype(share.gallery.dtype)
+    return share._replace(
+        gallery=jnp.concatenate([share.gallery, own]),
+        gallery_labels=jnp.concatenate(
+            [share.gallery_labels, labels.astype(share.gallery_labels.dtype)]
+        ),
+        gallery_mask=jnp.concatenate([share.gallery_mask, mask]),
+    )
+
+
 def sum_shares(x: jax.Array, share: Share, num_slices: int, axis_name: str | None) -> jax.Array:
     """Sums [..., T] of the devices' shares -> sums [..., S] of the global batch, on all devices."""
     if axis_name is None:

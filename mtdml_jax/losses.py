@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 from mtdml_jax.arguments import as_array, as_labels
 from mtdml_jax.distances import check_distance
-from mtdml_jax.exchange import Share, return_to_rows, share_out, sum_shares
+from mtdml_jax.exchange import Share, add_memory, return_to_rows, share_out, sum_shares
+from mtdml_jax.memory import Memory
 from mtdml_jax.mining import PAIR_MININGS, as_mask, check_quantile, mine_batch_hard
 from mtdml_jax.slicing import split_slices
 from mtdml_jax.triplets import Judged, judge_all, judge_mined
@@ -58,6 +59,7 @@ def multi_threshold_loss(
     softness: float = 0.0,
     mask: jax.Array | None = None,
     weights: jax.Array | None = None,
+    memory: Memory | None = None,
     axis_name: str | None = None,
     reduction: str = 'mean',
 ) -> tuple[jax.Array, LossAux]:
@@ -93,6 +95,8 @@ def multi_threshold_loss(
       mask: bool [B], False for rows (padding) that take part in nothing.
       weights: weight of each anchor's triplets in all means, at least 0, [B]; by default 1. A row of
         weight 0 is still mined by others.
+      memory: embeddings of earlier batches, whose slices may be chosen as positives and negatives too;
+        they take no gradient. The same on all devices; not with mining 'all'.
       axis_name: name of the mapped axis over whose devices the batch is spread.
       reduction: 'mean' over the triplets, 'active_mean' over those that violate their threshold, both
         then over the slices; or 'none': the mean of each anchor's triplets.
@@ -102,7 +106,8 @@ def multi_threshold_loss(
 
     Raises:
       ValueError: shapes that do not fit, or no rows; labels of another type; an unknown distance, mining
-        or reduction; a softness below 0; a quantile outside [0, 1] that is not traced.
+        or reduction; a softness below 0; a quantile outside [0, 1] that is not traced; a memory with
+        mining 'all'.
 
     References:
       Yang et al., Pattern Recognition 156, 110711, 2024.
@@ -112,11 +117,15 @@ def multi_threshold_loss(
     weights = None if weights is None else as_array(weights, 'weights')
     _check_arguments(embeddings, labels, thresholds, weights, distance, mining, reduction)
     check_quantile(quantile)
+    _check_memory(memory, embeddings, mining)
     num_slices = len(thresholds)
     slices = split_slices(embeddings, num_slices)
     mask = as_mask(mask, labels.shape)
     weights = jnp.ones_like(slices, shape=labels.shape) if weights is None else weights
     share = share_out(slices, labels, mask, weights, axis_name)
+    if memory is not None:
+        kept = split_slices(memory.embeddings, num_slices)
+        share = add_memory(share, kept, memory.labels, memory.filled)
     thresholds = jax.lax.dynamic_slice_in_dim(
         thresholds.astype(slices.dtype), share.first_slice, share.anchors.shape[1]
     )
@@ -221,3 +230,17 @@ def _check_arguments(embeddings, labels, thresholds, weights, distance, mining, 
         raise ValueError('expected at least one row, found none')
     if weights is not None and weights.shape != labels.shape:
         raise ValueError(f'expected weights of shape {labels.shape}, found {weights.shape}')
+
+
+def _check_memory(memory, embeddings, mining):
+    if memory is None:
+        return
+    if mining == 'all':
+        raise ValueError(
+            "expected a mining other than 'all' with a memory, whose rows are no anchors"
+        )
+    if memory.embeddings.shape[1:] != embeddings.shape[1:]:
+        raise ValueError(
+            f'expected a memory of embeddings [M, {embeddings.shape[1]}], found '
+            f'{memory.embeddings.shape}'
+        )

@@ -18,7 +18,8 @@ pytestmark = pytest.mark.usefixtures('resnet4')
 
 @pytest.fixture(scope='module')
 def config(folder):
-    return small_config(folder, '--config.eval.checkpoint=latest')
+    memory = '--config.loss.memory_size=40', '--config.loss.memory_start=2'
+    return small_config(folder, '--config.eval.checkpoint=latest', *memory)
 
 
 @pytest.fixture(scope='module')

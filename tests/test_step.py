@@ -12,6 +12,7 @@ from small_data import CONFIG
 from mtdml_jax.config import load_config
 from mtdml_jax.errors import UserError
 from mtdml_jax.losses import multi_threshold_loss
+from mtdml_jax.memory import empty_memory
 from mtdml_jax.models.network import Network, Outputs
 from mtdml_jax.models.resnet import ResNet
 from mtdml_jax.thresholds import sample_thresholds, threshold_range
@@ -52,7 +53,7 @@ def make_batch(size=16):
     }
 
 
-def make_step(axis_name, **options):
+def make_step(axis_name, memory_start=0, **options):
     backbone = ResNet('resnet4', width_factor=1 / 16, stem='small', axis_name=axis_name)
     network = Network(backbone, 8, 2, 4, scale=5.0, learn_scale=True)
     schedule = optax.constant_schedule(0.1)
@@ -64,7 +65,8 @@ def make_step(axis_name, **options):
     # Uneven, so that devices have other mean weights than the batch.
     class_weights = jnp.array([1.0, 0.5, 3.0, 2.0])
     joint_loss = make_loss(network, THRESHOLDS, LOSS, axis_name, class_weights, **options)
-    return make_train_step(joint_loss, optimizer, schedule, 0.0, axis_name), state
+    step = make_train_step(joint_loss, optimizer, schedule, 0.0, axis_name, memory_start)
+    return step, state
 
 
 @pytest.fixture(scope='module')
@@ -158,7 +160,9 @@ def test_joint_loss_is_the_weighted_sum_of_both_terms_by_hand(options):
     rng = np.random.default_rng(1)
     embedding = jnp.asarray(rng.normal(size=(16, 8)), jnp.float32)
     logits = 3 * rng.normal(size=(16, 2, 4)).astype(np.float32)
-    total, (_, metrics) = make_loss(Fixed(embedding, logits), THRESHOLDS, loss, None)({}, {}, batch)
+    total, (_, _, metrics) = make_loss(Fixed(embedding, logits), THRESHOLDS, loss, None)(
+        {}, {}, batch
+    )
 
     log_probability = logits - np.log(np.sum(np.exp(logits), axis=2, keepdims=True))
     cross_entropy, correct = [], []
@@ -186,7 +190,7 @@ def softmax_loss_of(logits, batch, class_weights=None):
     count = len(logits)
     batch = {'image': None, 'mask': np.arange(count) < count - 1} | batch
     joint_loss = make_loss(network, thresholds, loss, None, class_weights)
-    _, (_, metrics) = joint_loss({}, {}, batch)
+    _, (_, _, metrics) = joint_loss({}, {}, batch)
     return metrics['softmax_loss']
 
 
@@ -226,8 +230,8 @@ def test_class_weights_fall_with_the_number_of_faces_or_its_root():
     [(0.05, 0, 0.05), (0.999, 0, 0.1), (0.999, 11, 12 / 21), (0.9, 1000, 0.9)],
 )
 def test_running_mean_has_a_short_memory_at_first_and_the_given_one_later(decay, step, used):
-    def joint_loss(params, batch_stats, batch):
-        return params['weight'] ** 2, (batch_stats, {})
+    def joint_loss(params, batch_stats, batch, memory):
+        return params['weight'] ** 2, (batch_stats, memory, {})
 
     optimizer = optax.sgd(0.5)  # From 1 it steps to 0.
     variables = {'params': {'weight': jnp.ones(())}, 'batch_stats': {}}
@@ -237,6 +241,19 @@ def test_running_mean_has_a_short_memory_at_first_and_the_given_one_later(decay,
     assert new_state.variables['params']['weight'] == 0
     np.testing.assert_allclose(new_state.ema['params']['weight'], used, rtol=1e-6)
     assert new_state.eval_variables is new_state.ema
+
+
+def test_memory_is_filled_and_used_from_its_first_step_on():
+    step, state = make_step(None, memory_start=1)
+    step, changes = jax.jit(step), []
+    for filled in (0, 15, 30):  # One of 16 rows is masked.
+        _, without = step(state.replace(memory=empty_memory(40, 8)), make_batch())
+        state, metrics = step(
+            state.replace(memory=state.memory or empty_memory(40, 8)), make_batch()
+        )
+        assert int(state.memory.filled.sum()) == filled
+        changes.append(metrics['metric_loss'] != without['metric_loss'])
+    assert changes == [False, False, True]
 
 
 def test_step_is_traced_once_for_changing_values():

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from mtdml_jax.errors import UserError
+from mtdml_jax.memory import Memory, empty_memory
 from mtdml_jax.models import Network
 from mtdml_jax.models.pretrained import load_backbone
 
@@ -21,12 +22,14 @@ class TrainState:
       variables: {'params', 'batch_stats'} of the network.
       opt_state: the optimizer's state.
       ema: running mean of `variables`, or None.
+      memory: embeddings of earlier batches, or None.
     """
 
     step: jax.Array
     variables: Any
     opt_state: optax.OptState
     ema: Any
+    memory: Memory | None = None
 
     @property
     def eval_variables(self) -> Any:
@@ -60,7 +63,9 @@ def create_state(
     # The same arrays: replicating them over the devices makes two of each, as a donating step needs.
     ema = variables if config.train.ema_decay else None
     opt_state = optimizer.init(variables['params'])
-    return TrainState(jnp.zeros((), jnp.int32), variables, opt_state, ema)
+    size = config.loss.memory_size
+    memory = empty_memory(size, config.model.embedding_size) if size else None
+    return TrainState(jnp.zeros((), jnp.int32), variables, opt_state, ema, memory)
 
 
 def init_variables(network: Network, seed: int, image_shape: tuple[int, ...]) -> Any:

@@ -10,6 +10,7 @@ import optax
 
 from mtdml_jax.errors import UserError, check_choice
 from mtdml_jax.losses import global_mean, multi_threshold_loss
+from mtdml_jax.memory import remember
 from mtdml_jax.models import Network, make_network
 from mtdml_jax.parts import embed_in_parts
 from mtdml_jax.thresholds import sample_thresholds, threshold_range
@@ -50,7 +51,9 @@ def make_training(
         micro_batch=config.data.micro_batch,
         batch_norm=config.model.batch_norm,
     )
-    step = make_train_step(joint_loss, optimizer, schedule, config.train.ema_decay, AXIS)
+    step = make_train_step(
+        joint_loss, optimizer, schedule, config.train.ema_decay, AXIS, config.loss.memory_start
+    )
     state = create_state(network, optimizer, config, read_pretrained=read_pretrained)
     return network, state, jax.pmap(step, axis_name=AXIS, donate_argnums=0)
 
@@ -118,7 +121,9 @@ def make_loss(
     micro_batch: int = 0,
     batch_norm: str = 'batch',
 ) -> Callable:
-    """The joint loss of a batch, (params, batch_stats, batch) -> (loss, (batch_stats, metrics)).
+    """The joint loss of a batch, a function of (params, batch_stats, batch, memory=None).
+
+    It returns (loss, (batch_stats, memory, metrics)), the memory with this batch in it, with
 
     loss = metric_weight * multi-threshold loss + softmax_weight * softmax cross-entropy
 
@@ -136,7 +141,7 @@ def make_loss(
         all devices, or 'running' where they stay what they are.
     """
 
-    def joint_loss(params, batch_stats, batch):
+    def joint_loss(params, batch_stats, batch, memory=None):
         def embed(images):
             outputs, updated = network.apply(
                 {'params': params, 'batch_stats': batch_stats},
@@ -162,8 +167,11 @@ def make_loss(
             softness=loss.softness,
             reduction=loss.reduction,
             mask=mask,
+            memory=memory,
             axis_name=axis_name,
         )
+        if memory is not None:
+            memory = remember(memory, outputs.embedding, labels, mask=mask, axis_name=axis_name)
         # Labels that are votes of several people are shares of the classes.
         shares = batch.get('votes', jax.nn.one_hot(labels, outputs.logits.shape[-1]))
         targets = optax.smooth_labels(shares, loss.label_smoothing)
@@ -180,7 +188,7 @@ def make_loss(
             **{f'slice_{name}': value for name, value in aux._asdict().items()},
         }
         total = loss.metric_weight * metric_loss + loss.softmax_weight * softmax_loss
-        return total, (batch_stats, metrics)
+        return total, (batch_stats, memory, metrics)
 
     return joint_loss
 
@@ -191,6 +199,7 @@ def make_train_step(
     schedule: optax.Schedule,
     ema_decay: float,
     axis_name: str | None,
+    memory_start: int = 0,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """The step: (state, batch) -> (state, metrics), for pmap, shard_map, or plain jit.
 
@@ -200,12 +209,15 @@ def make_train_step(
       schedule: learning rate of a step, for the metrics.
       ema_decay: decay of the running mean of the variables; 0 for none.
       axis_name: mapped axis over whose devices the batch is spread; None for one device.
+      memory_start: first step whose embeddings are remembered, if the state has a memory.
     """
 
     def train_step(state, batch):
         params, batch_stats = state.variables['params'], state.variables['batch_stats']
         gradient = jax.value_and_grad(joint_loss, has_aux=True)
-        (loss, (batch_stats, metrics)), grads = gradient(params, batch_stats, batch)
+        (loss, (batch_stats, memory, metrics)), grads = gradient(
+            params, batch_stats, batch, state.memory
+        )
         if axis_name is not None:
             # BatchNorm averaged over the devices in the forward pass already; the mean keeps replicas
             # equal to the bit where the sums of two devices are rounded differently.
@@ -225,6 +237,9 @@ def make_train_step(
             # The early mean would otherwise remember the random start for 1 / (1 - decay) steps.
             decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
             ema = optax.incremental_update(variables, ema, 1 - decay)
-        return TrainState(state.step + 1, variables, opt_state, ema), metrics
+        # Until then the memory stays empty: what a network says at first is soon untrue.
+        starts = state.step >= memory_start
+        memory = jax.tree.map(lambda new, old: jnp.where(starts, new, old), memory, state.memory)
+        return TrainState(state.step + 1, variables, opt_state, ema, memory), metrics
 
     return train_step
