@@ -3,6 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 from small_data import CONFIG
 
@@ -37,6 +38,16 @@ def test_state_comes_back_bit_for_bit_with_its_structure(tmp_path):
     chex.assert_trees_all_equal(state, make_state(10))
     chex.assert_trees_all_equal_structs(state, make_state(10))
     assert info == {'number': 1}
+
+
+def test_checkpoint_from_before_there_was_a_memory_is_read(tmp_path):
+    old = make_state(10)
+    fields = {name: getattr(old, name) for name in ('step', 'variables', 'opt_state', 'ema')}
+    items = ocp.args.Composite(state=ocp.args.StandardSave(fields), info=ocp.args.JsonSave({}))
+    with checkpoints.open_checkpoints(tmp_path, load_config(CONFIG).train) as manager:
+        manager.save(10, args=items)
+        manager.wait_until_finished()
+        chex.assert_trees_all_equal(checkpoints.restore(manager, 10, old)[0], old)
 
 
 def test_latest_and_best_are_kept(tmp_path):

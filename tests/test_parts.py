@@ -1,3 +1,5 @@
+from functools import partial
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -29,13 +31,19 @@ def embed(params, images):
     return jnp.tanh(images @ params['first']) @ params['second']
 
 
-def loss_in_parts(params, images, part_size, labels=LABELS, axis_name=None):
-    embeddings = mt.embed_in_parts(lambda x: embed(params, x), images, part_size)
+@partial(jax.jit, static_argnames='axis_name')
+def judge(embeddings, labels, axis_name=None):
     return mt.multi_threshold_loss(embeddings, labels, THRESHOLDS, axis_name=axis_name)[0]
 
 
+def loss_in_parts(params, images, part_size, labels=LABELS, axis_name=None):
+    embeddings = mt.embed_in_parts(lambda x: embed(params, x), images, part_size)
+    return judge(embeddings, labels, axis_name)
+
+
+@jax.jit
 def loss_of_whole(params, images):
-    return mt.multi_threshold_loss(embed(params, images), LABELS, THRESHOLDS)[0]
+    return judge(embed(params, images), LABELS)
 
 
 @pytest.mark.parametrize('part_size', [1, 4, 12, 24])
@@ -47,10 +55,7 @@ def test_loss_and_gradient_are_those_of_the_whole_batch(params, images, part_siz
 
 def test_sums_of_losses_of_the_parts_are_another_loss(params, images):
     """Else the tests above could not tell mining over the whole batch from mining in parts."""
-    parts = [
-        mt.multi_threshold_loss(embed(params, images[i::6]), LABELS[i::6], THRESHOLDS)[0]
-        for i in range(6)
-    ]
+    parts = [judge(embed(params, images[i::6]), LABELS[i::6]) for i in range(6)]
     assert abs(np.mean(parts) - loss_of_whole(params, images)) > 0.05
 
 

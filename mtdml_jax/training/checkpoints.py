@@ -1,5 +1,6 @@
 """Checkpoints by Orbax: the latest k and the best one. The only module that knows Orbax."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -56,7 +57,9 @@ def save(
       metrics: what the best checkpoint is chosen by; None if nothing was measured.
       info: JSON beside the state.
     """
-    items = ocp.args.Composite(state=ocp.args.StandardSave(state), info=ocp.args.JsonSave(info))
+    items = ocp.args.Composite(
+        state=ocp.args.StandardSave(_fields(state)), info=ocp.args.JsonSave(info)
+    )
     checkpoints.save(int(state.step), args=items, metrics=metrics)
 
 
@@ -70,12 +73,18 @@ def restore(
       step: one of its steps.
       target: a state of the same structure (arrays or shapes).
     """
-    abstract = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), target)
+    abstract = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), _fields(target))
     items = ocp.args.Composite(
         state=ocp.args.StandardRestore(abstract), info=ocp.args.JsonRestore()
     )
     restored = checkpoints.restore(step, args=items)
-    return restored.state, restored.info
+    return TrainState(**restored.state), restored.info
+
+
+def _fields(state):
+    """What a checkpoint holds, by name: no memory where there is none, as before there were any."""
+    fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    return {name: x for name, x in fields.items() if name != 'memory' or x is not None}
 
 
 def choose_step(checkpoints: ocp.CheckpointManager, which: str, best_metric: str) -> int:
