@@ -10,6 +10,7 @@ the imports.
 
 import argparse
 import json
+import math
 import os
 import resource
 import statistics
@@ -56,7 +57,7 @@ def main():
 
 
 def write_files(folder: Path, count: int) -> None:
-    """Drawn faces, enlarged and with noise of their own, as JPEG in class folders."""
+    """Drawn faces, enlarged and with noise, as JPEG in class folders; every 350 are the same again."""
     expressions = list(face_drawing.EXPRESSIONS)
     for expression in expressions:
         (folder / expression).mkdir(parents=True, exist_ok=True)
@@ -64,13 +65,17 @@ def write_files(folder: Path, count: int) -> None:
     faces = [face_drawing.draw_face(0, i, expressions[i % 7], 0) for i in range(70)]
     large = [tf.image.resize(face[..., None], (SIDE, SIDE)).numpy() for face in faces]
     noise = rng.normal(0, 6, (50, SIDE, SIDE, 3)).astype(np.float32)
-    for number in tqdm(range(count), desc='drawing'):
+    pairs = math.lcm(len(large), len(noise))
+    files = [encode(large[i % len(large)] + noise[i % len(noise)]) for i in range(pairs)]
+    for number in tqdm(range(count), desc='writing'):
         path = folder / expressions[number % 7] / f'{number:06d}.jpg'
         if not path.exists():
-            pixels = large[number % 70] + noise[number % 50]
-            path.write_bytes(
-                tf.io.encode_jpeg(np.clip(pixels, 0, 255).astype(np.uint8), quality=85).numpy()
-            )
+            path.write_bytes(files[number % pairs])
+
+
+def encode(pixels) -> bytes:
+    """A JPEG file."""
+    return tf.io.encode_jpeg(np.clip(pixels, 0, 255).astype(np.uint8), quality=85).numpy()
 
 
 def measure(folder: Path, in_memory: str) -> dict:

@@ -319,8 +319,9 @@ def read_images(images: Iterable[Path | np.ndarray]) -> Iterator[bytes | None]:
 def _read_files(paths):
     names = tf.data.Dataset.from_tensor_slices([os.fsencode(path) for path in paths])
     read = names.enumerate().map(_read_image, num_parallel_calls=tf.data.AUTOTUNE)
-    expected = 0
-    for row, encoded, _ in read.ignore_errors().as_numpy_iterator():
+    # Read ahead: else reading waits while a record is written.
+    ahead, expected = read.ignore_errors().prefetch(256), 0
+    for row, encoded, _ in ahead.as_numpy_iterator():
         yield from [None] * (row - expected)
         yield encoded
         expected = row + 1
