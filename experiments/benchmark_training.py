@@ -75,7 +75,7 @@ GPU_NETWORKS = {
 }
 
 
-def prepare_ours(network, batch, dtype='float32'):
+def prepare_ours(network, batch, dtype='float32', *, micro_batch=0):
     """(step, arguments): our compiled training step and its first state and batch."""
     import jax
     from flax import jax_utils
@@ -85,6 +85,7 @@ def prepare_ours(network, batch, dtype='float32'):
 
     overrides = {
         'data.batch_size': batch,
+        'data.micro_batch': micro_batch,
         'data.image_size': network.side,
         'data.channels': network.channels,
         'model.backbone': network.backbone,

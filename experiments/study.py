@@ -39,7 +39,8 @@ from mtdml_jax.config import LOCATION_KEYS
 from mtdml_jax.training.metrics import COLLAPSED, read_metrics
 
 ROOT = Path(__file__).absolute().parents[1]
-DIVERGED, INTERRUPTED = 3, 130  # exit codes: of the training command, of a study
+# Exit codes: of the training command, that was also asked to stop and has saved, and of a study.
+DIVERGED, STOPPED, INTERRUPTED = 3, 75, 130
 # What one would train without this project: a classifier on the whole embedding, no metric term.
 CROSS_ENTROPY = {'loss.metric_weight': 0.0, 'model.num_slices': 1}
 # Set when the study ends early: what still runs shall save and end.
@@ -260,11 +261,11 @@ def run_cell(row: dict, arguments: Sequence[str], workdir: Path) -> dict:
     software = describe_software()
     log = workdir / 'log.txt'
     code = execute([sys.executable, *arguments], log)
+    if code == STOPPED:
+        raise KeyboardInterrupt
     if code not in (0, DIVERGED):
         printed = log.read_text(encoding='utf-8', errors='replace')[-4000:]
         sys.exit(f'{row["command"]}\nended with exit code {code}:\n{printed}')
-    if code == 0 and not (workdir / 'evaluation.json').exists():
-        raise KeyboardInterrupt  # The run was asked to stop, and has saved a checkpoint.
     status = 'diverged' if code == DIVERGED else 'done'
     return {**row, 'status': status, **software, **measurements(workdir)}
 

@@ -2,9 +2,11 @@
 
 import argparse
 import os
+import re
 import shlex
 import sys
 
+from mtdml_jax.compile_cache import use_compile_cache
 from mtdml_jax.errors import DivergenceError, UserError, one_line
 from mtdml_jax.huge_pages import restart_with_huge_pages
 from mtdml_jax.inference.commands import add_commands, user_path
@@ -12,10 +14,15 @@ from mtdml_jax.process import join_processes, quieten, show_devices
 
 # Commands that run long enough for huge pages to be worth a second start.
 TRAINING = ('prepare', 'train', 'evaluate', 'crossval')
+# Exit codes: sysexits' EX_TEMPFAIL, on which schedulers may start a job again; the shells' of Ctrl-C.
+STOPPED, INTERRUPTED = 75, 130
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a command; returns its exit code: 0, 2 for wrong input, 3 for a loss that diverged.
+    """Runs a command; returns its exit code.
+
+    0: done; 2: wrong input; 3: a loss that diverged; 75 (EX_TEMPFAIL): asked to stop, saved, the same
+    command goes on; 130: interrupted by Ctrl-C without saving.
 
     Args:
       argv: arguments without the program's name; by default the process's.
@@ -31,6 +38,11 @@ def main(argv: list[str] | None = None) -> int:
         # Its reader has seen enough, as `| head` has; nothing is left for the flush at Python's end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except KeyboardInterrupt:
+        if arguments.debug:
+            raise
+        print('mtdml_jax: interrupted', file=sys.stderr)
+        return INTERRUPTED
     except (UserError, DivergenceError, ModuleNotFoundError) as error:
         if arguments.debug:
             raise
@@ -80,12 +92,36 @@ def _parser() -> argparse.ArgumentParser:
         help='one of several processes: as Cloud TPU or Slurm tell, or coordinator, number of '
         'processes and number of this one',
     )
+    train.add_argument(
+        '--profile',
+        type=_steps,
+        metavar='FIRST,LAST',
+        help='write a trace of these steps into the run, for XProf',
+    )
     evaluate = add_command('evaluate', _evaluate, [run], 'evaluate a run on a split')
     evaluate.add_argument(
         '--split', help='train, validation, test, ...; default: config.eval.split'
     )
     add_commands(add_command)
     return parser
+
+
+def _steps(text):
+    """FIRST,LAST -> (first, last)."""
+    found = re.fullmatch(r'(\d+),(\d+)', text)
+    first, last = map(int, found.groups()) if found else (0, 0)
+    if not 1 <= first <= last:
+        raise argparse.ArgumentTypeError(
+            f'expected FIRST,LAST, two steps from 1 on, found {text!r}'
+        )
+    return first, last
+
+
+def _start():
+    """What a command does before it uses a device, or TensorFlow."""
+    show_devices()
+    use_compile_cache()
+    quieten()
 
 
 def _prepare(arguments, overrides, command) -> int:
@@ -105,8 +141,7 @@ def _crossval(arguments, overrides, command) -> int:
     from mtdml_jax.config import load_config
 
     config = load_config(arguments.config, overrides)
-    show_devices()
-    quieten()
+    _start()
     from mtdml_jax.evaluation.crossval import cross_validate
 
     pooled = cross_validate(config, arguments.workdir, command)
@@ -123,11 +158,10 @@ def _train(arguments, overrides, command) -> int:
     config = load_config(arguments.config, overrides)
     if arguments.distributed:
         join_processes(arguments.distributed)
-    show_devices()
-    quieten()
+    _start()
     from mtdml_jax.training.loop import train
 
-    if not train(config, arguments.workdir):
+    if not train(config, arguments.workdir, arguments.profile):
         return _say_stopped()
     return _finish(config, arguments.workdir, config.eval.split, command)
 
@@ -136,8 +170,7 @@ def _evaluate(arguments, overrides, command) -> int:
     from mtdml_jax.config import apply_overrides, read_config
 
     config = apply_overrides(read_config(arguments.workdir), overrides)
-    show_devices()
-    quieten()
+    _start()
     return _finish(config, arguments.workdir, arguments.split or config.eval.split, command)
 
 
@@ -163,7 +196,7 @@ def _print_accuracies(classifiers, workdir) -> None:
 
 def _say_stopped() -> int:
     print('stopped on request; the same command goes on from here', file=sys.stderr)
-    return 0
+    return STOPPED
 
 
 def run() -> int:

@@ -1,3 +1,5 @@
+import os
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -48,6 +50,74 @@ def test_checkpoint_from_before_there_was_a_memory_is_read(tmp_path):
         manager.save(10, args=items)
         manager.wait_until_finished()
         chex.assert_trees_all_equal(checkpoints.restore(manager, 10, old)[0], old)
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    'truncated': lambda path: os.truncate(path, path.stat().st_size // 2),
+    'emptied': lambda path: os.truncate(path, 0),
+    'missing': lambda path: path.unlink(),
+    'flipped': flip_a_bit,
+    'of other numbers': lambda path: path.write_text('{"number": 2, "digest": "0123"}'),
+}
+
+
+def damage(checkpoint, files, kind):
+    """Damages these files of a checkpoint, of which there must be some."""
+    paths = list(checkpoint.glob(files))
+    assert paths
+    for path in paths:
+        DAMAGES[kind](path)
+
+
+# Orbax ends its event loop at the first array that it cannot read, while others are still being read.
+reads_in_vain = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+ARRAYS, STRUCTURE, INFO = 'state/**/d/*', 'state/_METADATA', 'info/metadata'
+
+
+@reads_in_vain
+@pytest.mark.parametrize(
+    ('files', 'kind'),
+    [
+        *((ARRAYS, kind) for kind in ('truncated', 'emptied', 'missing', 'flipped')),
+        (STRUCTURE, 'missing'),
+        (INFO, 'truncated'),
+        (INFO, 'missing'),
+        (INFO, 'of other numbers'),
+    ],
+)
+def test_run_goes_on_from_the_last_checkpoint_that_is_whole(tmp_path, caplog, files, kind):
+    folder = tmp_path / 'checkpoints'
+    with save_steps(folder, [0.5, 0.6, 0.7], keep=3):
+        pass
+    damage(folder / '30', files, kind)
+    with checkpoints.open_checkpoints(folder, load_config(CONFIG).train) as manager:
+        state, info = checkpoints.restore_latest(manager, make_state(0))
+        chex.assert_trees_all_equal(state, make_state(20))
+        assert info == {'number': 2}
+        assert str(folder / '30') in caplog.text
+        assert 'going on from the checkpoint of step 20' in caplog.text
+        assert (tmp_path / 'damaged_checkpoint_30').is_dir()
+        # The step is saved again when the run comes there.
+        checkpoints.save(manager, make_state(30), None, {})
+        manager.wait_until_finished()
+        chex.assert_trees_all_equal(checkpoints.restore_latest(manager, state)[0], make_state(30))
+
+
+@reads_in_vain
+def test_without_a_whole_checkpoint_nothing_is_moved(tmp_path):
+    folder = tmp_path / 'checkpoints'
+    with save_steps(folder, [0.5, 0.6], keep=2) as manager:
+        for step in (10, 20):
+            damage(folder / str(step), ARRAYS, 'truncated')
+        with pytest.raises(UserError, match=f'no checkpoint can be read; {folder}/20 cannot'):
+            checkpoints.restore_latest(manager, make_state(0))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['checkpoints']
 
 
 def test_latest_and_best_are_kept(tmp_path):

@@ -79,13 +79,13 @@ def test_run_that_crashed_and_is_resumed_ends_with_the_same_bits(
     assert read_metrics(tmp_path / 'metrics.jsonl') == read_metrics(uninterrupted / 'metrics.jsonl')
 
 
-@pytest.mark.parametrize('step', [3, 5])
-def test_sigterm_saves_the_step_at_which_it_came(
-    config, uninterrupted, tmp_path, monkeypatch, step
+@pytest.mark.parametrize(('step', 'sent'), [(3, signal.SIGTERM), (5, signal.SIGINT)])
+def test_signal_saves_the_step_at_which_it_came(
+    config, uninterrupted, tmp_path, monkeypatch, step, sent
 ):
     """At step 3 a look at the validation split is due, which the resumed run would not make up for."""
     with monkeypatch.context() as patch:
-        interrupt_before(patch, step, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        interrupt_before(patch, step, lambda: os.kill(os.getpid(), sent))
         assert not loop.train(config, tmp_path)
     assert int(final_state(config, tmp_path).step) == step
     assert loop.train(config, tmp_path)

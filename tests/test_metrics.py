@@ -10,6 +10,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from mtdml_jax.config import load_config
 from mtdml_jax.errors import DivergenceError
+from mtdml_jax.training import metrics
 from mtdml_jax.training.metrics import (
     RunLog,
     check_finite,
@@ -46,6 +47,27 @@ def run_log(folder, start_step=0, **train):
     return RunLog(folder, start_step, SECONDS, load_config(CONFIG, overrides))
 
 
+def test_damaged_lines_are_left_out_and_named(tmp_path, caplog):
+    path = tmp_path / 'metrics.jsonl'
+    good = [json.dumps({'step': step, 'train/loss': 0.5}) for step in (1, 2, 3)]
+    lines = [good[0], good[1][:-4], '\0\0\0', '[1]', '{"step": "x"}', '', good[2], good[1][:9]]
+    path.write_bytes('\n'.join(lines).encode() + b'\xff')
+    with run_log(tmp_path, start_step=2):
+        pass
+    # The last line was cut off by a kill; the third step has to be taken again.
+    assert path.read_text() == good[0] + '\n'
+    assert caplog.messages == [f'{path}: left out the lines that are damaged: 2, 3, 4, 5']
+
+
+def test_kill_while_a_resumed_run_reopens_its_lines_loses_none(tmp_path, monkeypatch):
+    path = tmp_path / 'metrics.jsonl'
+    path.write_text(json.dumps({'step': 1}) + '\n')
+    monkeypatch.setattr(metrics.Path, 'replace', lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run_log(tmp_path, start_step=1)
+    assert read_metrics(path) == [{'step': 1}]
+
+
 def test_metrics_are_means_over_the_steps_since_the_last_line(tmp_path):
     with run_log(tmp_path) as log:
         for loss in (1.0, 3.0):
@@ -70,17 +92,34 @@ def test_metrics_file_holds_no_times(tmp_path):
     assert not [name for name in line if 'second' in name]
 
 
-def test_tensorboard_has_the_metrics_each_slice_by_itself_and_the_speed(tmp_path):
+def test_tensorboard_has_metrics_each_slice_by_itself_and_what_the_machine_does(
+    tmp_path, monkeypatch
+):
+    now = [100.0]
+    monkeypatch.setattr(metrics.time, 'monotonic', lambda: now[0])
+    monkeypatch.setattr(metrics, 'peak_device_memory', lambda: {'peak_device_gigabytes': 2.5})
+
+    def slow_batches():
+        for _ in range(2):
+            now[0] += 3.0
+            yield {}
+
     with run_log(tmp_path) as log:
-        log.add(step_metrics(3.0))
-        log.flush(1)
+        for _ in log.watch(slow_batches()):
+            now[0] += 1.0  # the step
+            log.add(step_metrics(3.0))
+        log.flush(2)
     (path,) = tmp_path.glob('events.*')
     records = tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
     values = [x for record in records for x in Event.FromString(record).summary.value]
     found = {value.tag: value.simple_value for value in values}
     assert found['train/loss'] == 3.0
     assert (found['train/slice_active_share/0'], found['train/slice_active_share/1']) == (1.0, 0.5)
-    assert any('images' in tag for tag in found)
+    # Batches of 128 images take four seconds each, three of them waiting.
+    assert found['train/images_per_second'] == 32.0
+    assert found['train/step_seconds'] == 4.0
+    assert found['train/data_wait_share'] == 0.75
+    assert found['train/peak_device_gigabytes'] == 2.5
 
 
 def test_resume_drops_the_lines_after_its_checkpoint_and_a_line_cut_in_two(tmp_path):

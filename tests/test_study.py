@@ -208,7 +208,7 @@ def test_run_that_was_asked_to_stop_has_no_row_and_is_run_again(
     stale.parent.mkdir(parents=True)
     stale.write_text(json.dumps(EVALUATION))
     with monkeypatch.context() as patch:
-        patch.setattr(study, 'execute', lambda command, log: 0)
+        patch.setattr(study, 'execute', lambda command, log: study.STOPPED)
         assert run('--seeds=0') == (study.INTERRUPTED, [])
     assert len(run('--seeds=0')[1]) == 3
 

@@ -1,15 +1,20 @@
 """Checkpoints by Orbax: the latest k and the best one. The only module that knows Orbax."""
 
 import dataclasses
+import hashlib
+import logging
 from pathlib import Path
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from mtdml_jax.errors import UserError
+from mtdml_jax.errors import UserError, one_line
 from mtdml_jax.training.state import TrainState
+
+logger = logging.getLogger(__name__)
 
 
 def open_checkpoints(folder: Path, train) -> ocp.CheckpointManager:
@@ -57,9 +62,9 @@ def save(
       metrics: what the best checkpoint is chosen by; None if nothing was measured.
       info: JSON beside the state.
     """
-    items = ocp.args.Composite(
-        state=ocp.args.StandardSave(_fields(state)), info=ocp.args.JsonSave(info)
-    )
+    fields = _fields(state)
+    info = info | {'digest': _digest(fields)}
+    items = ocp.args.Composite(state=ocp.args.StandardSave(fields), info=ocp.args.JsonSave(info))
     checkpoints.save(int(state.step), args=items, metrics=metrics)
 
 
@@ -72,13 +77,72 @@ def restore(
       checkpoints: as opened.
       step: one of its steps.
       target: a state of the same structure (arrays or shapes).
+
+    Raises:
+      UserError: a checkpoint that is damaged, or of another structure.
     """
     abstract = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), _fields(target))
     items = ocp.args.Composite(
         state=ocp.args.StandardRestore(abstract), info=ocp.args.JsonRestore()
     )
-    restored = checkpoints.restore(step, args=items)
+    try:
+        restored = checkpoints.restore(step, args=items)
+    except Exception as error:  # Each of Orbax's layers has its own for what is missing or cut off.
+        reason = one_line(f'{type(error).__name__}: {error}')[:300]
+        raise UserError(f'{checkpoints.directory / str(step)} cannot be read: {reason}') from error
+    # Those from before there was a digest are taken as they are.
+    if restored.info.pop('digest', None) not in (None, _digest(restored.state)):
+        raise UserError(
+            f'{checkpoints.directory / str(step)} is not what was written: other numbers'
+        )
     return TrainState(**restored.state), restored.info
+
+
+def restore_latest(
+    checkpoints: ocp.CheckpointManager, target: TrainState
+) -> tuple[TrainState, dict]:
+    """Reads the latest checkpoint that is whole; later, damaged ones are moved beside the folder.
+
+    Args:
+      checkpoints: as opened, with a checkpoint.
+      target: as of `restore`.
+
+    Raises:
+      UserError: none of them can be read.
+    """
+    damaged = {}
+    for step in sorted(checkpoints.all_steps(), reverse=True):
+        try:
+            found = restore(checkpoints, step, target)
+        except UserError as error:
+            damaged[step] = error
+            continue
+        if damaged:
+            _set_aside(checkpoints, damaged)
+            logger.warning('going on from the checkpoint of step %d', step)
+        return found
+    raise UserError(f'no checkpoint can be read; {damaged[max(damaged)]}')
+
+
+def _set_aside(checkpoints, damaged):
+    for step, error in damaged.items():
+        path = checkpoints.directory / str(step)
+        aside = checkpoints.directory.parent / f'damaged_checkpoint_{step}'
+        logger.warning('%s; moved to %s', error, aside)
+        if jax.process_index() == 0:
+            if aside.exists():
+                aside.rmtree()
+            path.rename(aside)
+    multihost_utils.sync_global_devices('damaged checkpoints moved')
+    checkpoints.reload()
+
+
+def _digest(fields):
+    """A number in hex of all arrays of a tree on the host, to the bit."""
+    found = hashlib.blake2b(digest_size=16)
+    for x in jax.tree.leaves(fields):
+        found.update(f'{x.dtype} {x.shape}'.encode() + np.asarray(x).tobytes())
+    return found.hexdigest()
 
 
 def _fields(state):

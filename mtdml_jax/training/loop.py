@@ -1,8 +1,6 @@
 """The training loop: data in, steps over all devices, metrics, validation, checkpoints, resume."""
 
-import contextlib
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -22,18 +20,21 @@ from mtdml_jax.evaluation.retrieval import retrieval_scores
 from mtdml_jax.models import Network
 from mtdml_jax.training import checkpoints
 from mtdml_jax.training.metrics import RunLog
+from mtdml_jax.training.profile import Profile
 from mtdml_jax.training.step import AXIS, make_training, on_host, split_over_devices
+from mtdml_jax.training.stopping import catch_signals
 
 
-def train(config: ConfigDict, workdir: Path) -> bool:
+def train(config: ConfigDict, workdir: Path, profile: tuple[int, int] | None = None) -> bool:
     """Trains the run in `workdir`, or goes on with it, up to `config.train.num_steps` steps.
 
-    Writes config.json, metrics.jsonl, TensorBoard events and checkpoints. SIGTERM saves a checkpoint
-    and returns.
+    Writes config.json, metrics.jsonl, TensorBoard events and checkpoints. SIGTERM and Ctrl-C save a
+    checkpoint and return.
 
     Args:
       config: the whole config.
       workdir: the run's folder.
+      profile: first and last step of which to write a trace (`Profile`).
 
     Returns:
       Whether the run is complete.
@@ -55,7 +56,7 @@ def train(config: ConfigDict, workdir: Path) -> bool:
     manager = checkpoints.open_checkpoints(folder, config.train)
     seconds = {'total': 0.0, 'steps': 0.0}
     if resumes:
-        state, info = checkpoints.restore(manager, manager.latest_step(), state)
+        state, info = checkpoints.restore_latest(manager, state)
         seconds = info['seconds']
     step = int(state.step)
     # From the host: of arrays on a device it would compile a copy for each shape.
@@ -69,11 +70,13 @@ def train(config: ConfigDict, workdir: Path) -> bool:
     )
     log = RunLog(workdir, step, seconds, config)
     # The manager ends what it is still writing, whatever ends the loop.
-    with manager, log, catch_sigterm() as stopping:
-        for step, batch in enumerate(batches, start=step + 1):  # noqa: B020 (counts on)
+    with manager, log, Profile(workdir, profile) as trace, catch_signals() as stopping:
+        for step, batch in enumerate(log.watch(batches), start=step + 1):  # noqa: B020 (counts on)
+            trace.before(step)
             state, metrics = train_step(state, split_over_devices(batch))
+            trace.after(step, metrics)
             log.add(metrics)
-            stop = stopping(manager, step)
+            stop = stopping.now(manager, step)
             due = step == num_steps or step % config.train.checkpoint_every == 0
             save = stop or due
             if save or step % config.train.log_every == 0:
@@ -146,20 +149,3 @@ def make_validation(
         }
 
     return validate
-
-
-@contextlib.contextmanager
-def catch_sigterm() -> Iterator[Callable]:
-    """While it lasts, SIGTERM asks the run to save and stop; yields (manager, step) -> whether to.
-
-    Several processes must stop at the same step: they leave that to JAX's coordination service.
-    """
-    if jax.process_count() > 1:
-        yield lambda manager, step: manager.reached_preemption(step)
-        return
-    received = []
-    previous = signal.signal(signal.SIGTERM, lambda *_: received.append(True))
-    try:
-        yield lambda manager, step: bool(received)
-    finally:
-        signal.signal(signal.SIGTERM, previous)

@@ -1,9 +1,11 @@
 """What a run writes while it goes: metrics.jsonl, TensorBoard events, and the collapse alarm."""
 
 import json
+import logging
 import math
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -11,8 +13,10 @@ import numpy as np
 import tensorboardX
 from tqdm import tqdm
 
-from mtdml_jax.errors import DivergenceError
+from mtdml_jax.errors import DivergenceError, listed
 from mtdml_jax.training.step import on_host
+
+logger = logging.getLogger(__name__)
 
 # Above this collapse score a slice is one point for every purpose here: of unit vectors, up to 2 apart,
 # the mined ones are within 0.057.
@@ -36,7 +40,7 @@ class RunLog:
         self._config, self._workdir = config, workdir
         self._collapsed_steps = np.zeros(config.model.num_slices, int)
         self._idle_steps = 0
-        self._window, self._flushed_at = [], time.monotonic()
+        self._window, self._flushed_at, self._waited = [], time.monotonic(), 0.0
         self._lines = self._events = None
         if jax.process_index() == 0:
             self._lines = _reopen_lines(workdir / 'metrics.jsonl', start_step)
@@ -60,6 +64,16 @@ class RunLog:
             self._lines.close()
             self._events.close()
 
+    def watch(self, batches: Iterator) -> Iterator:
+        """The batches; how long they let the run wait is counted."""
+        while True:
+            start = time.monotonic()
+            batch = next(batches, None)
+            self._waited += time.monotonic() - start
+            if batch is None:
+                return
+            yield batch
+
     def add(self, metrics: dict) -> None:
         """Takes the metrics of a step, replicated over devices, without waiting for them."""
         self._window.append(metrics)
@@ -79,11 +93,19 @@ class RunLog:
             self._watch_triplets(number, metrics)
         seconds = self._tick('steps')
         mean = {name: np.mean([found[name] for found in window], axis=0) for name in window[0]}
-        rate = len(window) * self._config.data.batch_size / seconds
-        self._write(step, 'train', mean, images_per_second=rate)
+        machine = {
+            'images_per_second': len(window) * self._config.data.batch_size / seconds,
+            'step_seconds': seconds / len(window),
+            'data_wait_share': self._waited / seconds,
+            **peak_device_memory(),
+        }
+        self._waited = 0.0
+        self._write(step, 'train', mean, **machine)
+        gigabytes = ''.join(f', {x:.1f} GB' for x in peak_device_memory().values())
         self._bar.set_postfix_str(
             f'loss {mean["loss"]:.3f}, accuracy {mean["accuracy"]:.1%}, active '
-            f'{np.mean(mean["slice_active_share"]):.0%}, {rate:.0f} images/s'
+            f'{np.mean(mean["slice_active_share"]):.0%}, {machine["images_per_second"]:.0f} images/s, '
+            f'{machine["data_wait_share"]:.0%} waiting for data{gigabytes}'
         )
 
     def validation(self, step: int, metrics: dict) -> None:
@@ -135,20 +157,44 @@ class RunLog:
             self._bar.write(text, file=sys.stderr)
 
 
+def peak_device_memory() -> dict[str, float]:
+    """{'peak_device_gigabytes': most memory of the first device so far}; {} if it does not tell."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    peak = stats.get('peak_bytes_in_use')
+    return {} if peak is None else {'peak_device_gigabytes': peak / 1e9}
+
+
 def _reopen_lines(path, last_step):
     """Opens a metrics.jsonl for appending, without the lines after `last_step`."""
-    kept = [line for line in read_metrics(path) if line['step'] <= last_step]
-    file = path.open('w', encoding='utf-8', buffering=1)
-    file.writelines(json.dumps(line) + '\n' for line in kept)
-    return file
+    kept = [json.dumps(line) + '\n' for line in read_metrics(path) if line['step'] <= last_step]
+    partial = path.with_suffix('.partial')
+    partial.write_text(''.join(kept), encoding='utf-8')
+    partial.replace(path)
+    return path.open('a', encoding='utf-8', buffering=1)
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """The lines of a metrics.jsonl; a last line that was cut off by a kill is left out."""
+    """The lines of a metrics.jsonl; damaged ones are left out, with a warning.
+
+    A last line that was cut off by a kill is no damage.
+    """
     if not path.exists():
         return []
-    lines = path.read_text(encoding='utf-8').split('\n')
-    return [json.loads(line) for line in lines[:-1] if line]
+    lines = path.read_text(encoding='utf-8', errors='replace').split('\n')[:-1]
+    found = {number: _parse_line(line) for number, line in enumerate(lines, start=1) if line}
+    damaged = [str(number) for number, line in found.items() if line is None]
+    if damaged:
+        logger.warning('%s: left out the lines that are damaged: %s', path, listed(damaged))
+    return [line for line in found.values() if line is not None]
+
+
+def _parse_line(line):
+    """What is in it, or None if it is damaged."""
+    try:
+        found = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return found if isinstance(found, dict) and isinstance(found.get('step'), int) else None
 
 
 def check_finite(step: int, metrics: dict, config, workdir: Path) -> None:
