@@ -14,14 +14,16 @@ from mtdml_jax.process import join_processes, quieten, show_devices
 
 # Commands that run long enough for huge pages to be worth a second start.
 TRAINING = ('prepare', 'train', 'evaluate', 'crossval')
-# Exit codes: sysexits' EX_TEMPFAIL, on which schedulers may start a job again; the shells' of Ctrl-C.
-STOPPED, INTERRUPTED = 75, 130
+# Exit codes: sysexits' EX_IOERR and EX_TEMPFAIL, on which schedulers may start a job again; the shells'
+# of Ctrl-C.
+UNWRITABLE, STOPPED, INTERRUPTED = 74, 75, 130
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs a command; returns its exit code.
 
-    0: done; 2: wrong input; 3: a loss that diverged; 75 (EX_TEMPFAIL): asked to stop, saved, the same
+    0: done; 2: wrong input; 3: a loss that diverged; 74: a disk that is full, or a folder that cannot be
+    read or written; 75: asked to stop, saved, the same
     command goes on; 130: interrupted by Ctrl-C without saving.
 
     Args:
@@ -43,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print('mtdml_jax: interrupted', file=sys.stderr)
         return INTERRUPTED
-    except (UserError, DivergenceError, ModuleNotFoundError) as error:
+    except (UserError, DivergenceError, ModuleNotFoundError, OSError) as error:
         if arguments.debug:
             raise
         text = one_line(str(error))
@@ -53,7 +55,8 @@ def main(argv: list[str] | None = None) -> int:
                 f"{text}; {argv[0]} takes more than the loss does: pip install 'mtdml_jax[{extra}]'"
             )
         print(f'mtdml_jax: {text}', file=sys.stderr)
-        return 3 if isinstance(error, DivergenceError) else 2
+        codes = {DivergenceError: 3, OSError: UNWRITABLE}
+        return next((code for kind, code in codes.items() if isinstance(error, kind)), 2)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -77,5 +77,19 @@ def quieten() -> None:
     from absl import logging as absl_logging
 
     absl_logging.set_verbosity(absl_logging.ERROR)
+    _quieten_orbax()
     for name in ('jax', 'urllib3'):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _quieten_orbax():
+    """What it logs of a failure it raises too, and then it is told in one line."""
+    logging.getLogger('absl').addFilter(lambda record: 'orbax' not in record.pathname)
+    show = sys.unraisablehook
+
+    def show_others(found):
+        # Its event loop ends at the first failure, and the others find it closed.
+        if str(found.exc_value) != 'Event loop is closed':
+            show(found)
+
+    sys.unraisablehook = show_others

@@ -109,6 +109,21 @@ def test_run_goes_on_from_the_last_checkpoint_that_is_whole(tmp_path, caplog, fi
         chex.assert_trees_all_equal(checkpoints.restore_latest(manager, state)[0], make_state(30))
 
 
+def test_checkpoint_that_cannot_be_written_is_said_to_be_so(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise ValueError('RESOURCE_EXHAUSTED: ' + 300 * 'a' + ' No space left on device')
+
+    with save_steps(tmp_path, [0.5]) as manager:
+        for name in ('save', 'wait_until_finished'):
+            with monkeypatch.context() as patch:
+                patch.setattr(manager, name, full)
+                with pytest.raises(
+                    OSError, match=f'written to {tmp_path}.* No space left on device'
+                ):
+                    checkpoints.save(manager, make_state(20), None, {})
+                    checkpoints.finish(manager)
+
+
 @reads_in_vain
 def test_without_a_whole_checkpoint_nothing_is_moved(tmp_path):
     folder = tmp_path / 'checkpoints'

@@ -151,6 +151,29 @@ def test_workdir_may_start_at_the_home_folder(tmp_path, monkeypatch, capsys):
     assert str(tmp_path / 'nothing') in error_of(['evaluate', '--workdir=~/nothing'], capsys)
 
 
+def test_folder_that_cannot_be_written_ends_with_its_exit_code(folder, tmp_path, capsys):
+    (tmp_path / 'file').touch()
+    assert main(train_command(folder, tmp_path / 'file' / 'run')) == 74
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    assert line.startswith('mtdml_jax: [Errno 20] Not a directory')
+
+
+def test_ctrl_c_before_the_first_step_ends_with_one_line(folder, tmp_path, capsys, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, 'load_training_splits', interrupt)
+    assert main(train_command(folder, tmp_path)) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == 'mtdml_jax: interrupted'
+
+
+@pytest.mark.parametrize('steps', ['3,2', '0,1', '5', 'a,b'])
+def test_steps_to_trace_that_are_none(folder, tmp_path, capsys, steps):
+    with pytest.raises(SystemExit, match='2'):
+        main([*train_command(folder, tmp_path), f'--profile={steps}'])
+    assert f'expected FIRST,LAST, two steps from 1 on, found {steps!r}' in capsys.readouterr().err
+
+
 def test_workdir_of_another_run(folder, run, capsys):
     error = error_of(train_command(folder, run, '--config.seed=5'), capsys)
     assert 'seed (there 0, now 5)' in error

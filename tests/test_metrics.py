@@ -19,8 +19,6 @@ from mtdml_jax.training.metrics import (
     read_metrics,
 )
 
-SECONDS = {'total': 0.0, 'steps': 0.0}
-
 
 def step_metrics(loss=1.0, collapse=(0.6, 0.6), num_valid=(8, 8)):
     """Metrics of a step as two devices return them."""
@@ -41,10 +39,10 @@ def step_metrics(loss=1.0, collapse=(0.6, 0.6), num_valid=(8, 8)):
     }
 
 
-def run_log(folder, start_step=0, **train):
+def run_log(folder, start_step=0, kept=None, **train):
     overrides = [f'--config.train.{key}={value}' for key, value in train.items()]
     overrides.append('--config.model.num_slices=2')
-    return RunLog(folder, start_step, SECONDS, load_config(CONFIG, overrides))
+    return RunLog(folder, start_step, kept or {}, load_config(CONFIG, overrides))
 
 
 def test_damaged_lines_are_left_out_and_named(tmp_path, caplog):
@@ -120,6 +118,33 @@ def test_tensorboard_has_metrics_each_slice_by_itself_and_what_the_machine_does(
     assert found['train/step_seconds'] == 4.0
     assert found['train/data_wait_share'] == 0.75
     assert found['train/peak_device_gigabytes'] == 2.5
+
+
+def test_run_stopped_between_two_lines_writes_what_an_uninterrupted_one_does(tmp_path):
+    steps = [step_metrics(loss, (0.99, 0.1), (valid, 0)) for loss, valid in ((0.1, 3), (0.3, 4))]
+
+    def lines(folder, kept=None, start_step=0, stop=False):
+        folder.mkdir(exist_ok=True)
+        with run_log(folder, start_step, kept, collapse_steps=2) as log:
+            for step, metrics in enumerate(steps[start_step:], start=start_step + 1):
+                log.add(metrics)
+                if stop:
+                    log.check(step)
+                    return json.loads(json.dumps(log.kept))
+            log.flush(2)
+        return (folder / 'metrics.jsonl').read_text()
+
+    kept = lines(tmp_path / 'stopped', stop=True)
+    text = lines(tmp_path / 'stopped', kept, start_step=1)
+    assert text == lines(tmp_path / 'whole')
+    # The alarm needs both steps, too.
+    assert [
+        set(json.loads(line)) & {'train/loss', 'alarm/collapsed_slices'}
+        for line in text.split('\n')[:-1]
+    ] == [
+        {'alarm/collapsed_slices'},
+        {'train/loss'},
+    ]
 
 
 def test_resume_drops_the_lines_after_its_checkpoint_and_a_line_cut_in_two(tmp_path):

@@ -1,5 +1,6 @@
 """Checkpoints by Orbax: the latest k and the best one. The only module that knows Orbax."""
 
+import contextlib
 import dataclasses
 import hashlib
 import logging
@@ -54,18 +55,49 @@ def has_checkpoint(folder: Path) -> bool:
 def save(
     checkpoints: ocp.CheckpointManager, state: TrainState, metrics: dict | None, info: dict
 ) -> None:
-    """Writes a checkpoint in the background; `wait_until_finished` before the process ends.
+    """Writes a checkpoint in the background; `finish` before the process ends.
 
     Args:
       checkpoints: as opened.
       state: the state, on the host (numpy).
       metrics: what the best checkpoint is chosen by; None if nothing was measured.
       info: JSON beside the state.
+
+    Raises:
+      OSError: this checkpoint, or the one before it, could not be written.
     """
     fields = _fields(state)
     info = info | {'digest': _digest(fields)}
     items = ocp.args.Composite(state=ocp.args.StandardSave(fields), info=ocp.args.JsonSave(info))
-    checkpoints.save(int(state.step), args=items, metrics=metrics)
+    with _writing(checkpoints):
+        checkpoints.save(int(state.step), args=items, metrics=metrics)
+
+
+def finish(checkpoints: ocp.CheckpointManager) -> None:
+    """Waits for what is being written.
+
+    Raises:
+      OSError: it could not be written.
+    """
+    with _writing(checkpoints):
+        checkpoints.wait_until_finished()
+
+
+@contextlib.contextmanager
+def _writing(checkpoints):
+    try:
+        yield
+    except Exception as error:  # Of a full disk Orbax makes a ValueError, among others.
+        raise OSError(
+            f'no checkpoint could be written to {checkpoints.directory}, those before it are as they '
+            f'were: {_short(error)}'
+        ) from error
+
+
+def _short(error):
+    text = one_line(f'{type(error).__name__}: {error}')
+    # The reason stands at the end.
+    return text if len(text) < 300 else f'{text[:100]} ... {text[-180:]}'
 
 
 def restore(
@@ -88,8 +120,9 @@ def restore(
     try:
         restored = checkpoints.restore(step, args=items)
     except Exception as error:  # Each of Orbax's layers has its own for what is missing or cut off.
-        reason = one_line(f'{type(error).__name__}: {error}')[:300]
-        raise UserError(f'{checkpoints.directory / str(step)} cannot be read: {reason}') from error
+        raise UserError(
+            f'{checkpoints.directory / str(step)} cannot be read: {_short(error)}'
+        ) from error
     # Those from before there was a digest are taken as they are.
     if restored.info.pop('digest', None) not in (None, _digest(restored.state)):
         raise UserError(

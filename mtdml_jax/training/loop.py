@@ -42,6 +42,7 @@ def train(config: ConfigDict, workdir: Path, profile: tuple[int, int] | None = N
     Raises:
       UserError: data or settings that cannot be trained on, or no split `config.eval.split`.
       DivergenceError: the loss is no longer finite.
+      OSError: a disk that is full, or a folder that cannot be written.
     """
     check_config(config, jax.device_count())
     train_split, validation_split = load_training_splits(config.data)
@@ -54,10 +55,9 @@ def train(config: ConfigDict, workdir: Path, profile: tuple[int, int] | None = N
     claim_workdir(workdir, config)
 
     manager = checkpoints.open_checkpoints(folder, config.train)
-    seconds = {'total': 0.0, 'steps': 0.0}
+    info = {}
     if resumes:
         state, info = checkpoints.restore_latest(manager, state)
-        seconds = info['seconds']
     step = int(state.step)
     # From the host: of arrays on a device it would compile a copy for each shape.
     state = jax_utils.replicate(jax.device_get(state), axis_name=AXIS)
@@ -68,7 +68,7 @@ def train(config: ConfigDict, workdir: Path, profile: tuple[int, int] | None = N
         host=jax.process_index(),
         num_hosts=jax.process_count(),
     )
-    log = RunLog(workdir, step, seconds, config)
+    log = RunLog(workdir, step, info, config)
     # The manager ends what it is still writing, whatever ends the loop.
     with manager, log, Profile(workdir, profile) as trace, catch_signals() as stopping:
         for step, batch in enumerate(log.watch(batches), start=step + 1):  # noqa: B020 (counts on)
@@ -78,19 +78,21 @@ def train(config: ConfigDict, workdir: Path, profile: tuple[int, int] | None = N
             log.add(metrics)
             stop = stopping.now(manager, step)
             due = step == num_steps or step % config.train.checkpoint_every == 0
-            save = stop or due
-            if save or step % config.train.log_every == 0:
-                # Before anything is saved: it raises if the loss is not finite.
+            # Before anything is saved: they raise if the loss is not finite.
+            if due or step % config.train.log_every == 0:
                 log.flush(step)
-            if save:
+            elif stop:
+                log.check(step)
+            if due or stop:
                 host_state = on_host(state)
                 # Also in a hurry if it is due: a resumed run has to choose among the same scores.
                 found = validate(host_state.eval_variables) if due else None
                 log.validation(step, found or {})
-                info = {'class_names': train_split.class_names, 'seconds': log.seconds}
+                info = {'class_names': train_split.class_names, **log.kept}
                 checkpoints.save(manager, host_state, found, info)
             if stop:
                 break
+        checkpoints.finish(manager)
     return step == num_steps
 
 

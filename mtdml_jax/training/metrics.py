@@ -34,13 +34,16 @@ class RunLog:
         it that went into training steps.
     """
 
-    def __init__(self, workdir: Path, start_step: int, seconds: dict, config):
-        """Continues after `start_step`: later lines, of a run that was killed, are dropped."""
-        self.seconds = dict(seconds)
+    def __init__(self, workdir: Path, start_step: int, kept: dict, config):
+        """Continues after `start_step`, with what was `kept` then: later lines are dropped."""
+        self.seconds = dict(kept.get('seconds', {'total': 0.0, 'steps': 0.0}))
         self._config, self._workdir = config, workdir
-        self._collapsed_steps = np.zeros(config.model.num_slices, int)
-        self._idle_steps = 0
-        self._window, self._flushed_at, self._waited = [], time.monotonic(), 0.0
+        nothing = np.zeros(config.model.num_slices, int)
+        self._collapsed_steps = np.array(kept.get('collapsed_steps', nothing))
+        self._idle_steps = kept.get('idle_steps', 0)
+        self._window = []  # of steps on devices
+        self._unwritten = [_as_metrics(step) for step in kept.get('unwritten', [])]  # on the host
+        self._flushed_at, self._waited = time.monotonic(), 0.0
         self._lines = self._events = None
         if jax.process_index() == 0:
             self._lines = _reopen_lines(workdir / 'metrics.jsonl', start_step)
@@ -79,8 +82,8 @@ class RunLog:
         self._window.append(metrics)
         self._bar.update()
 
-    def flush(self, step: int) -> None:
-        """Checks the collected steps, the last of which is `step`, and writes their mean.
+    def check(self, step: int) -> None:
+        """Checks the collected steps, the last of which is `step`.
 
         Raises:
           DivergenceError: one of the steps has a loss that is not finite.
@@ -91,11 +94,33 @@ class RunLog:
             check_finite(number, metrics, self._config, self._workdir)
             self._watch_collapse(number, metrics)
             self._watch_triplets(number, metrics)
+        self._unwritten += window
+
+    @property
+    def kept(self) -> dict:
+        """What a resumed run has to know to write the same lines, for JSON."""
+        unwritten = [{name: x.tolist() for name, x in step.items()} for step in self._unwritten]
+        return {
+            'seconds': self.seconds,
+            'collapsed_steps': self._collapsed_steps.tolist(),
+            'idle_steps': self._idle_steps,
+            'unwritten': unwritten,
+        }
+
+    def flush(self, step: int) -> None:
+        """Checks the collected steps, the last of which is `step`, and writes their mean.
+
+        Raises:
+          DivergenceError: one of the steps has a loss that is not finite.
+        """
+        count = len(self._window)
+        self.check(step)
+        steps, self._unwritten = self._unwritten, []
         seconds = self._tick('steps')
-        mean = {name: np.mean([found[name] for found in window], axis=0) for name in window[0]}
+        mean = {name: np.mean([found[name] for found in steps], axis=0) for name in steps[0]}
         machine = {
-            'images_per_second': len(window) * self._config.data.batch_size / seconds,
-            'step_seconds': seconds / len(window),
+            'images_per_second': count * self._config.data.batch_size / seconds,
+            'step_seconds': seconds / count,
             'data_wait_share': self._waited / seconds,
             **peak_device_memory(),
         }
@@ -155,6 +180,12 @@ class RunLog:
     def _say(self, text):
         if not self._bar.disable:
             self._bar.write(text, file=sys.stderr)
+
+
+def _as_metrics(step):
+    """A step's metrics from JSON, of the types that they had."""
+    arrays = {name: np.array(x) for name, x in step.items()}
+    return {name: x.astype(np.float32) if x.dtype == float else x for name, x in arrays.items()}
 
 
 def peak_device_memory() -> dict[str, float]:
