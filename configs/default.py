@@ -114,8 +114,9 @@ def get_config() -> ConfigDict:
     # tell.
     model.pretrained = ''
     # Where BatchNorm takes its statistics from in training: 'batch', the images that are embedded
-    # together (all devices' micro-batches); 'running', those that it has, as of pretrained weights, for
-    # good: then a split batch has the gradient of the whole one.
+    # together (all devices' micro-batches); 'device', those of each device by itself, for which none
+    # waits for the others, and whose mean is kept; 'running', those that it has, as of pretrained
+    # weights, for good: then a split batch has the gradient of the whole one.
     model.batch_norm = 'batch'
     # Size E of the embedding; must be divisible by num_slices.
     model.embedding_size = 256

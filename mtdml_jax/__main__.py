@@ -7,10 +7,16 @@ import shlex
 import sys
 
 from mtdml_jax.compile_cache import use_compile_cache
-from mtdml_jax.errors import DivergenceError, UserError, one_line
+from mtdml_jax.errors import DivergenceError, LostProcessError, UserError, one_line
 from mtdml_jax.huge_pages import restart_with_huge_pages
 from mtdml_jax.inference.commands import add_commands, user_path
-from mtdml_jax.process import join_processes, quieten, show_devices
+from mtdml_jax.process import (
+    is_first_process,
+    join_processes,
+    noticing_lost_processes,
+    quieten,
+    show_devices,
+)
 
 # Commands that run long enough for huge pages to be worth a second start.
 TRAINING = ('prepare', 'train', 'evaluate', 'crossval')
@@ -23,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs a command; returns its exit code.
 
     0: done; 2: wrong input; 3: a loss that diverged; 74: a disk that is full, or a folder that cannot be
-    read or written; 75: asked to stop, saved, the same
+    read or written; 75 (EX_TEMPFAIL): asked to stop and saved, or another process was lost: the same
     command goes on; 130: interrupted by Ctrl-C without saving.
 
     Args:
@@ -45,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print('mtdml_jax: interrupted', file=sys.stderr)
         return INTERRUPTED
-    except (UserError, DivergenceError, ModuleNotFoundError, OSError) as error:
+    except (UserError, DivergenceError, LostProcessError, ModuleNotFoundError, OSError) as error:
         if arguments.debug:
             raise
         text = one_line(str(error))
@@ -55,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
                 f"{text}; {argv[0]} takes more than the loss does: pip install 'mtdml_jax[{extra}]'"
             )
         print(f'mtdml_jax: {text}', file=sys.stderr)
-        codes = {DivergenceError: 3, OSError: UNWRITABLE}
+        codes = {DivergenceError: 3, LostProcessError: STOPPED, OSError: UNWRITABLE}
         return next((code for kind, code in codes.items() if isinstance(error, kind)), 2)
 
 
@@ -164,9 +170,10 @@ def _train(arguments, overrides, command) -> int:
     _start()
     from mtdml_jax.training.loop import train
 
-    if not train(config, arguments.workdir, arguments.profile):
-        return _say_stopped()
-    return _finish(config, arguments.workdir, config.eval.split, command)
+    with noticing_lost_processes():
+        if not train(config, arguments.workdir, arguments.profile):
+            return _say_stopped()
+        return _finish(config, arguments.workdir, config.eval.split, command)
 
 
 def _evaluate(arguments, overrides, command) -> int:
@@ -182,6 +189,8 @@ def _finish(config, workdir, split, command) -> int:
     from mtdml_jax.evaluation.evaluate import evaluate
 
     evaluation = evaluate(config, workdir, split, command)
+    if not is_first_process():
+        return 0
     print(f'{evaluation["num_examples"]} faces of the split {split}:')
     if not evaluation['classifiers']:
         for name, score in evaluation['retrieval'].items():
@@ -198,7 +207,8 @@ def _print_accuracies(classifiers, workdir) -> None:
 
 
 def _say_stopped() -> int:
-    print('stopped on request; the same command goes on from here', file=sys.stderr)
+    if is_first_process():
+        print('stopped on request; the same command goes on from here', file=sys.stderr)
     return STOPPED
 
 

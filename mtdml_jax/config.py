@@ -53,7 +53,7 @@ BOUNDS = {
 CHOICES = {
     'data.channels': (1, 3),
     'data.sampling': ('class', 'instance', 'sqrt'),
-    'model.batch_norm': ('batch', 'running'),
+    'model.batch_norm': ('batch', 'device', 'running'),
     'loss.mining': MININGS,
     'loss.reduction': ('mean', 'active_mean'),
     'train.best_metric': ('softmax_accuracy', 'knn_accuracy', 'map_at_r'),

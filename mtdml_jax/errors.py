@@ -1,4 +1,4 @@
-"""The two ways in which a run stops with one clear line instead of a traceback."""
+"""The ways in which a run stops with one clear line instead of a traceback."""
 
 import itertools
 from collections.abc import Collection, Iterable
@@ -10,6 +10,10 @@ class UserError(ValueError):
 
 class DivergenceError(RuntimeError):
     """Training that cannot go on: a loss that is no longer finite. Exit code 3."""
+
+
+class LostProcessError(RuntimeError):
+    """One of several processes of a run has ended; the same command goes on. Exit code 75."""
 
 
 def check_choice(key: str, value: object, choices: Collection[object]) -> None:

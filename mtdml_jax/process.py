@@ -1,13 +1,19 @@
 """What a process does before it works: it finds the others and its devices, and keeps quiet."""
 
+import contextlib
 import logging
 import os
 import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
 
-from mtdml_jax.errors import UserError
+from mtdml_jax.errors import LostProcessError, UserError, listed
 
 # Is there where a driver for NVIDIA's GPUs is loaded.
 NVIDIA_DRIVER = '/proc/driver/nvidia/version'
+# Without a sign of life for so long a process is dead, and JAX's coordinator ends the others.
+HEARTBEAT_SECONDS = 30
 
 
 def join_processes(where: str) -> None:
@@ -23,15 +29,77 @@ def join_processes(where: str) -> None:
 
     try:
         if where == 'auto':
-            jax.distributed.initialize()
+            jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
         else:
             address, number, process = where.split(',')
-            jax.distributed.initialize(address, int(number), int(process))
+            jax.distributed.initialize(
+                address,
+                int(number),
+                int(process),
+                heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            )
     except ValueError as error:
         reason = f'found {where!r}'
         if where == 'auto':
             reason = f'for nothing here tells it, as Cloud TPU or Slurm would ({error})'
         raise UserError(f'--distributed: expected HOST:PORT,NUM,ID, {reason}') from error
+
+
+def check_processes_agree(facts: dict[str, object]) -> None:
+    """Raises UserError on all processes if something is not the same on all of them.
+
+    Args:
+      facts: name -> what must be the same; compared by its `repr`. All processes give the same names.
+    """
+    import jax
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    if jax.process_count() == 1:
+        return
+    own = np.array([zlib.crc32(repr(fact).encode()) for fact in facts.values()], np.uint32)
+    for name, numbers in zip(facts, multihost_utils.process_allgather(own).T, strict=True):
+        others = np.flatnonzero(numbers != numbers[0])
+        if len(others):
+            raise UserError(
+                f'--distributed: {name} differs between processes: {listed(map(str, others))} from 0; '
+                f'on process {jax.process_index()} it is {str(facts[name])[:200]}'
+            )
+
+
+def code_digest() -> str:
+    """A number in hex of the package's own code."""
+    number = 0
+    for path in sorted(Path(__file__).parent.rglob('*.py')):
+        number = zlib.crc32(path.read_bytes(), number)
+    return f'{number:08x}'
+
+
+@contextlib.contextmanager
+def noticing_lost_processes() -> Iterator[None]:
+    """Raises LostProcessError where JAX fails because another process has ended.
+
+    Where devices wait for a dead process for ever, JAX's coordinator ends this one.
+    """
+    import jax
+
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        raise LostProcessError(
+            f'process {jax.process_index()} of {jax.process_count()} could not go on: '
+            f'{str(error)[:200]}. If another one has died, JAX says which within '
+            f'{HEARTBEAT_SECONDS} seconds; the same command goes on from the last checkpoint'
+        ) from error
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that writes and prints."""
+    import jax
+
+    return jax.process_index() == 0
 
 
 def find_devices() -> list:
@@ -57,7 +125,7 @@ def show_devices() -> None:
     import jax
 
     devices = find_devices()
-    if jax.process_index() != 0:
+    if not is_first_process():
         return
     processes = f' of {jax.process_count()} processes' if jax.process_count() > 1 else ''
     kinds = ', '.join(sorted({device.device_kind for device in devices}))

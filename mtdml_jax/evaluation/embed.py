@@ -1,10 +1,11 @@
-"""Embeddings of whole splits."""
+"""Embeddings of whole splits, over all devices of all hosts."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mtdml_jax.data.pipeline import Split, eval_batches
@@ -29,7 +30,10 @@ class EmbeddedSplit(NamedTuple):
 
 
 def make_embedder(network: Network, config) -> Callable[[Any, Split], EmbeddedSplit]:
-    """A function (variables, split) -> `EmbeddedSplit`, compiled once, over this host's devices.
+    """A function (variables, split) -> `EmbeddedSplit`, compiled once.
+
+    Of several processes each embeds its share of the rows on its devices, and has all of them in the
+    end; all must call it.
 
     Args:
       network: the network.
@@ -51,11 +55,31 @@ def make_embedder(network: Network, config) -> Callable[[Any, Split], EmbeddedSp
     def embed_split(variables, split):
         variables = jax.device_put(variables, replicated)
         embeddings, logits = [], []
-        for batch in eval_batches(split, config.data, batch_size):
+        for batch in eval_batches(share_of_rows(split), config.data, batch_size):
             found = embed(variables, jax.device_put(batch['image'], spread))
             embedding, logit = (np.asarray(x)[batch['mask']] for x in found)
             embeddings.append(embedding)
             logits.append(logit)
-        return EmbeddedSplit(np.concatenate(embeddings), np.concatenate(logits), split.labels)
+        found = (gather_rows(np.concatenate(x), split) for x in (embeddings, logits))
+        return EmbeddedSplit(*found, split.labels)
 
     return embed_split
+
+
+def share_of_rows(split: Split) -> Split:
+    """This process's rows: every n-th; the last row again where the processes cannot share evenly."""
+    count, processes = len(split.labels), jax.process_count()
+    if processes == 1:
+        return split
+    rows = np.arange(-(-count // processes)) * processes + jax.process_index()
+    return split.take(np.minimum(rows, count - 1))
+
+
+def gather_rows(share: np.ndarray, split: Split) -> np.ndarray:
+    """The rows of a split, in its order, from the shares [N / processes, ...] of all processes."""
+    if jax.process_count() == 1:
+        return share
+    shares = multihost_utils.process_allgather(share)
+    processes, each = shares.shape[:2]
+    rows = np.swapaxes(shares, 0, 1).reshape(processes * each, *share.shape[1:])
+    return rows[: len(split.labels)]

@@ -1,5 +1,6 @@
 """The training loop: data in, steps over all devices, metrics, validation, checkpoints, resume."""
 
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from flax import jax_utils
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from mtdml_jax.config import check_config, claim_workdir
+from mtdml_jax.config import LOCATION_KEYS, check_config, claim_workdir, flatten
 from mtdml_jax.data.pipeline import Split, check_trainable, train_batches
 from mtdml_jax.data.prepare import prepare
 from mtdml_jax.data.protocol import has_validation, load_part
@@ -18,6 +19,7 @@ from mtdml_jax.evaluation.classify import fit_neighbors
 from mtdml_jax.evaluation.embed import make_embedder
 from mtdml_jax.evaluation.retrieval import retrieval_scores
 from mtdml_jax.models import Network
+from mtdml_jax.process import check_processes_agree, code_digest
 from mtdml_jax.training import checkpoints
 from mtdml_jax.training.metrics import RunLog
 from mtdml_jax.training.profile import Profile
@@ -45,6 +47,13 @@ def train(config: ConfigDict, workdir: Path, profile: tuple[int, int] | None = N
       OSError: a disk that is full, or a folder that cannot be written.
     """
     check_config(config, jax.device_count())
+    check_processes_agree(
+        {
+            'jax': jax.__version__,
+            'the code of mtdml_jax': code_digest(),
+            **{f'config.{k}': x for k, x in flatten(config) if k not in LOCATION_KEYS},
+        }
+    )
     train_split, validation_split = load_training_splits(config.data)
     load_part(config.data, config.eval.split)  # Said now, and not after hours, if there is none.
     num_steps, folder = config.train.num_steps, workdir / 'checkpoints'
@@ -107,6 +116,9 @@ def load_training_splits(data) -> tuple[Split, Split | None]:
         prepare(data)
     multihost_utils.sync_global_devices('data prepared')
     train_split = load_part(data, 'train')
+    number = zlib.crc32(repr((train_split.file_names, train_split.labels.tolist())).encode())
+    facts = f'{len(train_split.labels)} faces, {number:08x}'
+    check_processes_agree({'the train split': facts})
     check_trainable(train_split, data)
     return train_split, load_part(data, 'validation') if has_validation(data) else None
 

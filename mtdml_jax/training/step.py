@@ -37,7 +37,8 @@ def make_training(
     Raises:
       UserError: settings that do not exist or do not fit.
     """
-    network = make_network(config.model, len(class_counts), AXIS)
+    norm_axis = None if config.model.batch_norm == 'device' else AXIS
+    network = make_network(config.model, len(class_counts), norm_axis)
     thresholds = make_thresholds(config, len(class_counts))
     schedule = make_schedule(config.optim, config.train.num_steps)
     optimizer = make_optimizer(config.optim, schedule)
@@ -137,8 +138,8 @@ def make_loss(
       axis_name: mapped axis over whose devices the batch is spread.
       class_weights: weight of each class in cross-entropy, [C]; None for equal ones.
       micro_batch: images that a device embeds at a time (`embed_in_parts`); 0 for all.
-      batch_norm: 'batch' where BatchNorm takes its statistics from the images embedded together, over
-        all devices, or 'running' where they stay what they are.
+      batch_norm: 'running' where BatchNorm's statistics stay what they are; else they are those of the
+        images embedded together, over all devices as far as the network says so.
     """
 
     def joint_loss(params, batch_stats, batch, memory=None):
@@ -146,7 +147,7 @@ def make_loss(
             outputs, updated = network.apply(
                 {'params': params, 'batch_stats': batch_stats},
                 images,
-                train=batch_norm == 'batch',
+                train=batch_norm != 'running',
                 mutable=['batch_stats'],
             )
             return outputs, updated['batch_stats']
