@@ -2,6 +2,7 @@
 # make demo: the model of models/ on photographs.
 # make parity: the loss against pytorch-metric-learning, ResNets with weights of PyTorch files against
 # PyTorch, and exported models in ONNX Runtime, in environments of their own.
+# make hosts: one run on 1 device, on 8, on 2 processes of 4.
 # make page: the demo page in a browser (Chromium's), in an environment of its own.
 # make installed: the package without a clone, `.[predict]` in an environment of its own.
 # PYTHON= chooses the interpreter (3.11 or newer), VENV= the folder of the environment.
@@ -9,7 +10,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test lint parity page installed demo
+.PHONY: train test lint parity hosts page installed demo
 
 train: $(VENV)/.installed
 	$(BIN)/python -m mtdml_jax train --config=configs/quickstart.py --workdir=runs/quickstart
@@ -38,6 +39,9 @@ installed:
 	$(PYTHON) -m venv --clear .venv-predict
 	.venv-predict/bin/python -m pip install --quiet '.[predict]'
 	.venv-predict/bin/python experiments/installed.py
+
+hosts: $(VENV)/.installed
+	$(BIN)/python -m pytest -o addopts=--strict-markers -m 'not slow' experiments/several_hosts.py
 
 # Gradio's threads meet warnings of pandas, which setup.cfg would make errors.
 page: .venv-page/.installed

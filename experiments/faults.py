@@ -103,7 +103,7 @@ def kill_anywhen(run, rng, seconds):
 
 def kill_while_saving(run, rng, _seconds):
     """SIGKILL while a checkpoint, chosen at random, is being written."""
-    process, after = run.start(), rng.randrange(2, SETTINGS['train.num_steps'], 4)
+    process, after = run.start(), rng.randrange(2, SETTINGS['train.num_steps'] - 6, 4)
 
     def is_saving():
         steps = [x.name.split('.')[0] for x in run.folder.glob('checkpoints/*checkpoint-tmp')]

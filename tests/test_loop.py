@@ -106,6 +106,10 @@ def test_every_device_mines_the_global_batch(config, uninterrupted):
     assert found == [[16.0] * 4] * 6
     network, *_ = loop.make_training(config, np.full(7, 6))
     assert network.backbone.axis_name == loop.AXIS
+    alone = config.copy_and_resolve_references()
+    alone.model.batch_norm = 'device'
+    network, *_ = loop.make_training(alone, np.full(7, 6))
+    assert network.backbone.axis_name is None
 
 
 def test_validation_judges_the_running_mean_by_neighbours_in_the_train_split(config, uninterrupted):

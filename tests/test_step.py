@@ -53,8 +53,9 @@ def make_batch(size=16):
     }
 
 
-def make_step(axis_name, memory_start=0, **options):
-    backbone = ResNet('resnet4', width_factor=1 / 16, stem='small', axis_name=axis_name)
+def make_step(axis_name, memory_start=0, norm_axis='the same', **options):
+    norm_axis = axis_name if norm_axis == 'the same' else norm_axis
+    backbone = ResNet('resnet4', width_factor=1 / 16, stem='small', axis_name=norm_axis)
     network = Network(backbone, 8, 2, 4, scale=5.0, learn_scale=True)
     schedule = optax.constant_schedule(0.1)
     optimizer = optax.sgd(schedule)
@@ -114,6 +115,19 @@ def test_micro_batches_take_statistics_of_their_own_whose_mean_is_kept():
     ]
     expected = jax.tree.map(lambda *x: np.mean(x, axis=0), *updated)
     chex.assert_trees_all_close(found, expected, atol=1e-5)
+
+
+def test_devices_that_normalise_by_themselves_take_the_step_of_micro_batches():
+    batch = make_batch()
+    step, state = make_step(None, micro_batch=2)
+    expected = jax.device_get(jax.jit(step)(state, batch))
+    # Micro-batch i of 8 has rows i and i + 8.
+    rows = np.arange(16).reshape(2, 8).T.ravel()
+    step, state = make_step(AXIS, norm_axis=None)
+    state = jax_utils.replicate(state, axis_name=AXIS)
+    found = jax.pmap(step, axis_name=AXIS)(state, split({k: x[rows] for k, x in batch.items()}))
+    found = jax_utils.unreplicate(jax.device_get(found))
+    chex.assert_trees_all_close(found, expected, atol=2e-5, rtol=1e-4)
 
 
 def test_replicas_are_identical_after_a_step(eight_devices):

@@ -1,0 +1,216 @@
+"""One run on 1 device, on 8, on 2 processes of 4: the same metrics; and what happens when one is lost.
+
+    make hosts
+
+runs the tests of this file, on CPU devices that JAX is told to make. Each run is a process of its own, a
+small one on the digits.
+"""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).absolute().parents[1]
+SETTINGS = {
+    'data.batch_size': 80,
+    'eval.gallery_size': 50,
+    'loss.mining': 'hard',
+    'loss.softmax_weight': 1.0,
+    'model.backbone': 'resnet10',
+    'model.embedding_size': 32,
+    # Adam's first steps are as large for a gradient that is nothing but rounding.
+    'optim.name': 'sgd',
+    'optim.learning_rate': 1e-4,
+    'train.num_steps': 30,
+    'train.log_every': 1,
+    'train.checkpoint_every': 10,
+}
+
+
+class Runs:
+    """Starts runs in one folder, with one prepared data set."""
+
+    def __init__(self, folder):
+        """Nothing is started yet."""
+        self.folder = folder
+
+    def start(self, name, devices, processes=1, port=0, numbers=None, **settings):
+        """The processes of a run, or those of these numbers, each with so many devices."""
+        settings = SETTINGS | {'data.prepared_dir': self.folder / 'prepared'} | settings
+        command = [sys.executable, '-m', 'mtdml_jax', 'train', '--config=configs/digits.py']
+        command += [f'--workdir={self.folder / name}']
+        command += [f'--config.{key}={value}' for key, value in settings.items()]
+        environment = os.environ | {'JAX_NUM_CPU_DEVICES': str(devices), 'JAX_PLATFORMS': 'cpu'}
+        environment['XLA_FLAGS'] = (
+            '--xla_backend_optimization_level=0'  # They compile more than they compute.
+        )
+        port = port or free_port()
+        started = []
+        for number in numbers or range(processes):
+            joins = [f'--distributed=127.0.0.1:{port},{processes},{number}'] * (processes > 1)
+            with self.log(name, number).open('a') as log:
+                started.append(
+                    subprocess.Popen(
+                        command + joins, cwd=ROOT, env=environment, stdout=log, stderr=log
+                    )
+                )
+        return started
+
+    def run(self, *arguments, **options):
+        """Waits for a run's processes; their exit codes."""
+        return [process.wait(timeout=300) for process in self.start(*arguments, **options)]
+
+    def log(self, name, number=0):
+        """What a process of a run prints."""
+        return self.folder / f'{name}.{number}.log'
+
+    def metrics(self, name):
+        """The lines of a run's metrics.jsonl."""
+        lines = (self.folder / name / 'metrics.jsonl').read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+    def variables(self, name):
+        """The last checkpoint's, as the arrays of its leaves."""
+        import jax
+
+        from mtdml_jax.config import read_config
+        from mtdml_jax.evaluation.evaluate import load_checkpoint
+        from mtdml_jax.models import make_network
+
+        config = read_config(self.folder / name)
+        config.eval.checkpoint = 'latest'
+        state, _ = load_checkpoint(make_network(config.model, 10), config, self.folder / name)
+        return int(state.step), [np.asarray(x) for x in jax.tree.leaves(state)]
+
+    def wait_for_step(self, name, step):
+        """Until a line of metrics has been written for it."""
+        path = self.folder / name / 'metrics.jsonl'
+        for _ in range(3000):
+            if path.exists() and f'"step": {step},' in path.read_text():
+                return
+            time.sleep(0.1)
+        raise TimeoutError(self.log(name).read_text())
+
+
+def free_port():
+    """A port of this machine that nobody uses."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        return free.getsockname()[1]
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+    """With a run on one device that is finished."""
+    found = Runs(tmp_path_factory.mktemp('runs'))
+    assert found.run('one', 1) == [0], found.log('one').read_text()
+    return found
+
+
+@pytest.fixture(scope='module')
+def two(runs):
+    """With a run of two processes of four devices that is finished."""
+    assert runs.run('two', 4, processes=2) == [0, 0], runs.log('two').read_text()
+    return runs
+
+
+def assert_same_metrics(found, expected):
+    """The same steps, and numbers that differ by 1e-5 at most.
+
+    But for the norm of the gradient: where rounding decides between two negatives that are equally near,
+    a triplet of 80 pulls elsewhere.
+    """
+    assert [set(line) for line in found] == [set(line) for line in expected]
+    for line, other in zip(found, expected, strict=True):
+        for name, value in line.items():
+            tolerance = 1e-3 if name == 'train/grad_norm' else 1e-5
+            message = f'{name}, step {line["step"]}'
+            np.testing.assert_allclose(value, other[name], tolerance, tolerance, err_msg=message)
+
+
+def test_eight_devices_have_the_metrics_of_one(runs):
+    """Of one process."""
+    assert runs.run('eight', 8) == [0]
+    assert_same_metrics(runs.metrics('eight'), runs.metrics('one'))
+
+
+def test_two_processes_of_four_devices_have_the_metrics_and_the_evaluation_of_one_device(two):
+    """Each example is evaluated once; only the first process prints what was found."""
+    assert_same_metrics(two.metrics('two'), two.metrics('one'))
+    one, both = (
+        json.loads((two.folder / name / 'evaluation.json').read_text()) for name in ('one', 'two')
+    )
+    assert both['num_examples'] == one['num_examples']
+    for name, score in one['retrieval'].items():
+        np.testing.assert_allclose(both['retrieval'][name], score, atol=1e-4)
+    assert 'faces of the split' in two.log('two', 0).read_text()
+    assert 'faces of the split' not in two.log('two', 1).read_text()
+
+
+def test_sigterm_to_one_of_two_saves_the_same_step_of_both_and_a_restart_ends_with_the_same_bits(
+    two,
+):
+    """The restarted run has the same devices."""
+    processes = two.start('stopped', 4, processes=2)
+    two.wait_for_step('stopped', 3)
+    processes[1].send_signal(signal.SIGTERM)
+    assert [process.wait(timeout=300) for process in processes] == [75, 75]
+    step, _ = two.variables('stopped')
+    assert 3 < step < 30
+    assert two.run('stopped', 4, processes=2) == [0, 0]
+    assert two.metrics('stopped') == two.metrics('two')
+    for found, expected in zip(two.variables('stopped'), two.variables('two'), strict=True):
+        np.testing.assert_equal(found, expected)
+
+
+@pytest.mark.slow
+def test_run_moves_from_eight_devices_to_two_and_one_and_back_to_another_folder(runs):
+    """As good as the uninterrupted one after 30 steps."""
+    for number, (devices, step) in enumerate([(8, 5), (2, 10), (1, 15), (8, None)]):
+        name = f'moved_{number}'
+        if number:
+            (runs.folder / f'moved_{number - 1}').rename(runs.folder / name)
+        (process,) = runs.start(name, devices)
+        if step:
+            runs.wait_for_step(name, step)
+            process.terminate()
+        assert process.wait(timeout=300) == (75 if step else 0)
+    assert_same_metrics(runs.metrics(name), runs.metrics('one'))
+
+
+@pytest.mark.slow
+def test_other_process_ends_within_a_minute_of_a_death_and_says_whose(two):
+    """Killed, it cannot say goodbye."""
+    first, second = two.start('dead', 1, processes=2, **{'train.num_steps': 2000})
+    two.wait_for_step('dead', 3)
+    second.kill()
+    second.wait()
+    start = time.monotonic()
+    assert first.wait(timeout=60) != 0
+    print(f'ended after {time.monotonic() - start:.0f} s')
+    text = two.log('dead').read_text()
+    assert re.search(r'mtdml_jax: process 0 of 2 could not go on', text)
+    assert 'Task 1 heartbeat timeout' in text
+
+
+def test_processes_of_different_settings_refuse_to_work_together(runs):
+    """Both say what differs."""
+    options = {'processes': 2, 'port': free_port()}
+    processes = [
+        *runs.start('different', 1, numbers=[0], seed=0, **options),
+        *runs.start('different', 1, numbers=[1], seed=1, **options),
+    ]
+    assert [process.wait(timeout=120) for process in processes] == [2, 2]
+    for number in range(2):
+        line = runs.log('different', number).read_text().splitlines()[-1]
+        assert 'config.seed differs between processes: 1 from 0' in line
+        assert line.endswith(f'on process {number} it is {number}')
