@@ -46,8 +46,12 @@ def loss_of_whole(params, images):
     return judge(embed(params, images), LABELS)
 
 
+@pytest.mark.parametrize('backend', ['cpu', 'gpu'])  # unrolled, or a loop
 @pytest.mark.parametrize('part_size', [1, 4, 12, 24])
-def test_loss_and_gradient_are_those_of_the_whole_batch(params, images, part_size):
+def test_loss_and_gradient_are_those_of_the_whole_batch(
+    params, images, part_size, backend, monkeypatch
+):
+    monkeypatch.setattr(jax, 'default_backend', lambda: backend)
     expected = jax.value_and_grad(loss_of_whole)(params, images)
     found = jax.jit(jax.value_and_grad(loss_in_parts), static_argnums=2)(params, images, part_size)
     chex.assert_trees_all_close(found, expected, atol=1e-6)
@@ -100,8 +104,9 @@ def test_gradient_over_8_devices_in_parts_is_that_of_one_device(params, images):
     chex.assert_trees_all_close(found, expected, atol=1e-6)
 
 
-def test_memory_is_that_of_a_part():
+def test_memory_is_that_of_a_part_but_on_a_cpu(monkeypatch):
     """What XLA sets aside for a network whose inner layer is much larger than its input."""
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
     rng = np.random.default_rng(0)
     params = {
         'first': rng.normal(size=(5, 4096)).astype(np.float32),
