@@ -14,10 +14,10 @@ def embed_in_parts(
 
     A loss that compares all rows of a batch cannot be split, but the network can: embeddings are small.
     Under `jax.grad` each part is computed again, when its turn comes, instead of being remembered:
-    memory is that of one part, of the inputs and of all outputs, for one more pass forward. (On a CPU,
-    where the loop over the parts is unrolled, more: 2.7 times one part's for eight of them.) The gradient
-    is that of the whole batch, if `embed` treats its rows one by one; statistics of a batch, as
-    BatchNorm takes them in training, become those of a part.
+    memory is that of one part, of the inputs and of all outputs, for one more pass forward. (On a CPU
+    more: there the loop over the parts is unrolled.) The gradient is that of the whole batch, if `embed`
+    treats its rows one by one; statistics of a batch, as BatchNorm takes them in training, become those
+    of a part.
 
         def loss(params):
             embed = lambda images: network.apply(params, images)
