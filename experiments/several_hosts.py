@@ -23,8 +23,8 @@ ROOT = Path(__file__).absolute().parents[1]
 SETTINGS = {
     'data.batch_size': 80,
     'eval.gallery_size': 50,
-    # Smooth in all distances: batch-hard lets rounding choose between rows that are equally near, and after
-    # some such steps the metrics differ by more than rounding.
+    # Smooth in all distances: batch-hard lets rounding choose between rows that are equally near, and
+    # after some such steps the metrics differ by more than rounding.
     'loss.mining': 'all',
     'loss.softness': 0.1,
     'loss.softmax_weight': 1.0,
