@@ -38,6 +38,8 @@ SETTINGS = {
     'train.checkpoint_every': 10,
 }
 
+SWITCHED = {'train/grad_norm': 1e-3, 'train/slice_active_share': 1e-4}
+
 
 class Runs:
     """Starts runs in one folder, with one prepared data set."""
@@ -129,13 +131,13 @@ def two(runs):
 def assert_same_metrics(found, expected):
     """The same steps, and numbers that differ by 1e-5 at most.
 
-    But for the norm of the gradient: where rounding decides between two negatives that are equally near,
-    a triplet of 80 pulls elsewhere.
+    But for the norm of the gradient and the shares of active triplets, where a rounding error can switch
+    something on or off.
     """
     assert [set(line) for line in found] == [set(line) for line in expected]
     for line, other in zip(found, expected, strict=True):
         for name, value in line.items():
-            tolerance = 1e-3 if name == 'train/grad_norm' else 1e-5
+            tolerance = SWITCHED.get(name, 1e-5)
             message = f'{name}, step {line["step"]}'
             np.testing.assert_allclose(value, other[name], tolerance, tolerance, err_msg=message)
 
