@@ -20,6 +20,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).absolute().parents[1]))
 
+from mtdml_jax.__main__ import STOPPED, UNWRITABLE
+
 ROOT = Path(__file__).absolute().parents[1]
 SETTINGS = {
     'model.backbone': 'resnet10',
@@ -31,11 +33,9 @@ SETTINGS = {
     'train.log_every': 2,
     'train.checkpoint_every': 4,
 }
-STOPPED, UNWRITABLE = 75, 74
 # The worker trains without the evaluation that follows.
 WORKER = """
 import sys
-from pathlib import Path
 from mtdml_jax import __main__ as command
 command._finish = lambda *_: 0
 sys.exit(command.main(sys.argv[1:]))
@@ -68,18 +68,24 @@ class Run:
 
     def result(self):
         """The final state and all metrics, as bytes."""
-        import jax
-        import numpy as np
+        _, arrays = load_latest(self.folder)
+        content = b''.join(x.tobytes() for x in arrays)
+        return content, (self.folder / 'metrics.jsonl').read_bytes()
 
-        from mtdml_jax.config import read_config
-        from mtdml_jax.evaluation.evaluate import load_checkpoint
-        from mtdml_jax.models import make_network
 
-        config = read_config(self.folder)
-        config.eval.checkpoint = 'latest'
-        state, _ = load_checkpoint(make_network(config.model, 10), config, self.folder)
-        arrays = b''.join(np.asarray(x).tobytes() for x in jax.tree.leaves(state))
-        return arrays, (self.folder / 'metrics.jsonl').read_bytes()
+def load_latest(folder):
+    """Step and arrays of the latest checkpoint of a run on the digits."""
+    import jax
+    import numpy as np
+
+    from mtdml_jax.config import read_config
+    from mtdml_jax.evaluation.evaluate import load_checkpoint
+    from mtdml_jax.models import make_network
+
+    config = read_config(folder)
+    config.eval.checkpoint = 'latest'
+    state, _ = load_checkpoint(make_network(config.model, 10), config, folder)
+    return int(state.step), [np.asarray(x) for x in jax.tree.leaves(state)]
 
 
 def wait_for(process, condition, seconds=120):
@@ -128,7 +134,7 @@ def terminate(run, rng, seconds):
     return f'exit code {code} at steps {run.finished_steps()}'
 
 
-def cut_off_newest(run, rng, seconds):
+def cut_off_newest(run, rng, _seconds):
     """After a kill, the end of a file of the newest checkpoint is missing."""
     process = run.start()
     wait_for(process, lambda: len(run.finished_steps()) > 1)

@@ -14,12 +14,13 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+from faults import ROOT, load_latest
 
-ROOT = Path(__file__).absolute().parents[1]
+from mtdml_jax.__main__ import STOPPED
+
 SETTINGS = {
     'data.batch_size': 80,
     'eval.gallery_size': 50,
@@ -82,19 +83,6 @@ class Runs:
         """The lines of a run's metrics.jsonl."""
         lines = (self.folder / name / 'metrics.jsonl').read_text().splitlines()
         return [json.loads(line) for line in lines]
-
-    def variables(self, name):
-        """The last checkpoint's, as the arrays of its leaves."""
-        import jax
-
-        from mtdml_jax.config import read_config
-        from mtdml_jax.evaluation.evaluate import load_checkpoint
-        from mtdml_jax.models import make_network
-
-        config = read_config(self.folder / name)
-        config.eval.checkpoint = 'latest'
-        state, _ = load_checkpoint(make_network(config.model, 10), config, self.folder / name)
-        return int(state.step), [np.asarray(x) for x in jax.tree.leaves(state)]
 
     def wait_for_step(self, name, step):
         """Until a line of metrics has been written for it."""
@@ -168,12 +156,14 @@ def test_sigterm_to_one_of_two_saves_the_same_step_of_both_and_a_restart_ends_wi
     processes = two.start('stopped', 4, processes=2)
     two.wait_for_step('stopped', 3)
     processes[1].send_signal(signal.SIGTERM)
-    assert [process.wait(timeout=300) for process in processes] == [75, 75]
-    step, _ = two.variables('stopped')
+    assert [process.wait(timeout=300) for process in processes] == [STOPPED, STOPPED]
+    step, _ = load_latest(two.folder / 'stopped')
     assert 3 < step < 30
     assert two.run('stopped', 4, processes=2) == [0, 0]
     assert two.metrics('stopped') == two.metrics('two')
-    for found, expected in zip(two.variables('stopped'), two.variables('two'), strict=True):
+    for found, expected in zip(
+        load_latest(two.folder / 'stopped'), load_latest(two.folder / 'two'), strict=True
+    ):
         np.testing.assert_equal(found, expected)
 
 
@@ -188,7 +178,7 @@ def test_run_moves_from_eight_devices_to_two_and_one_and_back_to_another_folder(
         if step:
             runs.wait_for_step(name, step)
             process.terminate()
-        assert process.wait(timeout=300) == (75 if step else 0)
+        assert process.wait(timeout=300) == (STOPPED if step else 0)
     assert_same_metrics(runs.metrics(name), runs.metrics('one'))
 
 

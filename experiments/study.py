@@ -35,12 +35,11 @@ sys.path.insert(0, str(Path(__file__).absolute().parents[1]))
 
 from study_tables import summary
 
+from mtdml_jax.__main__ import DIVERGED, INTERRUPTED, STOPPED
 from mtdml_jax.config import LOCATION_KEYS
 from mtdml_jax.training.metrics import COLLAPSED, read_metrics
 
 ROOT = Path(__file__).absolute().parents[1]
-# Exit codes: of the training command, that was also asked to stop and has saved, and of a study.
-DIVERGED, STOPPED, INTERRUPTED = 3, 75, 130
 # What one would train without this project: a classifier on the whole embedding, no metric term.
 CROSS_ENTROPY = {'loss.metric_weight': 0.0, 'model.num_slices': 1}
 # Set when the study ends early: what still runs shall save and end.

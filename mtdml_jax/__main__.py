@@ -20,9 +20,9 @@ from mtdml_jax.process import (
 
 # Commands that run long enough for huge pages to be worth a second start.
 TRAINING = ('prepare', 'train', 'evaluate', 'crossval')
-# Exit codes: sysexits' EX_IOERR and EX_TEMPFAIL, on which schedulers may start a job again; the shells'
-# of Ctrl-C.
-UNWRITABLE, STOPPED, INTERRUPTED = 74, 75, 130
+# Exit codes; sysexits' EX_IOERR and EX_TEMPFAIL, on which schedulers may start a job again, and the
+# shells' of Ctrl-C among them.
+DIVERGED, UNWRITABLE, STOPPED, INTERRUPTED = 3, 74, 75, 130
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
                 f"{text}; {argv[0]} takes more than the loss does: pip install 'mtdml_jax[{extra}]'"
             )
         print(f'mtdml_jax: {text}', file=sys.stderr)
-        codes = {DivergenceError: 3, LostProcessError: STOPPED, OSError: UNWRITABLE}
+        codes = {DivergenceError: DIVERGED, LostProcessError: STOPPED, OSError: UNWRITABLE}
         return next((code for kind, code in codes.items() if isinstance(error, kind)), 2)
 
 

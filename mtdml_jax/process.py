@@ -1,11 +1,12 @@
 """What a process does before it works: it finds the others and its devices, and keeps quiet."""
 
 import contextlib
+import functools
 import logging
 import os
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mtdml_jax.errors import LostProcessError, UserError, listed
@@ -45,11 +46,12 @@ def join_processes(where: str) -> None:
         raise UserError(f'--distributed: expected HOST:PORT,NUM,ID, {reason}') from error
 
 
-def check_processes_agree(facts: dict[str, object]) -> None:
+def check_processes_agree(find_facts: Callable[[], dict[str, object]]) -> None:
     """Raises UserError on all processes if something is not the same on all of them.
 
     Args:
-      facts: name -> what must be the same; compared by its `repr`. All processes give the same names.
+      find_facts: gives name -> what must be the same, compared by its `repr`, with the same names on all
+        processes. Not called where there is one.
     """
     import jax
     import numpy as np
@@ -57,6 +59,7 @@ def check_processes_agree(facts: dict[str, object]) -> None:
 
     if jax.process_count() == 1:
         return
+    facts = find_facts()
     own = np.array([zlib.crc32(repr(fact).encode()) for fact in facts.values()], np.uint32)
     for name, numbers in zip(facts, multihost_utils.process_allgather(own).T, strict=True):
         others = np.flatnonzero(numbers != numbers[0])
@@ -145,12 +148,13 @@ def quieten() -> None:
     from absl import logging as absl_logging
 
     absl_logging.set_verbosity(absl_logging.ERROR)
-    _quieten_orbax()
+    quieten_orbax()
     for name in ('jax', 'urllib3'):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def _quieten_orbax():
+@functools.cache  # Once a process: a second time it would wrap itself.
+def quieten_orbax():
     """What it logs of a failure it raises too, and then it is told in one line."""
     logging.getLogger('absl').addFilter(lambda record: 'orbax' not in record.pathname)
     show = sys.unraisablehook

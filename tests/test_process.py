@@ -27,7 +27,7 @@ def numbers_of(facts, processes, monkeypatch):
     monkeypatch.setattr(
         multihost_utils, 'process_allgather', lambda own: told.append(own) or np.stack([own, own])
     )
-    check_processes_agree(facts)
+    check_processes_agree(lambda: facts)
     return told[0]
 
 
@@ -37,12 +37,12 @@ def test_what_differs_between_processes_is_named_with_who_has_it(processes, monk
         numbers_of(facts | {'config.seed': seed}, processes, monkeypatch) for seed in (1, 7)
     )
     processes(2, [same, same, same])
-    check_processes_agree(facts)
+    check_processes_agree(lambda: facts)
     processes(2, [same, other, other])
     with pytest.raises(
         UserError, match='config.seed differs .*: 1, 2 from 0; on process 2 it is 7'
     ):
-        check_processes_agree(facts | {'config.seed': 7})
+        check_processes_agree(lambda: facts | {'config.seed': 7})
 
 
 def test_code_has_one_number_until_it_changes(tmp_path, monkeypatch):

@@ -48,7 +48,7 @@ def train(config: ConfigDict, workdir: Path, profile: tuple[int, int] | None = N
     """
     check_config(config, jax.device_count())
     check_processes_agree(
-        {
+        lambda: {
             'jax': jax.__version__,
             'the code of mtdml_jax': code_digest(),
             **{f'config.{k}': x for k, x in flatten(config) if k not in LOCATION_KEYS},
@@ -116,11 +116,15 @@ def load_training_splits(data) -> tuple[Split, Split | None]:
         prepare(data)
     multihost_utils.sync_global_devices('data prepared')
     train_split = load_part(data, 'train')
-    number = zlib.crc32(repr((train_split.file_names, train_split.labels.tolist())).encode())
-    facts = f'{len(train_split.labels)} faces, {number:08x}'
-    check_processes_agree({'the train split': facts})
+    check_processes_agree(lambda: {'the train split': _describe(train_split)})
     check_trainable(train_split, data)
     return train_split, load_part(data, 'validation') if has_validation(data) else None
+
+
+def _describe(split):
+    """Its size, and a number in hex of its files and labels."""
+    number = zlib.crc32(repr((split.file_names, split.labels.tolist())).encode())
+    return f'{len(split.labels)} faces, {number:08x}'
 
 
 def make_validation(

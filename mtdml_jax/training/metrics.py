@@ -118,15 +118,16 @@ class RunLog:
         steps, self._unwritten = self._unwritten, []
         seconds = self._tick('steps')
         mean = {name: np.mean([found[name] for found in steps], axis=0) for name in steps[0]}
+        memory = peak_device_memory()
         machine = {
             'images_per_second': count * self._config.data.batch_size / seconds,
             'step_seconds': seconds / count,
             'data_wait_share': self._waited / seconds,
-            **peak_device_memory(),
+            **memory,
         }
         self._waited = 0.0
         self._write(step, 'train', mean, **machine)
-        gigabytes = ''.join(f', {x:.1f} GB' for x in peak_device_memory().values())
+        gigabytes = ''.join(f', {x:.1f} GB' for x in memory.values())
         self._bar.set_postfix_str(
             f'loss {mean["loss"]:.3f}, accuracy {mean["accuracy"]:.1%}, active '
             f'{np.mean(mean["slice_active_share"]):.0%}, {machine["images_per_second"]:.0f} images/s, '
