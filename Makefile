@@ -3,6 +3,7 @@
 # make parity: the loss against pytorch-metric-learning, ResNets with weights of PyTorch files against
 # PyTorch, and exported models in ONNX Runtime, in environments of their own.
 # make hosts: one run on 1 device, on 8, on 2 processes of 4.
+# make docs: the documentation as a site, in site/.
 # make page: the demo page in a browser (Chromium's), in an environment of its own.
 # make installed: the package without a clone, `.[predict]` in an environment of its own.
 # PYTHON= chooses the interpreter (3.11 or newer), VENV= the folder of the environment.
@@ -10,7 +11,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test lint parity hosts page installed demo
+.PHONY: train test lint parity hosts page installed demo docs
 
 train: $(VENV)/.installed
 	$(BIN)/python -m mtdml_jax train --config=configs/quickstart.py --workdir=runs/quickstart
@@ -43,6 +44,10 @@ installed:
 hosts: $(VENV)/.installed
 	$(BIN)/python -m pytest -o addopts=--strict-markers -m 'not slow' experiments/several_hosts.py
 
+# What is built needs no network, and every link and docstring has to hold.
+docs: .venv-docs/.installed
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
+
 # Gradio's threads meet warnings of pandas, which setup.cfg would make errors.
 page: .venv-page/.installed
 	.venv-page/bin/python -m pytest -o addopts=--strict-markers -o filterwarnings=default -rP \
@@ -69,4 +74,9 @@ $(VENV)/.installed: setup.cfg
 .venv-page/.installed: setup.cfg Makefile
 	$(PYTHON) -m venv .venv-page
 	.venv-page/bin/python -m pip install --quiet --editable '.[demo]' matplotlib playwright pytest scipy
+	touch $@
+
+.venv-docs/.installed: setup.cfg Makefile
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet '.[docs]'
 	touch $@

@@ -1,0 +1,19 @@
+#!/bin/bash
+# Two nodes of eight GPUs. Not run here: no Slurm was at hand.
+#SBATCH --nodes=2
+# JAX takes one process for each GPU.
+#SBATCH --ntasks-per-node=8
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=8
+#SBATCH --time=24:00:00
+#SBATCH --requeue
+# SIGTERM two minutes before the time ends: the run saves.
+#SBATCH --signal=TERM@120
+
+srun mtdml train --config=fer2013_gpu --workdir="$HOME/runs/fer2013" --config.data.dir="$HOME/data" --distributed
+code=$?
+# 75: stopped and saved; the same job goes on.
+if [ "$code" = 75 ]; then
+  scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$code"

@@ -1,0 +1,145 @@
+"""README and docs/: what they show runs, what they name is there, and their sentences can be read."""
+
+import re
+import shlex
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from mtdml_jax.__main__ import _parser
+from mtdml_jax.config import load_config
+
+ROOT = Path(__file__).absolute().parents[1]
+PAGES = [
+    *(
+        ROOT / name
+        for name in ('README.md', 'CONTRIBUTING.md', 'models/README.md', 'experiments/README.md')
+    ),
+    *sorted((ROOT / 'docs').rglob('*.md')),
+]
+PAGES = [page.relative_to(ROOT).as_posix() for page in PAGES if page.exists()]
+NUMBER = re.compile(r'(?<![\w.,-])[+−-]?\d[\d,.]*(?: ?[%×])?(?![\w-])')
+
+
+def text_of(page):
+    return (ROOT / page).read_text(encoding='utf-8')
+
+
+def blocks(page, language):
+    return re.findall(rf'^```{language}\n(.*?)^```', text_of(page), re.DOTALL | re.MULTILINE)
+
+
+def sentences(text):
+    """Prose alone: no code, tables, headings, pictures or addresses."""
+    text = re.sub(r'^```.*?^```|<!--.*?-->', '', text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r'^(?:[|#].*|    .*)$', '\n', text, flags=re.MULTILINE)
+    text = re.sub(r'!\[[^\]]*\]\([^)]*\)', '', text)
+    text = re.sub(r'`[^`]*`|(?<=\])\([^)]*\)', '', text)
+    # A list's point and a paragraph end a sentence too.
+    for paragraph in re.split(r'\n\s*\n|\n\s*[-*] ', text):
+        yield from re.split(r'(?<=[.;:?!])\s+', ' '.join(paragraph.split()))
+
+
+def commands(page):
+    """The commands of mtdml in a page's shell blocks, as lists of arguments."""
+    for block in blocks(page, 'sh'):
+        for line in block.replace('\\\n', ' ').splitlines():
+            found = re.search(r'(?:^|["\s])(?:mtdml|python -m mtdml_jax) (.*?)(?:"|$)', line)
+            if found:
+                yield shlex.split(found[1], comments=True)
+
+
+def test_example_of_the_loss_tells_digits_apart_and_keeps_only_the_low_thresholds():
+    names = {}
+    exec(blocks('docs/loss.md', 'python')[0], names)
+    assert names['accuracy'] > 0.95
+    # After one step the neighbours are as good (98 %): the loss, which starts at 0.99, says whether
+    # training had an effect, and the active shares whether every slice has its own threshold.
+    assert names['loss'] < 0.1
+    active = np.asarray(names['aux'].active_share)
+    assert active.shape == (8,)
+    assert active[:4].max() < 0.1
+    assert active[-1] > 0.9
+
+
+def test_examples_of_devices_parts_and_memory_give_gradients_and_remember():
+    devices, parts, memory = ({}, {}, {})
+    for block, names in zip(
+        blocks('docs/loss.md', 'python')[1:], (devices, parts, memory), strict=True
+    ):
+        exec(block, names)
+    assert devices['gradient'].shape == (jax.local_device_count(), 10, 16)
+    for gradient in (devices['gradient'], parts['gradient']):
+        assert np.abs(gradient).max() > 0
+    assert memory['memory'].filled.sum() == 36
+
+
+def test_step_of_the_readme_lowers_the_loss():
+    names = {
+        'network': SimpleNamespace(apply=lambda params, x: x @ params),
+        'optimizer': optax.adam(1e-2),
+    }
+    exec(blocks('README.md', 'python')[0], names)
+    labels = jnp.arange(28) % 7
+    images = jax.random.normal(jax.random.key(0), (28, 20)) + 3 * jax.nn.one_hot(labels, 20)
+    params = jax.random.normal(jax.random.key(1), (20, 512))
+    state, losses = names['optimizer'].init(params), []
+    for _ in range(20):
+        params, state, loss, active = names['train_step'](params, state, images, labels)
+        losses.append(float(loss))
+    assert losses[-1] < 0.9 * losses[0]
+    assert active.shape == (8,)
+
+
+def test_examples_use_the_model_of_the_repository(tmp_path, monkeypatch, capsys):
+    (tmp_path / 'models').symlink_to(ROOT / 'models')
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(blocks('docs/use.md', 'python')[0], names)
+    exec(blocks('README.md', 'python')[1], {})
+    expressions, distances, enrolled, shown = capsys.readouterr().out.splitlines()
+    assert expressions == "['Neutral', 'Happy']"  # Collins smiles.
+    assert shown == "['Happy']"
+    assert 0.1 < float(distances.strip('[]')) < 2
+    assert enrolled == "['stern']"
+    assert names['found'].slice_probabilities.shape == (2, 8, 7)
+    assert Path('mine.safetensors').stat().st_size > 1e6
+
+
+def test_config_of_the_docs_overrides_another(tmp_path):
+    path = tmp_path / 'mine.py'
+    path.write_text(blocks('docs/train.md', 'python')[0])
+    config = load_config(str(path), [])
+    assert (config.model.num_slices, config.data.name) == (4, 'folder')
+
+
+@pytest.mark.parametrize('page', [page for page in PAGES if [*commands(page)]])
+def test_commands_of_a_page_are_understood(page):
+    for argv in commands(page):
+        arguments, overrides = _parser().parse_known_args(argv)
+        if getattr(arguments, 'config', None):
+            load_config(arguments.config, overrides)
+        else:
+            assert all(x.startswith('--config.') for x in overrides)
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_links_of_a_page_lead_somewhere(page):
+    targets = re.findall(r'\]\((?!\w+:)([^)#]+)', text_of(page))
+    assert [x for x in targets if not (ROOT / page).parent.joinpath(x).exists()] == []
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_no_sentence_has_more_than_two_numbers(page):
+    # A value with its interval counts as one.
+    crowded = [
+        sentence
+        for sentence in sentences(text_of(page))
+        if len(NUMBER.findall(re.sub(r' ?±\S+|\([^()]* to [^()]*\)', '', sentence))) > 2
+    ]
+    assert crowded == []
