@@ -37,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 
-from mtdml_jax.huge_pages import TUNABLES
+from mtdml_jax.system import TUNABLES
 
 # jax and torch are imported in the processes that measure them.
 

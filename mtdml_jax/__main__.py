@@ -8,7 +8,6 @@ import sys
 
 from mtdml_jax.compile_cache import use_compile_cache
 from mtdml_jax.errors import DivergenceError, LostProcessError, UserError, one_line
-from mtdml_jax.huge_pages import restart_with_huge_pages
 from mtdml_jax.inference.commands import add_commands, user_path
 from mtdml_jax.process import (
     is_first_process,
@@ -17,6 +16,7 @@ from mtdml_jax.process import (
     quieten,
     show_devices,
 )
+from mtdml_jax.system import restart_with_huge_pages
 
 # Commands that run long enough for huge pages to be worth a second start.
 TRAINING = ('prepare', 'train', 'evaluate', 'crossval')

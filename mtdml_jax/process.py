@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mtdml_jax.errors import LostProcessError, UserError, listed
+from mtdml_jax.system import NVIDIA_DRIVER, has_nvidia_driver
 
-# Is there where a driver for NVIDIA's GPUs is loaded.
-NVIDIA_DRIVER = '/proc/driver/nvidia/version'
 # Without a sign of life for so long a process is dead, and JAX's coordinator ends the others.
 HEARTBEAT_SECONDS = 30
 
@@ -133,7 +132,7 @@ def show_devices() -> None:
     processes = f' of {jax.process_count()} processes' if jax.process_count() > 1 else ''
     kinds = ', '.join(sorted({device.device_kind for device in devices}))
     print(f'{len(devices)} {devices[0].platform} devices{processes}: {kinds}', file=sys.stderr)
-    if devices[0].platform == 'cpu' and os.path.exists(NVIDIA_DRIVER):
+    if devices[0].platform == 'cpu' and has_nvidia_driver():
         print(
             f'JAX uses the CPU, though {NVIDIA_DRIVER} tells of a GPU: pip install "jax[cuda12]"',
             file=sys.stderr,

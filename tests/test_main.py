@@ -246,7 +246,7 @@ def test_command_without_its_packages_says_which_extra_brings_them(tmp_path, cap
 
 def test_devices_are_told_and_a_gpu_that_jax_does_not_use(tmp_path, capsys, monkeypatch):
     driver = tmp_path / 'version'
-    monkeypatch.setattr('mtdml_jax.process.NVIDIA_DRIVER', str(driver))
+    monkeypatch.setattr('mtdml_jax.system.NVIDIA_DRIVER', str(driver))
     show_devices()
     assert capsys.readouterr().err == '8 cpu devices: cpu\n'
     driver.touch()

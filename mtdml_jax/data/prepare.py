@@ -2,7 +2,6 @@
 
 import contextlib
 import difflib
-import fcntl
 import os
 import shutil
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from filelock import FileLock
 
 from mtdml_jax.data import sets  # noqa: F401 (importing registers the builders)
 from mtdml_jax.data.download import downloading
@@ -120,8 +120,7 @@ def fingerprint(sources: Iterable[Path], settings: object, folders_only: bool = 
 def _lock(folder: Path) -> Iterator[None]:
     """Waits until no other process holds the folder; the operating system frees it if we are killed."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / '.lock').open('w') as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with FileLock(folder / '.lock'):
         yield
 
 

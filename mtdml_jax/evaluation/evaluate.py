@@ -1,9 +1,8 @@
 """Evaluation of a run: from its checkpoint to evaluation.json and report.html."""
 
 import json
-import os
 import platform
-import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from mtdml_jax.evaluation.slices import slice_study
 from mtdml_jax.inference.model import MODEL_NAME
 from mtdml_jax.inference.model_file import write_model
 from mtdml_jax.models import make_network
+from mtdml_jax.system import processor
 from mtdml_jax.training import checkpoints
 from mtdml_jax.training.metrics import read_metrics
 from mtdml_jax.training.state import create_state, make_optimizer, make_schedule
@@ -152,22 +152,15 @@ def describe_run(config, workdir: Path, state, info: dict, command: str) -> dict
 
 
 def _device_name() -> str:
-    """The kind of device; of a CPU its model and cores, since bits depend on them as on jax itself."""
-    device, cpuinfo = jax.devices()[0], Path('/proc/cpuinfo')
-    if device.platform != 'cpu' or not cpuinfo.exists():
-        return device.device_kind
-    text = cpuinfo.read_text(encoding='utf-8')
-    # The name alone may hide the generation, as a virtual machine's "AMD EPYC" does.
-    keys = ('model name', 'cpu family', 'model')
-    found = [re.search(rf'^{key}\s*: (.+)$', text, re.MULTILINE) for key in keys]
-    if not all(found):
-        return device.device_kind
-    name, family, model = (x[1] for x in found)
-    return f'{name} (family {family}, model {model}), cores: {len(os.sched_getaffinity(0))}'
+    """The kind of device; of a CPU its model and cores where the system tells them."""
+    device = jax.devices()[0]
+    return (processor() if device.platform == 'cpu' else '') or device.device_kind
 
 
 def _commit() -> str:
-    """The commit of the working tree that the package is imported from; '' if there is none."""
+    """The commit of the working tree of the package; '' if there is none, or no git."""
+    if not shutil.which('git'):
+        return ''
     found = subprocess.run(
         ['git', '-C', str(Path(__file__).parent), 'describe', '--always', '--dirty'],
         capture_output=True,

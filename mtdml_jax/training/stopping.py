@@ -1,7 +1,6 @@
 """Signals that ask a run to save and stop."""
 
 import contextlib
-import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -32,7 +31,7 @@ class Stopping:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         print('\nstopping after this step; Ctrl-C again stops without saving', file=sys.stderr)
         if jax.process_count() > 1:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
 
 
 @contextlib.contextmanager
