@@ -3,6 +3,8 @@
 import difflib
 import json
 import math
+import os
+import runpy
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -72,23 +74,23 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     Raises:
       UserError: no such file, an unknown key, or a value of another type.
     """
-    path = _find_config(path)
-    holder = flags.FlagValues()
-    argv = ['', f'--config={path}']
-    config_flags.DEFINE_config_file('config', flag_values=holder, sys_argv=argv)
-    holder(argv)
-    return apply_overrides(holder.config, overrides)
+    path, *argument = _find_config(path)
+    config = runpy.run_path(path)['get_config'](*argument)
+    return apply_overrides(config.lock(), overrides)
 
 
 def _find_config(path):
-    name, *argument = path.split(':')
+    """(file,) or (file, argument); the colon behind a drive is the file's."""
+    drive, path = os.path.splitdrive(path)
+    name, *argument = path.split(':', 1)
+    name = drive + name
     shipped = {file.stem: file for file in Path(configs.__file__).parent.glob('[!_]*.py')}
     if not Path(name).is_file():
         short = name.removeprefix('configs/').removesuffix('.py')
         if short not in shipped:
             raise UserError(f'--config: no file {name!r}, and none of {", ".join(sorted(shipped))}')
         name = str(shipped[short])
-    return ':'.join([name, *argument])
+    return name, *argument
 
 
 def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:

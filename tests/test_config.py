@@ -1,4 +1,5 @@
 import json
+import ntpath
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,12 @@ def test_wrong_override_is_named(override, message):
 def test_missing_config_file_is_named_with_those_that_there_are(name):
     with pytest.raises(UserError, match=f"no file '{name}', and none of affectnet, .*, quickstart"):
         load_config(name)
+
+
+def test_colon_of_a_drive_is_not_before_an_argument(monkeypatch):
+    monkeypatch.setattr('os.path.splitdrive', ntpath.splitdrive)
+    with pytest.raises(UserError, match="no file 'C:/none.py', and none of"):
+        load_config('C:/none.py:argument')
 
 
 @pytest.mark.parametrize('name', ['quickstart', 'quickstart.py', 'configs/quickstart.py'])
