@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from mtdml_jax.arguments import as_array, as_labels
-from mtdml_jax.distances import check_distance
+from mtdml_jax.distances import check_distance, from_squares
 from mtdml_jax.exchange import Share, add_memory, return_to_rows, share_out, sum_shares
 from mtdml_jax.memory import Memory
 from mtdml_jax.mining import PAIR_MININGS, as_mask, check_quantile, mine_batch_hard
@@ -86,7 +86,7 @@ def multi_threshold_loss(
       labels: class of each row, integers or booleans, [B]. Under jit, JAX without x64 wraps labels of
         int64 beyond 2^31 unseen: renumber such with `numpy.unique(labels, return_inverse=True)[1]`.
       thresholds: one threshold a slice, shape [S], in units of the distance; S must divide E.
-      distance: 'euclidean' or 'squared_euclidean'.
+      distance: 'euclidean', 'squared_euclidean', or what else `distances.DISTANCES` has.
       dual: the dual triplet loss instead of the ordinary one. For mining 'all' both are the same mean:
         the other end of every positive pair is an anchor too.
       mining: 'hard', 'semihard' or 'quantile' as in `mine_batch_hard`; 'all' for every triplet.
@@ -207,7 +207,7 @@ def _spread(slices, mask, axis_name):
 
 
 def _collapse(total, distance):
-    orthogonal = 2.0 if distance == 'squared_euclidean' else 2.0**0.5
+    orthogonal = float(from_squares(2.0, distance))
     farther = jnp.maximum(total.positive_distance, total.negative_distance)
     share_of_orthogonal = _ratio(farther, total.triplets * orthogonal)
     return jnp.where(total.triplets > 0, jnp.maximum(1 - share_of_orthogonal, 0), 0)

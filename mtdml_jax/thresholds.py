@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from mtdml_jax.distances import check_distance
+from mtdml_jax.distances import check_distance, from_squares
 
 
 def threshold_range(
@@ -22,7 +22,7 @@ def threshold_range(
     Args:
       num_classes: number of classes C, at least 2.
       slice_dim: dimension d of a slice; None for a dimension that is large enough for the simplex.
-      distance: 'euclidean' or 'squared_euclidean': the unit of the thresholds.
+      distance: a name in `DISTANCES`: the unit of the thresholds.
 
     Returns:
       (low, high) in units of the distance; low is 0.
@@ -41,7 +41,7 @@ def threshold_range(
         raise ValueError(f'expected slice_dim of at least 1, found {slice_dim}')
     fits_simplex = slice_dim is None or num_classes <= slice_dim + 1
     squared_high = 2.0 * num_classes / (num_classes - 1) if fits_simplex else 2.0
-    return 0.0, squared_high if distance == 'squared_euclidean' else squared_high**0.5
+    return 0.0, float(from_squares(squared_high, distance))
 
 
 def sample_thresholds(num_slices: int, low: float, high: float) -> jax.Array:

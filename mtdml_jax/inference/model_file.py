@@ -17,13 +17,13 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from mtdml_jax.distances import DISTANCES
 from mtdml_jax.errors import UserError, check_choice, listed
 from mtdml_jax.inference.pixels import Preprocessing
 from mtdml_jax.models import Network, make_network
 
 FORMAT = 1
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16, 'float16': jnp.float16}
-DISTANCES = ('euclidean', 'squared_euclidean')
 KEY, CENTRES, GALLERY, COLLECTIONS = 'mtdml_jax', 'centres', 'gallery', ('params', 'batch_stats')
 # What no model of this package exceeds; a file that claims more is refused before it takes memory.
 MAX_SIDE, MAX_WIDTH, MAX_EMBEDDING = 2048, 16, 2**16

@@ -8,12 +8,11 @@ from html import escape
 
 from PIL import Image
 
+from mtdml_jax.distances import from_squares
 from mtdml_jax.inference.model import Predictions
 from mtdml_jax.inference.model_file import Settings
 from mtdml_jax.inference.verdicts import Verdict
 
-# The largest distance between unit slices.
-LARGEST = {'euclidean': 2.0, 'squared_euclidean': 4.0}
 EXPLANATION = (
     'Every slice of the embedding has learned at a threshold of its own: a face is to be nearer to its '
     'expression than to any other, by at least the threshold. <span class="own key"></span> is the '
@@ -117,7 +116,8 @@ def show_nearest(found: Sequence[tuple[str, str, float]]) -> str:
 def show_verdicts(verdicts: Sequence[Verdict], distance: str) -> str:
     """A line for each slice: what it says, and its distances beside its threshold."""
     kept = sum(verdict.keeps_threshold for verdict in verdicts)
-    lines = ''.join(_verdict(verdict, LARGEST[distance]) for verdict in verdicts)
+    largest = float(from_squares(4.0, distance))  # Of unit slices.
+    lines = ''.join(_verdict(verdict, largest) for verdict in verdicts)
     head = ''.join(
         f'<th scope="col"{kind}>{title}</th>'
         for title, kind in (

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mtdml_jax.distances import from_squares
 from mtdml_jax.inference.model import Gallery, Model, Predictions
 
 
@@ -87,8 +88,9 @@ def _class_distances(model, gallery, names, embedding):
     for number, name in enumerate(names):
         is_trained = number < len(centres) and settings.class_counts[number] > 0
         known = centres[number : number + 1] if is_trained else enrolled[labels == name]
-        distances[number] = np.min(np.linalg.norm(known - face, axis=2), axis=0, initial=np.inf)
-    return distances**2 if settings.distance == 'squared_euclidean' else distances
+        found = from_squares(np.sum(np.square(known - face), axis=2), settings.distance)
+        distances[number] = np.min(found, axis=0, initial=np.inf)
+    return distances
 
 
 def _split(embeddings, num_slices):
