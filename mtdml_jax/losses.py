@@ -1,6 +1,7 @@
 """The multi-threshold loss over a sliced embedding."""
 
-from typing import NamedTuple
+from collections import ChainMap
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,8 @@ from mtdml_jax.mining import PAIR_MININGS, as_mask, check_quantile, mine_batch_h
 from mtdml_jax.slicing import split_slices
 from mtdml_jax.triplets import Judged, judge_all, judge_mined
 
-MININGS = (*PAIR_MININGS, 'all')
+# Those of pairs as they are when asked for, then 'all'.
+MININGS: ChainMap[str, Any] = ChainMap({'all': judge_all}, PAIR_MININGS)
 REDUCTIONS = ('mean', 'active_mean', 'none')
 
 
@@ -89,7 +91,7 @@ def multi_threshold_loss(
       distance: 'euclidean', 'squared_euclidean', or what else `distances.DISTANCES` has.
       dual: the dual triplet loss instead of the ordinary one. For mining 'all' both are the same mean:
         the other end of every positive pair is an anchor too.
-      mining: 'hard', 'semihard' or 'quantile' as in `mine_batch_hard`; 'all' for every triplet.
+      mining: as in `mine_batch_hard`, or 'all' for every triplet.
       quantile: how far from the hardest, in [0, 1], for mining 'quantile'; may be traced.
       softness: 0 for the hinge, above 0 for the smooth one of `triplet_loss`.
       mask: bool [B], False for rows (padding) that take part in nothing.
@@ -216,7 +218,7 @@ def _collapse(total, distance):
 def _check_arguments(embeddings, labels, thresholds, weights, distance, mining, reduction):
     check_distance(distance)
     if mining not in MININGS:
-        raise ValueError(f'expected mining to be one of {MININGS}, found {mining!r}')
+        raise ValueError(f'expected mining to be one of {tuple(MININGS)}, found {mining!r}')
     if reduction not in REDUCTIONS:
         raise ValueError(f'expected reduction to be one of {REDUCTIONS}, found {reduction!r}')
     if thresholds.ndim != 1:

@@ -1,5 +1,6 @@
 """Batch-hard mining and its softer relatives: one positive and one negative an anchor, per slice."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -9,7 +10,6 @@ import jax.numpy as jnp
 from mtdml_jax.arguments import as_array, as_labels
 from mtdml_jax.slicing import at_least_float32
 
-PAIR_MININGS = ('hard', 'semihard', 'quantile')
 # Distances in a tile of anchors by gallery rows: 4 MiB, what a core's cache serves fast.
 _TILE_ENTRIES = 2**20
 
@@ -66,7 +66,7 @@ def mine_batch_hard(
       slices: anchors, shape [B, S, D], or [B, D] for one slice.
       labels: class of each anchor, integers or booleans, [B]. Under jit, JAX without x64 wraps labels of
         int64 beyond 2^31 unseen: renumber such with `numpy.unique(labels, return_inverse=True)[1]`.
-      mining: 'hard', 'semihard' or 'quantile'.
+      mining: 'hard', 'semihard', 'quantile', or what else `PAIR_MININGS` has.
       quantile: q in [0, 1], for mining 'quantile'; may be traced.
       gallery: vectors to choose from, shape [G, S, D] or [G, D]; by default the anchors themselves.
       gallery_labels: class of each gallery row, int [G]; goes with gallery.
@@ -88,7 +88,7 @@ def mine_batch_hard(
       CVPR 2015 (semi-hard).
     """
     if mining not in PAIR_MININGS:
-        raise ValueError(f'expected mining to be one of {PAIR_MININGS}, found {mining!r}')
+        raise ValueError(f'expected mining to be one of {tuple(PAIR_MININGS)}, found {mining!r}')
     check_quantile(quantile)
     slices, labels = as_array(slices, 'slices'), as_labels(labels)
     if slices.ndim not in (2, 3) or labels.shape != slices.shape[:1]:
@@ -115,14 +115,13 @@ def mine_batch_hard(
     gallery_mask = as_mask(gallery_mask, gallery_labels.shape, 'gallery_mask')
 
     sliced, gallery = jax.lax.stop_gradient((at_least_float32(sliced), at_least_float32(gallery)))
-    choose = {'hard': _hardest, 'semihard': _semihard, 'quantile': partial(_quantile, q=quantile)}
     mine_slice = partial(
         _mine_slice,
         labels=labels,
         gallery_labels=gallery_labels,
         gallery_mask=gallery_mask,
         rows=rows,
-        choose=choose[mining],
+        choose=partial(PAIR_MININGS[mining], quantile=quantile),
         tile=tile or max(1, _TILE_ENTRIES // len(gallery_labels)),
     )
     by_slice = jnp.swapaxes(sliced, 0, 1), jnp.swapaxes(gallery, 0, 1)
@@ -174,31 +173,48 @@ def map_tiles(function, arrays, tile: int):
     return jax.tree.map(lambda x: x.reshape(-1)[:batch], results)
 
 
-def _hardest(distances, is_positive, is_negative):
-    positive, _, has_positive = _farthest(distances, is_positive)
-    negative, _, has_negative = _farthest(-distances, is_negative)
+def _hardest(distances, is_positive, is_negative, quantile):
+    positive, _, has_positive = farthest(distances, is_positive)
+    negative, _, has_negative = farthest(-distances, is_negative)
     return Triplets(positive, negative, has_positive & has_negative)
 
 
-def _semihard(distances, is_positive, is_negative):
-    positive, positive_distance, has_positive = _farthest(distances, is_positive)
+def _semihard(distances, is_positive, is_negative, quantile):
+    positive, positive_distance, has_positive = farthest(distances, is_positive)
     # Not `distances > positive_distance`: a NaN shall stay in, and be seen in the loss.
     is_farther = ~(distances <= positive_distance)
-    negative, _, has_negative = _farthest(-distances, is_negative & is_farther)
+    negative, _, has_negative = farthest(-distances, is_negative & is_farther)
     return Triplets(positive, negative, has_positive & has_negative)
 
 
-def _quantile(distances, is_positive, is_negative, q):
-    positive = _farthest_but(distances, is_positive, q)
-    negative = _farthest_but(-distances, is_negative, q)
+def _quantile(distances, is_positive, is_negative, quantile):
+    positive = _farthest_but(distances, is_positive, quantile)
+    negative = _farthest_but(-distances, is_negative, quantile)
     return Triplets(positive, negative, jnp.any(is_positive, axis=0) & jnp.any(is_negative, axis=0))
 
 
-def _farthest(distances, among):
+# Name -> function (distances, is_positive, is_negative, quantile) -> Triplets of a tile of anchors: rows
+# [tile], chosen by columns of [G, tile]. The distances are squared, without a term that is the same for
+# all rows of a column; what else is in mine_batch_hard, such as masks, is seen to.
+PAIR_MININGS: dict[str, Callable[..., Triplets]] = {
+    'hard': _hardest,
+    'semihard': _semihard,
+    'quantile': _quantile,
+}
+
+
+def farthest(distances: jax.Array, among: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(row, distance, whether there is one) of the largest distance in each column of [G, tile].
 
     Two plain reductions, a maximum and the lowest row that attains it: `argmax` compares pairs one by
     one, which takes a CPU ten times longer. A NaN among the distances counts as one, at any row.
+
+    Args:
+      distances: [G, tile]; their negatives find the nearest.
+      among: bool, False for rows that do not count, same shape.
+
+    Returns:
+      int32, the type of the distances, and bool, each [tile].
     """
     distances = jnp.where(among, distances, -jnp.inf)
     # The barrier keeps XLA from computing the maximum anew inside the second reduction.
