@@ -1,5 +1,6 @@
 # make train: from a clone to a trained model with a report.   make test: the tests.
 # make demo: the model of models/ on photographs.
+# make lint: ruff.   make types: mypy.
 # make parity: the loss against pytorch-metric-learning, ResNets with weights of PyTorch files against
 # PyTorch, and exported models in ONNX Runtime, in environments of their own.
 # make hosts: one run on 1 device, on 8, on 2 processes of 4.
@@ -11,7 +12,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test lint parity hosts page installed demo docs
+.PHONY: train test lint types parity hosts page installed demo docs
 
 train: $(VENV)/.installed
 	$(BIN)/python -m mtdml_jax train --config=configs/quickstart.py --workdir=runs/quickstart
@@ -27,6 +28,12 @@ lint: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# The second time as on Windows: no module but system.py may use what it does not have.
+types: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet mypy
+	$(BIN)/mypy
+	$(BIN)/mypy --platform=win32 --cache-dir=.mypy_cache/win32
 
 # Without pytest-xdist, which setup.cfg's options ask for.
 parity: .venv-parity/.installed .venv-onnx/.installed

@@ -10,10 +10,12 @@ the end. Images stay on disk and are read by 16 at a time: whole images (the sec
 be made smaller, or decoding them decides the speed. Not run here on the real set.
 """
 
+from ml_collections import ConfigDict
+
 from mtdml_jax.configs import raf_db
 
 
-def get_config():
+def get_config() -> ConfigDict:
     """As RAF-DB, about 18 faces of each class in a batch, 10 epochs."""
     config = raf_db.get_config()
     config.data.name = 'affectnet'

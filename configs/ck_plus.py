@@ -11,10 +11,12 @@ contempt, `6+neutral` and `7+neutral` add the first frames. `train` instead of `
 the steps. Not run here on the real set.
 """
 
+from ml_collections import ConfigDict
+
 from mtdml_jax.configs import raf_db
 
 
-def get_config():
+def get_config() -> ConfigDict:
     """As RAF-DB, 40 epochs of each fold."""
     config = raf_db.get_config()
     config.data.name = 'ck_plus'

@@ -9,10 +9,12 @@ An easy set without noise, where a triplet loss needs no softmax term: what the 
         --config.data.heldout_classes="('5', '6', '7', '8', '9')" --config.train.best_metric=map_at_r
 """
 
+from ml_collections import ConfigDict
+
 from mtdml_jax.configs import default
 
 
-def get_config():
+def get_config() -> ConfigDict:
     """ResNet-18 of an eighth of the width on 8 px, 10 images of each digit in a batch, 8 slices."""
     config = default.get_config()
     config.data.name = 'digits'

@@ -6,10 +6,12 @@ with fer2013.csv, fer2013.csv.gz or icml_face_data.csv in DIR. PublicTest is the
 PrivateTest, if the file has it, is read by `evaluate --split=test` alone.
 """
 
+from ml_collections import ConfigDict
+
 from mtdml_jax.configs import default
 
 
-def get_config():
+def get_config() -> ConfigDict:
     """ResNet-18 of quarter width on full maps, batch-hard, natural frequencies, 33 epochs."""
     config = default.get_config()
     config.data.name = 'fer2013'

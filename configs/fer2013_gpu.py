@@ -8,10 +8,12 @@ width, SGD for 300 epochs, stronger augmentation, mirror images averaged. Public
 split; PrivateTest, if the file has it, is read by `evaluate --split=test` alone.
 """
 
+from ml_collections import ConfigDict
+
 from mtdml_jax.configs import fer2013
 
 
-def get_config():
+def get_config() -> ConfigDict:
     """ResNet-18 of full width on full maps, batch-hard, natural class frequencies, 300 epochs."""
     config = fer2013.get_config()
     config.data.early_share = 0.0

@@ -6,10 +6,12 @@ takes about 3 minutes on a CPU of 2 cores. PublicTest is the validation split, t
 test split; PrivateTest is not read.
 """
 
+from ml_collections import ConfigDict
+
 from mtdml_jax.configs import fer2013
 
 
-def get_config():
+def get_config() -> ConfigDict:
     """ResNet-18 of quarter width, all at 48 px, 10 epochs."""
     config = fer2013.get_config()
     config.data.train_split = 'train[:33%]'

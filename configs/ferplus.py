@@ -9,10 +9,12 @@ know faces (`--config.model.pretrained=resnet18_msceleb.pth`), set early_share t
 channels, mean, std and the sections model and optim of configs/ck_plus.py. Not run here on the real set.
 """
 
+from ml_collections import ConfigDict
+
 from mtdml_jax.configs import fer2013
 
 
-def get_config():
+def get_config() -> ConfigDict:
     """As FER2013: an hour on a CPU of 2 cores; about 36 epochs of the faces of the majority."""
     config = fer2013.get_config()
     config.data.name = 'ferplus'

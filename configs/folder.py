@@ -13,10 +13,12 @@ Classes that training has not seen are retrieved, not classified: those that onl
 that --config.data.heldout_classes="('name', 'name')" keeps from training.
 """
 
+from ml_collections import ConfigDict
+
 from mtdml_jax.configs import default
 
 
-def get_config():
+def get_config() -> ConfigDict:
     """ResNet-18 of half width on 112 px, groups of 4 faces of a class, joint loss."""
     config = default.get_config()
     config.data.name = 'folder'

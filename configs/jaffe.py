@@ -8,10 +8,12 @@ tested with the last weights of a run on the others; nothing is chosen on them. 
 `crossval` runs one of the folds (`--config.data.fold=3`). Not run here on the real set.
 """
 
+from ml_collections import ConfigDict
+
 from mtdml_jax.configs import raf_db
 
 
-def get_config():
+def get_config() -> ConfigDict:
     """As RAF-DB, 100 epochs of 9 subjects for each of the 10 folds."""
     config = raf_db.get_config()
     config.data.name = 'jaffe'

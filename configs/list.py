@@ -11,10 +11,12 @@ subject, if subjects are known) chooses the checkpoint, and `test` is read once 
 splits, cross-validate.
 """
 
+from ml_collections import ConfigDict
+
 from mtdml_jax.configs import folder
 
 
-def get_config():
+def get_config() -> ConfigDict:
     """As any folder: ResNet-18 of half width on 112 px, joint loss."""
     config = folder.get_config()
     config.data.name = 'image_list'

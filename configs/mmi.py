@@ -10,10 +10,12 @@ fold is tested once. `train` instead of `crossval` runs one fold (`--config.data
 weights: `--config.optim.learning_rate=1e-3` and several times the steps. Not run here on the real set.
 """
 
+from ml_collections import ConfigDict
+
 from mtdml_jax.configs import ck_plus
 
 
-def get_config():
+def get_config() -> ConfigDict:
     """As CK+, about 60 epochs of each fold."""
     config = ck_plus.get_config()
     config.data.name = 'mmi'

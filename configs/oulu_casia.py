@@ -10,10 +10,12 @@ subject; each fold is tested with the last weights of a run on the others; nothi
 `train` instead of `crossval` runs one fold (`--config.data.fold=3`). Not run here on the real set.
 """
 
+from ml_collections import ConfigDict
+
 from mtdml_jax.configs import raf_db
 
 
-def get_config():
+def get_config() -> ConfigDict:
     """As RAF-DB, about 11 faces of each class in a batch, 40 epochs of 72 subjects for each fold."""
     config = raf_db.get_config()
     config.data.name = 'oulu_casia'

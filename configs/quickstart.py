@@ -5,10 +5,12 @@
 or `make train`. The test identities are people whom training has never seen.
 """
 
+from ml_collections import ConfigDict
+
 from mtdml_jax.configs import default
 
 
-def get_config():
+def get_config() -> ConfigDict:
     """ResNet-18 of quarter width, 8 slices, joint loss."""
     config = default.get_config()
     config.data.name = 'synthetic_faces'

@@ -9,10 +9,12 @@ Report the accuracy and the mean class accuracy. From random weights: `--config.
 and several times the steps. Not run here on the real set.
 """
 
+from ml_collections import ConfigDict
+
 from mtdml_jax.configs import default
 
 
-def get_config():
+def get_config() -> ConfigDict:
     """ResNet-18, 224 px RGB, about 9 faces of each class in a batch, joint loss, 40 epochs."""
     config = default.get_config()
     config.data.name = 'raf_db'

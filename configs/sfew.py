@@ -9,10 +9,12 @@ published validation set (the labels of the test set are closed) is the test spl
 Train has 958 faces: weights from a larger set of expressions help most. Not run here on the real set.
 """
 
+from ml_collections import ConfigDict
+
 from mtdml_jax.configs import raf_db
 
 
-def get_config():
+def get_config() -> ConfigDict:
     """As RAF-DB, 75 epochs of the small train split."""
     config = raf_db.get_config()
     config.data.name = 'sfew'

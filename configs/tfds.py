@@ -7,10 +7,12 @@ looked for in --config.data.dir. A tenth of `train` chooses the checkpoint, `tes
 (--config.eval.split=NAME for a set that calls it otherwise).
 """
 
+from ml_collections import ConfigDict
+
 from mtdml_jax.configs import default
 
 
-def get_config(name: str = 'cifar10'):
+def get_config(name: str = 'cifar10') -> ConfigDict:
     """ResNet-18 of half width on 32 px RGB images."""
     config = default.get_config()
     config.data.name = name

@@ -11,6 +11,8 @@ Importing this package imports jax and nothing heavier; training lives in `mtdml
     model.predict('face.png').names
 """
 
+from typing import TYPE_CHECKING
+
 from mtdml_jax.losses import LossAux, multi_threshold_loss
 from mtdml_jax.memory import Memory, empty_memory, remember
 from mtdml_jax.mining import Triplets, mine_batch_hard
@@ -19,9 +21,14 @@ from mtdml_jax.slicing import merge_slices, split_slices
 from mtdml_jax.thresholds import sample_thresholds, threshold_range
 from mtdml_jax.triplets import dual_triplet_loss, triplet_loss
 
+if TYPE_CHECKING:
+    from pathlib import Path
 
-# Its types are `inference.model`'s, which takes flax and safetensors: pip install '.[predict]'.
-def load(path):
+    from mtdml_jax.inference.model import Model
+
+
+# What it takes is imported by it alone: flax and safetensors, pip install '.[predict]'.
+def load(path: 'str | Path') -> 'Model':
     """Loads a trained model: `mtdml_jax.inference.model.load`."""
     from mtdml_jax.inference.model import load
 

@@ -8,6 +8,7 @@ import runpy
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -120,7 +121,7 @@ def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     return holder.config
 
 
-def flatten(config, prefix: str = '') -> Iterator[tuple[str, object]]:
+def flatten(config: ConfigDict | dict, prefix: str = '') -> Iterator[tuple[str, Any]]:
     """The keys of a nested config with dots, and their values."""
     for name, value in config.items():
         if isinstance(value, (dict, ConfigDict)):

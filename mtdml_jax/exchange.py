@@ -43,7 +43,13 @@ def swaps_slices(num_slices: int, axis_name: str | None) -> bool:
     return axis_name is not None and num_slices % jax.lax.axis_size(axis_name) == 0
 
 
-def share_out(slices, labels, mask, weights, axis_name: str | None) -> Share:
+def share_out(
+    slices: jax.Array,
+    labels: jax.Array,
+    mask: jax.Array,
+    weights: jax.Array,
+    axis_name: str | None,
+) -> Share:
     """This device's share; gradients flow back to the rows of all devices.
 
     Args:
@@ -69,7 +75,7 @@ def share_out(slices, labels, mask, weights, axis_name: str | None) -> Share:
     return Share(slices, labels, mask, weights, rows, gather(slices), all_labels, all_mask, 0)
 
 
-def add_memory(share: Share, slices, labels, mask) -> Share:
+def add_memory(share: Share, slices: jax.Array, labels: jax.Array, mask: jax.Array) -> Share:
     """The share with rows of all slices [M, S, D] behind its gallery, which take no gradient."""
     num_slices = share.gallery.shape[1]
     own = jax.lax.dynamic_slice_in_dim(slices, share.first_slice, num_slices, axis=1)

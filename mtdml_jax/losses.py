@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from mtdml_jax.arguments import as_array, as_labels
 from mtdml_jax.distances import check_distance, from_squares
@@ -50,17 +51,17 @@ class LossAux(NamedTuple):
 
 
 def multi_threshold_loss(
-    embeddings: jax.Array,
-    labels: jax.Array,
-    thresholds: jax.Array,
+    embeddings: ArrayLike,
+    labels: ArrayLike,
+    thresholds: ArrayLike,
     *,
     distance: str = 'euclidean',
     dual: bool = True,
     mining: str = 'hard',
     quantile: float | jax.Array = 0.25,
     softness: float = 0.0,
-    mask: jax.Array | None = None,
-    weights: jax.Array | None = None,
+    mask: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     memory: Memory | None = None,
     axis_name: str | None = None,
     reduction: str = 'mean',
@@ -139,10 +140,10 @@ def multi_threshold_loss(
 
     weighted = [jnp.sum(x * share.weights, axis=-1) for x in judged]
     num_valid = jnp.sum(judged.triplets > 0, axis=-1)
-    *total, num_valid = sum_shares(
+    *sums, num_valid = sum_shares(
         jnp.stack([*weighted, num_valid.astype(slices.dtype)]), share, num_slices, axis_name
     )
-    total = Judged(*total)
+    total = Judged(*sums)
     aux = LossAux(
         loss=_ratio(total.loss, total.triplets),
         active_share=_ratio(total.active, total.triplets),

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from mtdml_jax.arguments import as_array, as_labels
 from mtdml_jax.mining import as_mask
@@ -42,10 +43,10 @@ def empty_memory(size: int, embedding_size: int) -> Memory:
 
 def remember(
     memory: Memory,
-    embeddings: jax.Array,
-    labels: jax.Array,
+    embeddings: ArrayLike,
+    labels: ArrayLike,
     *,
-    mask: jax.Array | None = None,
+    mask: ArrayLike | None = None,
     axis_name: str | None = None,
 ) -> Memory:
     """The memory after a batch, whose embeddings replace the oldest; they carry no gradient.

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from mtdml_jax.arguments import as_array, as_labels
 from mtdml_jax.slicing import at_least_float32
@@ -36,16 +37,16 @@ def check_quantile(quantile: float | jax.Array) -> None:
 
 
 def mine_batch_hard(
-    slices: jax.Array,
-    labels: jax.Array,
+    slices: ArrayLike,
+    labels: ArrayLike,
     *,
     mining: str = 'hard',
     quantile: float | jax.Array = 0.25,
-    gallery: jax.Array | None = None,
-    gallery_labels: jax.Array | None = None,
-    gallery_mask: jax.Array | None = None,
-    rows: jax.Array | None = None,
-    mask: jax.Array | None = None,
+    gallery: ArrayLike | None = None,
+    gallery_labels: ArrayLike | None = None,
+    gallery_mask: ArrayLike | None = None,
+    rows: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
     tile: int | None = None,
 ) -> Triplets:
     """The hardest positive and the hardest negative of every anchor, in each slice by itself.
@@ -108,8 +109,11 @@ def mine_batch_hard(
     else:
         gallery = as_array(gallery, 'gallery')
         gallery = gallery[:, None] if gallery.ndim == 2 else gallery
-        if gallery_labels is not None:
-            gallery_labels = as_labels(gallery_labels, 'gallery_labels')
+        if gallery_labels is None:
+            raise ValueError(
+                f'expected gallery_labels of shape {gallery.shape[:1]} with the gallery, found None'
+            )
+        gallery_labels = as_labels(gallery_labels, 'gallery_labels')
     rows = jnp.full(labels.shape, -1) if rows is None else as_labels(rows, 'rows')
     _check_shapes(sliced, rows, gallery, gallery_labels)
     gallery_mask = as_mask(gallery_mask, gallery_labels.shape, 'gallery_mask')
@@ -154,7 +158,7 @@ def _mine_slice(anchors, gallery, *, labels, gallery_labels, gallery_mask, rows,
     return map_tiles(mine_tile, (anchors, labels, rows), tile)
 
 
-def map_tiles(function, arrays, tile: int):
+def map_tiles(function: Callable[[Any], Any], arrays: Any, tile: int) -> Any:
     """`function` of `tile` rows of the arrays at a time, put together; its outputs end in [tile].
 
     Unlike `jax.lax.map(batch_size=tile)`, the function sees the tile as a whole. The last tile is
@@ -260,7 +264,7 @@ def _first_row(hit):
     return jnp.min(jnp.where(hit, rows, len(hit) - 1), axis=0)
 
 
-def as_mask(mask: jax.Array | None, shape: tuple[int, ...], name: str = 'mask') -> jax.Array:
+def as_mask(mask: ArrayLike | None, shape: tuple[int, ...], name: str = 'mask') -> jax.Array:
     """`mask` as booleans of that shape (True for None); raises ValueError for another shape."""
     if mask is None:
         return jnp.ones(shape, bool)
@@ -273,10 +277,10 @@ def as_mask(mask: jax.Array | None, shape: tuple[int, ...], name: str = 'mask') 
 def _check_shapes(slices, rows, gallery, gallery_labels):
     if rows.shape != slices.shape[:1]:
         raise ValueError(f'expected rows of shape {slices.shape[:1]}, found {rows.shape}')
-    if gallery_labels is None or gallery_labels.shape != gallery.shape[:1]:
-        found = None if gallery_labels is None else gallery_labels.shape
+    if gallery_labels.shape != gallery.shape[:1]:
         raise ValueError(
-            f'expected gallery_labels of shape {gallery.shape[:1]} with the gallery, found {found}'
+            f'expected gallery_labels of shape {gallery.shape[:1]} with the gallery, found '
+            f'{gallery_labels.shape}'
         )
     if not len(slices) or not len(gallery):
         raise ValueError(f'expected at least one row, found {len(slices)} and {len(gallery)}')

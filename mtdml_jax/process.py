@@ -153,7 +153,7 @@ def quieten() -> None:
 
 
 @functools.cache  # Once a process: a second time it would wrap itself.
-def quieten_orbax():
+def quieten_orbax() -> None:
     """What it logs of a failure it raises too, and then it is told in one line."""
     logging.getLogger('absl').addFilter(lambda record: 'orbax' not in record.pathname)
     show = sys.unraisablehook

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from mtdml_jax.arguments import as_array
 
@@ -11,7 +12,7 @@ def at_least_float32(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def split_slices(embeddings: jax.Array, num_slices: int) -> jax.Array:
+def split_slices(embeddings: ArrayLike, num_slices: int) -> jax.Array:
     """Cuts embeddings into slices and normalises each slice to length 1.
 
     A slice of zeros stays zero and passes no gradient.
@@ -44,7 +45,7 @@ def split_slices(embeddings: jax.Array, num_slices: int) -> jax.Array:
     return slices / norm
 
 
-def merge_slices(slices: jax.Array) -> jax.Array:
+def merge_slices(slices: ArrayLike) -> jax.Array:
     """Puts unit slices side by side and scales the whole to length 1.
 
     Args:

@@ -5,10 +5,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from mtdml_jax.arguments import as_array
 from mtdml_jax.distances import paired_distance
 from mtdml_jax.exchange import Share
+from mtdml_jax.mining import Triplets
 
 # Triplets judged at a time by mining 'all': 16 MiB.
 _BLOCK_ENTRIES = 2**22
@@ -27,7 +29,7 @@ class Judged(NamedTuple):
 
 
 def triplet_loss(
-    d_ap: jax.Array, d_an: jax.Array, threshold: jax.Array | float, *, softness: float = 0.0
+    d_ap: ArrayLike, d_an: ArrayLike, threshold: ArrayLike, *, softness: float = 0.0
 ) -> jax.Array:
     """Triplet loss, elementwise: [D(a, p) - D(a, n) + threshold]_+.
 
@@ -53,10 +55,10 @@ def triplet_loss(
 
 
 def dual_triplet_loss(
-    d_ap: jax.Array,
-    d_an: jax.Array,
-    d_pn: jax.Array,
-    threshold: jax.Array | float,
+    d_ap: ArrayLike,
+    d_an: ArrayLike,
+    d_pn: ArrayLike,
+    threshold: ArrayLike,
     *,
     softness: float = 0.0,
 ) -> jax.Array:
@@ -90,7 +92,14 @@ def _hinge(x, softness):
     return softness * jax.nn.softplus(x / softness) if softness else jax.nn.relu(x)
 
 
-def judge_mined(share: Share, triplets, thresholds, distance, dual, softness) -> Judged:
+def judge_mined(
+    share: Share,
+    triplets: Triplets,
+    thresholds: jax.Array,
+    distance: str,
+    dual: bool,
+    softness: float,
+) -> Judged:
     """One triplet an anchor: backward scatters the chosen rows, similarities carry no gradient."""
     slice_numbers = jnp.arange(share.gallery.shape[1])
     positive = share.gallery[triplets.positive.T, slice_numbers]
@@ -112,7 +121,7 @@ def judge_mined(share: Share, triplets, thresholds, distance, dual, softness) ->
     return Judged(*(jnp.where(valid, x, 0) for x in sums))
 
 
-def judge_all(share: Share, thresholds, distance, softness) -> Judged:
+def judge_all(share: Share, thresholds: jax.Array, distance: str, softness: float) -> Judged:
     """Every triplet, a block at a time; backward judges the blocks again instead of keeping them."""
     size = len(share.gallery)
     positives_at_a_time = max(1, min(size, _BLOCK_ENTRIES // size))

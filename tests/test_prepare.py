@@ -28,6 +28,12 @@ def test_unknown_data_set_is_named_with_the_nearest(tmp_path):
         prepare(data_config('fer2031', tmp_path))
 
 
+def test_set_whose_docstring_is_gone_is_prepared(folder, monkeypatch):
+    """As they are under `python -OO`."""
+    monkeypatch.setattr(tfds.builder_cls('folder'), '__doc__', None)
+    assert prepare(data_config('folder', folder)).info.description == 'folder'
+
+
 def test_second_preparation_finds_the_first(folder, monkeypatch):
     first = prepare(data_config('folder', folder))
     monkeypatch.setattr(tfds.core.DatasetBuilder, 'download_and_prepare', None)

@@ -3,6 +3,7 @@
 import math
 
 import tensorflow as tf
+from ml_collections import ConfigDict
 
 NUM_DRAWS = 10
 
@@ -16,7 +17,7 @@ def draw_uniforms(batch_size: int, *, seed: int, step: tf.Tensor) -> tf.Tensor:
     return tf.random.stateless_uniform([batch_size, NUM_DRAWS], seeds)
 
 
-def augment(images: tf.Tensor, uniforms: tf.Tensor, strength) -> tf.Tensor:
+def augment(images: tf.Tensor, uniforms: tf.Tensor, strength: ConfigDict) -> tf.Tensor:
     """Flips, warps, relights and erases parts of images, each image by its own random numbers.
 
     Args:

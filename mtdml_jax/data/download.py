@@ -3,9 +3,11 @@
 import contextlib
 import types
 from collections.abc import Iterator
+from typing import Any
 
 import requests
 import tensorflow_datasets as tfds
+from ml_collections import ConfigDict
 from tensorflow_datasets.core.download import downloader
 
 from mtdml_jax.errors import UserError
@@ -18,12 +20,12 @@ NUM_RETRIES = 1
 class _Session(requests.Session):
     """Connects within seconds, then reads for as long as it takes."""
 
-    def request(self, *args, **kwargs):
-        return super().request(*args, timeout=(SECONDS_TO_CONNECT, None), **kwargs)
+    def request(self, *args: Any, **kwargs: Any) -> requests.Response:
+        return super().request(*args, **kwargs | {'timeout': (SECONDS_TO_CONNECT, None)})
 
 
 @contextlib.contextmanager
-def downloading(data) -> Iterator[None]:
+def downloading(data: ConfigDict) -> Iterator[None]:
     """While it lasts, TFDS's downloads that fail end soon, and with one line.
 
     Args:

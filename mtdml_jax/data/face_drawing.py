@@ -69,14 +69,15 @@ PICTURE_RANGES = {
     'occluder_x': (-20, 20), 'occluder_y': (-20, 20), 'occluder_angle': (0, 2 * math.pi),
 }
 # fmt: on
-ActionUnits = namedtuple('ActionUnits', ACTION_UNITS.values())
-Identity = namedtuple('Identity', IDENTITY_RANGES)
-Picture = namedtuple('Picture', PICTURE_RANGES)
+# mypy knows only fields that stand in the call.
+ActionUnits = namedtuple('ActionUnits', ACTION_UNITS.values())  # type: ignore[misc]  # As above.
+Identity = namedtuple('Identity', IDENTITY_RANGES)  # type: ignore[misc]  # As above.
+Picture = namedtuple('Picture', PICTURE_RANGES)  # type: ignore[misc]  # As above.
 # Grey values and face coordinates of the pixels, each [H, W] float32; a pixel's side in face units.
 Canvas = namedtuple('Canvas', 'grey x y pixel')
 
 
-def draw_face(seed, identity, expression, picture):
+def draw_face(seed: int, identity: int, expression: str, picture: int) -> np.ndarray:
     """Draws one picture of one person.
 
     Pictures of one number share pose, light, noise and occlusion over a person's expressions.

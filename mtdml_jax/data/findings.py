@@ -52,7 +52,10 @@ def drop_repeated(name: str, splits: Mapping[str, list[Face]]) -> dict[str, list
     Raises:
       UserError: a face that is listed with two labels or in two splits; names both rows.
     """
-    first, kept, repeated, conflicts = {}, {split: [] for split in splits}, [], []
+    first: dict[str, tuple[str, Face]] = {}
+    kept: dict[str, list[Face]] = {split: [] for split in splits}
+    repeated: list[str] = []
+    conflicts: list[str] = []
     for split, faces in splits.items():
         for face in faces:
             other_split, other = first.setdefault(face.key, (split, face))

@@ -140,7 +140,7 @@ def split_folders(folder: Path) -> dict[str, Path]:
     Raises:
       UserError: two folders for one split.
     """
-    found = {}
+    found: dict[str, Path] = {}
     for path in visible_folders(folder):
         split = SPLIT_NAMES.get(path.name.lower())
         if split is None or not any(map(has_images, visible_folders(path))):

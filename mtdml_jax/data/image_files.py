@@ -9,10 +9,12 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from ml_collections import ConfigDict
 
 from mtdml_jax.data.findings import (
     describe_counts,
@@ -51,7 +53,7 @@ class FaceConfig(tfds.core.BuilderConfig):
 
 
 def face_features(
-    class_names: Sequence[str], channels: int = 3, **extra
+    class_names: Iterable[str], channels: int = 3, **extra: tfds.features.FeatureConnector
 ) -> tfds.features.FeaturesDict:
     """Features of faces: 'image', 'label', 'subject', 'file_name', and those of the set itself.
 
@@ -71,7 +73,10 @@ def face_features(
     )
 
 
-class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class FaceBuilder(
+    tfds.core.GeneratorBasedBuilder,
+    skip_registration=True,  # type: ignore[call-arg]  # TFDS has no types.
+):
     """Base of the data sets that are read from files in `config.data.dir`.
 
     A missing or undecodable image is left out with a warning that names it; a label that the set does
@@ -94,8 +99,12 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     CLASS_NAMES: Mapping[str, tuple[str, ...]] = {}
     COUNTS: Mapping[str, Mapping[str, int | tuple[int, ...]]] = {}
     CHANNELS = 3
-    EXTRA: Mapping = {}
     LARGE = False
+
+    @property
+    def EXTRA(self) -> Mapping[str, tfds.features.FeatureConnector]:
+        """None, unless the set has some."""
+        return {}
 
     def find_faces(self, folder: Path) -> dict[str, list[Face]]:
         """The faces of each split in `folder`.
@@ -114,8 +123,8 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return {
             name: number
             for variant, splits in self.COUNTS.items()
-            if isinstance(splits.get(split), tuple)
-            for name, number in zip(self.CLASS_NAMES[variant], splits[split], strict=True)
+            if isinstance(numbers := splits.get(split), tuple)
+            for name, number in zip(self.CLASS_NAMES[variant], numbers, strict=True)
         }
 
     @classmethod
@@ -151,7 +160,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return found
 
     @classmethod
-    def make_config(cls, data) -> FaceConfig:
+    def make_config(cls, data: ConfigDict) -> FaceConfig:
         """The part of the section `data` of the config that decides what is prepared.
 
         Raises:
@@ -170,7 +179,9 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return FaceConfig(**cls.common_settings(data, variant, cls.class_names(variant, folder)))
 
     @classmethod
-    def common_settings(cls, data, variant: str, class_names: Sequence[str]) -> dict:
+    def common_settings(
+        cls, data: ConfigDict, variant: str, class_names: Sequence[str]
+    ) -> dict[str, Any]:
         """The arguments of `FaceConfig`.
 
         Raises:
@@ -200,7 +211,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             del features['image']
         return tfds.core.DatasetInfo(
             builder=self,
-            description=self.__doc__.splitlines()[0],
+            description=(self.__doc__ or self.name).splitlines()[0],
             features=tfds.features.FeaturesDict(features),
         )
 
@@ -224,7 +235,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             _check_files(found)
         # The train split last: by then it is known what the others hold.
         order = sorted(found, key=lambda split: split == config.train_split)
-        elsewhere = set()
+        elsewhere: set[bytes] = set()
         return {
             split: self._generate_examples(split, found[split], elsewhere)
             for split in order
@@ -233,7 +244,9 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _generate_examples(self, split, faces, elsewhere):
         """Records of a split; `elsewhere` holds the digests of the images of splits before it."""
-        config, counts, unusable, leaks = self.builder_config, Counter(), [], []
+        config, counts = self.builder_config, Counter[str]()
+        unusable: list[str] = []
+        leaks: list[str] = []
         for face, image in zip(faces, read_images(face.image for face in faces), strict=True):
             if image is None:
                 unusable.append(face.name)

@@ -5,6 +5,7 @@ What inference/pixels.py does without TensorFlow; tests/test_pixels.py holds bot
 
 import numpy as np
 import tensorflow as tf
+from ml_collections import ConfigDict
 
 from mtdml_jax.inference.pixels import open_upright
 
@@ -66,7 +67,7 @@ def _decode_with_pillow(encoded):
     return np.asarray(image).reshape(image.height, image.width, -1)
 
 
-def load_pixels(encoded: tf.Tensor, box: tf.Tensor, data, side: int) -> tf.Tensor:
+def load_pixels(encoded: tf.Tensor, box: tf.Tensor, data: ConfigDict, side: int) -> tf.Tensor:
     """Pixels as the network is to see them but for normalisation, float32 [side, side, channels].
 
     Args:
@@ -110,6 +111,6 @@ def crop_square(pixels: tf.Tensor, box: tf.Tensor, margin: float) -> tf.Tensor:
     return pixels[start[0] : start[0] + side, start[1] : start[1] + side]
 
 
-def normalize(pixels: tf.Tensor, data) -> tf.Tensor:
+def normalize(pixels: tf.Tensor, data: ConfigDict) -> tf.Tensor:
     """(pixels - mean) / std, per channel, by the section `data` of the config."""
     return (pixels - tf.constant(data.mean, tf.float32)) / tf.constant(data.std, tf.float32)

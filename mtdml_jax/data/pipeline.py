@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from ml_collections import ConfigDict
 
 from mtdml_jax.data.augment import augment, draw_uniforms
 from mtdml_jax.data.images import load_pixels, normalize
@@ -50,14 +51,19 @@ class Split(NamedTuple):
 
     def take(self, rows: np.ndarray) -> 'Split':
         """The split with these rows only."""
-        optional = {name: getattr(self, name) for name in ('votes', 'is_query', 'is_gallery')}
+
+        def of_rows(values: np.ndarray | None) -> np.ndarray | None:
+            return None if values is None else values[rows]
+
         return self._replace(
             images=tf.gather(self.images, rows),
             labels=self.labels[rows],
             subjects=[self.subjects[row] for row in rows],
             file_names=[self.file_names[row] for row in rows],
             boxes=self.boxes[rows],
-            **{name: x if x is None else x[rows] for name, x in optional.items()},
+            votes=of_rows(self.votes),
+            is_query=of_rows(self.is_query),
+            is_gallery=of_rows(self.is_gallery),
         )
 
     def encoded_image(self, row: int) -> bytes:
@@ -75,7 +81,7 @@ class Split(NamedTuple):
             raise UserError(f'{os.fsdecode(image)}: {error.strerror}') from error
 
 
-def load_split(data, name: str) -> Split:
+def load_split(data: ConfigDict, name: str) -> Split:
     """Reads a split into memory: its images, encoded, or only their paths.
 
     Args:
@@ -127,7 +133,7 @@ def has_split(builder: tfds.core.DatasetBuilder, name: str) -> bool:
     return name.split('[')[0] in builder.info.splits
 
 
-def check_trainable(split: Split, data) -> None:
+def check_trainable(split: Split, data: ConfigDict) -> None:
     """Raises UserError unless batches of P x K faces can be sampled, with positives and negatives.
 
     So two classes or more must have faces, and each of these at least 2. Classes without any may be held
@@ -138,7 +144,7 @@ def check_trainable(split: Split, data) -> None:
       data: the section `data` of the config.
     """
     counts = np.bincount(split.labels, minlength=len(split.class_names))
-    num_classes = np.count_nonzero(counts)
+    num_classes = int(np.count_nonzero(counts))
     if num_classes < 2:
         raise UserError(f'split {split.name}: expected faces of at least 2 classes')
     alone = [split.class_names[label] for label in np.flatnonzero(counts == 1)]
@@ -163,7 +169,7 @@ def check_trainable(split: Split, data) -> None:
 
 def train_batches(
     split: Split,
-    config,
+    config: ConfigDict,
     *,
     start_step: int = 0,
     host: int = 0,
@@ -212,7 +218,9 @@ def train_batches(
     yield from batches(max(start_step, switch), num_steps, data.image_size)
 
 
-def eval_batches(split: Split, data, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+def eval_batches(
+    split: Split, data: ConfigDict, batch_size: int
+) -> Iterator[dict[str, np.ndarray]]:
     """All faces of a split in order; the last batch is filled up with masked repeats of row 0.
 
     Args:

@@ -12,6 +12,7 @@ from pathlib import Path
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from filelock import FileLock
+from ml_collections import ConfigDict
 
 from mtdml_jax.data import sets  # noqa: F401 (importing registers the builders)
 from mtdml_jax.data.download import downloading
@@ -21,7 +22,7 @@ from mtdml_jax.data.images import decode_image
 from mtdml_jax.errors import UserError
 
 
-def prepare(data) -> tfds.core.DatasetBuilder:
+def prepare(data: ConfigDict) -> tfds.core.DatasetBuilder:
     """The builder of `data.name`, prepared in `data.prepared_dir` (now, if it has not been before).
 
     An interrupted preparation leaves nothing that a later one would take for a data set, and a later one
@@ -64,7 +65,7 @@ def _prepare(data):
     return builder
 
 
-def make_builder(data) -> tfds.core.DatasetBuilder:
+def make_builder(data: ConfigDict) -> tfds.core.DatasetBuilder:
     """The builder of `data.name`, in a folder of its own for each state of its source files.
 
     Raises:

@@ -1,13 +1,14 @@
 """Protocols: which faces are trained on, which choose the checkpoint, which are tested."""
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from mtdml_jax.data.pipeline import Split, has_split, load_split
 from mtdml_jax.data.prepare import prepare
 from mtdml_jax.errors import UserError
 
 
-def load_part(data, part: str) -> Split:
+def load_part(data: ConfigDict, part: str) -> Split:
     """The faces of a part of the protocol that the config describes.
 
     'train' and 'validation' (or what config.data.train_split and validation_split call them) are the
@@ -55,7 +56,7 @@ def _source(data, part, is_train, is_validation):
     return name
 
 
-def has_validation(data) -> bool:
+def has_validation(data: ConfigDict) -> bool:
     """Whether there is a part that training can be watched on."""
     if data.validation_share:
         return True
@@ -64,7 +65,7 @@ def has_validation(data) -> bool:
     return bool(data.validation_split) and has_split(prepare(data), data.validation_split)
 
 
-def count_folds(data) -> int:
+def count_folds(data: ConfigDict) -> int:
     """The number of folds of the train split.
 
     Raises:
@@ -105,7 +106,7 @@ def assign_folds(split: Split, num_folds: int) -> np.ndarray:
     if not any(known):
         if num_folds == -1:
             raise UserError('config.data.folds=-1: the subjects of this data set are not known')
-        order = np.lexsort((split.file_names, split.labels))
+        order = np.lexsort((np.array(split.file_names), split.labels))
         place = np.empty(len(order), int)
         place[order] = np.arange(len(order))
     else:

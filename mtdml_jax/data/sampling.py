@@ -1,6 +1,7 @@
 """P x K sampling: which faces stand in the batch of a step, as a pure function of (seed, step)."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -29,7 +30,7 @@ def index_by_class(labels: np.ndarray) -> ClassIndex:
 
 
 # How often a class with n faces is drawn.
-FREQUENCIES = {
+FREQUENCIES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     'class': np.ones_like,
     'instance': lambda n: n,
     'sqrt': np.sqrt,

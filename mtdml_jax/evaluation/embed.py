@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
 
 from mtdml_jax.data.pipeline import Split, eval_batches
 from mtdml_jax.inference.embedding import make_look
@@ -29,7 +30,7 @@ class EmbeddedSplit(NamedTuple):
     labels: np.ndarray
 
 
-def make_embedder(network: Network, config) -> Callable[[Any, Split], EmbeddedSplit]:
+def make_embedder(network: Network, config: ConfigDict) -> Callable[[Any, Split], EmbeddedSplit]:
     """A function (variables, split) -> `EmbeddedSplit`, compiled once.
 
     Of several processes each embeds its share of the rows on its devices, and has all of them in the
@@ -60,8 +61,8 @@ def make_embedder(network: Network, config) -> Callable[[Any, Split], EmbeddedSp
             embedding, logit = (np.asarray(x)[batch['mask']] for x in found)
             embeddings.append(embedding)
             logits.append(logit)
-        found = (gather_rows(np.concatenate(x), split) for x in (embeddings, logits))
-        return EmbeddedSplit(*found, split.labels)
+        whole, scores = (gather_rows(np.concatenate(x), split) for x in (embeddings, logits))
+        return EmbeddedSplit(whole, scores, split.labels)
 
     return embed_split
 

@@ -22,11 +22,11 @@ from mtdml_jax.evaluation.retrieval import retrieval_scores
 from mtdml_jax.evaluation.slices import slice_study
 from mtdml_jax.inference.model import MODEL_NAME
 from mtdml_jax.inference.model_file import write_model
-from mtdml_jax.models import make_network
+from mtdml_jax.models import Network, make_network
 from mtdml_jax.system import processor
 from mtdml_jax.training import checkpoints
 from mtdml_jax.training.metrics import read_metrics
-from mtdml_jax.training.state import create_state, make_optimizer, make_schedule
+from mtdml_jax.training.state import TrainState, create_state, make_optimizer, make_schedule
 from mtdml_jax.training.step import make_thresholds
 
 
@@ -116,7 +116,7 @@ def evaluate(config: ConfigDict, workdir: Path, split: str, command: str = '') -
     return evaluation
 
 
-def load_checkpoint(network, config: ConfigDict, workdir: Path):
+def load_checkpoint(network: Network, config: ConfigDict, workdir: Path) -> tuple[TrainState, dict]:
     """The (state, info) of the checkpoint that `config.eval.checkpoint` names.
 
     Raises:
@@ -129,7 +129,9 @@ def load_checkpoint(network, config: ConfigDict, workdir: Path):
         return checkpoints.restore(manager, step, target)
 
 
-def describe_run(config, workdir: Path, state, info: dict, command: str) -> dict:
+def describe_run(
+    config: ConfigDict, workdir: Path, state: TrainState, info: dict, command: str
+) -> dict:
     """What was run, where, and for how long: the 'run' of evaluation.json."""
     seconds = info['seconds']
     images = int(state.step) * config.data.batch_size

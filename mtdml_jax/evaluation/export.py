@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from mtdml_jax.data.pipeline import eval_batches
 from mtdml_jax.data.protocol import load_part
@@ -26,7 +27,11 @@ from mtdml_jax.inference.slices import choose_slices, take_slices
 
 
 def model_of_run(
-    config, variables: Any, thresholds: np.ndarray, gallery: EmbeddedSplit, evaluation: dict
+    config: ConfigDict,
+    variables: Any,
+    thresholds: np.ndarray,
+    gallery: EmbeddedSplit,
+    evaluation: dict,
 ) -> ModelData:
     """The model of a run, with what its evaluation measured.
 
@@ -69,7 +74,11 @@ def model_of_run(
 
 
 def shrink(
-    config, data: ModelData, *, slices: int | Sequence[int] | None = None, dtype: str = 'float32'
+    config: ConfigDict,
+    data: ModelData,
+    *,
+    slices: int | Sequence[int] | None = None,
+    dtype: str = 'float32',
 ) -> ModelData:
     """A model with fewer slices or coarser weights, measured again on the split of its evaluation.
 
@@ -122,7 +131,8 @@ def _measure(config, data, split):
         )
     embed = make_embedder(data.network, config)
     _, scores = classify_and_score(
-        *(embed(data.variables, x) for x in (gallery, queries)),
+        embed(data.variables, gallery),
+        embed(data.variables, queries),
         len(queries.class_names),
         num_neighbors=config.eval.num_neighbors,
         seed=config.seed,

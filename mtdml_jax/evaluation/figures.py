@@ -4,6 +4,7 @@ import base64
 import io
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -32,7 +33,8 @@ ACCURACIES = {
     'validation/map_at_r': 'Validation, MAP@R',
 }
 DISTANCES = {'positive_distance': 'Hardest positive', 'negative_distance': 'Hardest negative'}
-STYLE = {
+# matplotlib's type lists all its keys.
+STYLE: Any = {
     'font.family': 'DejaVu Sans',
     'font.size': 8.5,
     'text.color': INK,
@@ -115,7 +117,7 @@ def image_uri(encoded: bytes) -> tuple[str, int]:
 
     Images above 192 px are shrunk, so that the report of a set of photographs stays small.
     """
-    image = Image.open(io.BytesIO(encoded))
+    image: Image.Image = Image.open(io.BytesIO(encoded))
     side = max(image.size)
     if side <= MAX_IMAGE_SIDE and image.format in ('PNG', 'JPEG', 'GIF', 'WEBP'):
         return _data_uri(image.format.lower(), encoded), side
@@ -165,7 +167,7 @@ def _series(history: list[dict], key: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def curves_figure(
-    history: list[dict], names: dict[str, str], label: str, percent=False
+    history: list[dict], names: dict[str, str], label: str, percent: bool = False
 ) -> str | None:
     """Metrics against the training step.
 

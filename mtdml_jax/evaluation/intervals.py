@@ -14,7 +14,7 @@ class Interval(NamedTuple):
     low: float
     high: float
 
-    def __str__(self):
+    def __str__(self) -> str:
         """In per cent, as mean and half-width."""
         half = 100 * (self.high - self.low) / 2
         return f'{100 * self.mean:.2f}' + ('' if math.isnan(half) else f' +-{half:.2f}')

@@ -47,7 +47,7 @@ def retrieval_scores(
     totals, num_queries = np.zeros(3), 0
     for label, is_own in itertools.product(np.unique(labels), (True, False)):
         rows = np.flatnonzero(is_query & (labels == label) & (is_gallery == is_own))
-        count = np.count_nonzero(gallery_labels == label) - is_own
+        count = int(np.count_nonzero(gallery_labels == label)) - is_own
         if count < 1:
             continue
         num_queries += len(rows)

@@ -30,7 +30,7 @@ def make_look(network: Network, flip: bool) -> Callable[[Any, jax.Array], Seen]:
     """
 
     def look_once(variables, images):
-        outputs = network.apply(variables, images, train=False)
+        outputs: Any = network.apply(variables, images, train=False)
         return Seen(split_slices(outputs.embedding, network.num_slices), outputs.logits)
 
     def look(variables, images):

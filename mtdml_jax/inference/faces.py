@@ -56,7 +56,7 @@ def find_faces(image: ImageLike) -> list[Box]:
     longest = max(image.size)
     sides = sorted({min(max(longest, SIDES[0]), side) for side in SIDES})
     found = [face for side in sides for face in _look(detect, image, side / longest)]
-    boxes = []
+    boxes: list[Box] = []
     for _, box in sorted(found, key=lambda face: -face[0]):
         if all(_share(box, other) <= MOST_SHARED for other in boxes):
             boxes.append(box)
@@ -94,10 +94,10 @@ def _make_box(edges, scale, size):
         min(max(round((start + length) / scale), 1), most)
         for start, length, most in zip(starts, lengths, size, strict=True)
     ]
-    starts = [
+    left, top = (
         min(max(round(start / scale), 0), end - 1) for start, end in zip(starts, ends, strict=True)
-    ]
-    return Box(*starts, ends[0] - starts[0], ends[1] - starts[1])
+    )
+    return Box(left, top, ends[0] - left, ends[1] - top)
 
 
 def _share(box, other):
@@ -126,7 +126,7 @@ def read_boxes(path: str | Path) -> dict[Path, list[Box]]:
       UserError: no such table, or a row that is none of a face; names the row.
     """
     path = Path(path).expanduser()
-    boxes = {}
+    boxes: dict[Path, list[Box]] = {}
     for number, texts in read_csv(path, COLUMNS):
         where = f'{path}: row {number}'
         if not texts['path']:

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import jax
 import numpy as np
@@ -20,6 +20,9 @@ CLASSIFIERS = ('softmax', 'centroid', 'knn')
 MODEL_NAME = 'model.safetensors'
 # Batches are filled up to one of these sizes, or to the caller's: each is compiled once.
 SIZES = (1, 8)
+# One image or many; left, top, width and height of the face in each, in pixels, [N, 4].
+Images = ImageLike | Sequence[ImageLike]
+Boxes = Sequence[Sequence[float]]
 
 
 class Predictions(NamedTuple):
@@ -151,11 +154,31 @@ class Model:
         """The faces enrolled so far."""
         return self._gallery
 
+    @overload
     def predict(
         self,
-        images: ImageLike | Sequence[ImageLike] | Iterator[ImageLike],
+        images: Iterator[ImageLike],
         *,
-        boxes: Sequence[Sequence[float]] | None = None,
+        boxes: Boxes | None = None,
+        by: str | None = None,
+        k: int = 15,
+        batch_size: int = 64,
+    ) -> Iterator[Predictions]: ...
+    @overload
+    def predict(
+        self,
+        images: Images,
+        *,
+        boxes: Boxes | None = None,
+        by: str | None = None,
+        k: int = 15,
+        batch_size: int = 64,
+    ) -> Predictions: ...
+    def predict(
+        self,
+        images: Images | Iterator[ImageLike],
+        *,
+        boxes: Boxes | None = None,
         by: str | None = None,
         k: int = 15,
         batch_size: int = 64,
@@ -183,11 +206,19 @@ class Model:
         classify = self.make_classifier(by, k).classify
         return self._answer(images, boxes, batch_size, classify, join_predictions)
 
+    @overload
+    def embed(
+        self, images: Iterator[ImageLike], *, boxes: Boxes | None = None, batch_size: int = 64
+    ) -> Iterator[np.ndarray]: ...
+    @overload
+    def embed(
+        self, images: Images, *, boxes: Boxes | None = None, batch_size: int = 64
+    ) -> np.ndarray: ...
     def embed(
         self,
-        images: ImageLike | Sequence[ImageLike] | Iterator[ImageLike],
+        images: Images | Iterator[ImageLike],
         *,
-        boxes: Sequence[Sequence[float]] | None = None,
+        boxes: Boxes | None = None,
         batch_size: int = 64,
     ) -> np.ndarray | Iterator[np.ndarray]:
         """Embeddings of images: unit vectors, float32 [N, E]; of an iterator [1, E] at a time.
@@ -206,10 +237,10 @@ class Model:
 
     def nearest(
         self,
-        images: ImageLike | Sequence[ImageLike],
+        images: Images,
         k: int = 5,
         *,
-        boxes: Sequence[Sequence[float]] | None = None,
+        boxes: Boxes | None = None,
     ) -> Neighbors:
         """The enrolled faces that are nearest to each image.
 
@@ -232,11 +263,11 @@ class Model:
 
     def enroll(
         self,
-        images: ImageLike | Sequence[ImageLike],
+        images: Images,
         labels: str | Sequence[str],
         *,
         names: Sequence[str] | None = None,
-        boxes: Sequence[Sequence[float]] | None = None,
+        boxes: Boxes | None = None,
     ) -> None:
         """Adds faces to the gallery, also of classes that training never saw; `save` keeps them.
 
@@ -417,7 +448,7 @@ class Model:
         return self._gallery
 
 
-def _as_list(images):
+def _as_list(images) -> list[ImageLike]:
     """One or many images as a list."""
     if isinstance(images, (list, tuple)):
         return list(images)

@@ -261,7 +261,7 @@ def _flatten(variables):
 
 
 def _unflatten(arrays):
-    variables = {}
+    variables: dict[str, Any] = {}
     for name, array in arrays.items():
         *folders, last = name.split('/')
         place = variables
@@ -271,7 +271,7 @@ def _unflatten(arrays):
     return variables
 
 
-def to_json(value):
+def to_json(value: Any) -> Any:
     """`Settings` as what `json` writes: dictionaries, all the way down."""
     if hasattr(value, '_asdict'):
         return {key: to_json(x) for key, x in value._asdict().items()}

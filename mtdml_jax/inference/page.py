@@ -116,7 +116,7 @@ def make_page(model: Model, detect: Detect | None = None) -> 'Blocks':
             api_visibility='private',
         )
 
-        def forget(request: gr.Request):
+        def forget(request: gr.Request):  # type: ignore[name-defined]  # Gradio reads it.
             page.state_holder.session_data.pop(request.session_hash, None)
 
         page.unload(forget)

@@ -71,8 +71,8 @@ def read_faces(model: Model, detect: Detect | None, content: bytes, gallery: Gal
     if pixels:
         seen = model.look(np.stack(pixels), batch_size=MOST_FACES)
         predictions = model.make_classifier().classify(*seen())
-    boxes = tuple(tuple(factor * x for x in box) for box in boxes)
-    return Session(gallery, shown, boxes, predictions)
+    shown_boxes = tuple((factor * x, factor * y, factor * w, factor * h) for x, y, w, h in boxes)
+    return Session(gallery, shown, shown_boxes, predictions)
 
 
 def enroll(session: Session, row: int, label: str, name: str) -> Session:
@@ -92,17 +92,22 @@ def enroll(session: Session, row: int, label: str, name: str) -> Session:
         raise UserError('An enrolled face needs the name of an expression.')
     if max(len(label), len(name)) > MAX_NAME:
         raise UserError(f'A name has at most {MAX_NAME} letters.')
-    embedding = session.predictions.embeddings[row : row + 1]
-    return session._replace(gallery=session.gallery.add(embedding, [label], [name]))
+    gallery = session.gallery.add(_embedding(session, row), [label], [name])
+    return session._replace(gallery=gallery)
 
 
 def nearest_faces(session: Session, row: int) -> list[tuple[str, str, float]]:
     """(label, name, distance between unit embeddings) of the 5 enrolled faces nearest to a face."""
     gallery = session.gallery
-    rows, distances = find_nearest(
-        session.predictions.embeddings[row : row + 1], gallery.embeddings, NUM_NEAREST
-    )
+    rows, distances = find_nearest(_embedding(session, row), gallery.embeddings, NUM_NEAREST)
     return [
         (gallery.labels[i], gallery.names[i], float(distance))
         for i, distance in zip(rows[0], distances[0], strict=True)
     ]
+
+
+def _embedding(session, row):
+    """Of one of its faces, [1, E]."""
+    if session.predictions is None:
+        raise UserError('There is no face.')
+    return session.predictions.embeddings[row : row + 1]

@@ -9,7 +9,7 @@ import math
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 from PIL import Image
@@ -34,8 +34,9 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# What may be given as an image: a file, its content, Pillow's image, or an array.
-ImageLike = Any
+# What may be given as an image: what Pillow opens, a file or its content, or has; or an array.
+PillowLike = str | Path | bytes | bytearray | memoryview | Image.Image
+ImageLike = PillowLike | np.ndarray
 
 
 class Preprocessing(NamedTuple):
@@ -75,8 +76,14 @@ def load_pixels(
         return cut_pixels(upright, preprocessing, box)
 
 
+@overload
+def opened(image: PillowLike) -> contextlib.AbstractContextManager[Image.Image]: ...
+@overload
+def opened(
+    image: ImageLike,
+) -> contextlib.AbstractContextManager[Image.Image | np.ndarray]: ...
 @contextlib.contextmanager
-def opened(image: ImageLike) -> Iterator[Image.Image | np.ndarray]:
+def opened(image: ImageLike) -> Iterator[Any]:
     """`open_image` for the time that its value is in use: large pictures are so one after the other.
 
     Several threads would take several times the memory else.
@@ -131,6 +138,10 @@ def square_around(
     return x, y, side
 
 
+@overload
+def open_image(image: PillowLike) -> Image.Image: ...
+@overload
+def open_image(image: ImageLike) -> Image.Image | np.ndarray: ...
 def open_image(image: ImageLike) -> Image.Image | np.ndarray:
     """An image as Pillow's, of mode L or RGB and upright; an array of floats as it is.
 

@@ -75,10 +75,10 @@ def predict_files(
     if every < 1:
         raise UserError(f'--every: expected at least 1, found {every}')
     writer = WRITERS[style or _choose_style(out)]
-    boxes, model = find_boxes(faces), load(model)
-    classifier = model.make_classifier(by)
+    boxes, loaded = find_boxes(faces), load(model)
+    classifier = loaded.make_classifier(by)
     rows = predict_rows(
-        model,
+        loaded,
         read_pictures(names, every),
         boxes,
         classifier,
@@ -88,9 +88,9 @@ def predict_files(
     )
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(open_output(out)) if out else sys.stdout
-        writers = [writer(file, classifier.class_names)]
+        writers: list = [writer(file, classifier.class_names)]
         if embeddings:
-            writers.append(EmbeddingWriter(embeddings, model.settings.network.embedding_size))
+            writers.append(EmbeddingWriter(embeddings, loaded.settings.network.embedding_size))
             stack.callback(writers[-1].close)
         return write_rows(rows, writers, Annotator(annotate) if annotate else None)
 
@@ -132,7 +132,7 @@ def write_rows(
 
 def _by_picture(rows):
     """Lists of the rows of each picture."""
-    group = []
+    group: list[Row] = []
     for row in rows:
         if group and row.picture is not group[0].picture:
             yield group
@@ -151,7 +151,7 @@ class Annotator:
 
     def __init__(self, folder: Path):
         self._folder = folder
-        self._written = set()
+        self._written: set[Path] = set()
 
     def write(self, rows: Sequence[Row]) -> None:
         """Writes the copy of the picture whose rows these are.
@@ -162,9 +162,11 @@ class Annotator:
         from mtdml_jax.inference.drawing import annotate
 
         picture = rows[0].picture
+        if picture.image is None:
+            raise ValueError(f'{picture.path}: its image was not kept')
         image = open_image(picture.image)
         boxes = [row.box or (0, 0, *image.size) for row in rows]
-        copy = annotate(image, boxes, join_predictions([row.found for row in rows]))
+        copy = annotate(image, boxes, join_predictions([row.found for row in rows if row.found]))
         path = self._choose_path(picture)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -48,7 +48,7 @@ class CsvWriter:
         if row.found:
             values = [row.found.names[0], *(f'{p:.6f}' for p in row.found.probabilities[0])]
         # None becomes an empty text.
-        box = row.box or [None] * len(BOX)
+        box: Sequence[int | None] = row.box or [None] * len(BOX)
         self._writer.writerow([one_line(path), frame, _rounded(time), *box, *values, row.error])
 
 
@@ -142,9 +142,8 @@ def open_output(path: Path, mode: str = 'w') -> IO:
     Raises:
       UserError: it cannot be written.
     """
-    text = {} if 'b' in mode else {'encoding': 'utf-8', 'newline': ''}
     try:
-        return path.open(mode, **text)
+        return path.open(mode) if 'b' in mode else path.open(mode, encoding='utf-8', newline='')
     except OSError as error:
         raise UserError(f'{path}: it cannot be written ({error.strerror or error})') from error
 

@@ -76,7 +76,8 @@ def choose_slices(scores: np.ndarray, labels: np.ndarray, count: int) -> list[in
     num_slices = scores.shape[1]
     if not 1 <= count <= num_slices:
         raise UserError(f'slices: expected 1 to {num_slices} of them, found {count}')
-    chosen, total = [], np.zeros(scores[:, 0].shape)
+    chosen: list[int] = []
+    total = np.zeros(scores[:, 0].shape)
     for _ in range(count):
         left = [i for i in range(num_slices) if i not in chosen]
         # Among equally accurate ones the one that is surer of the truth.

@@ -63,9 +63,9 @@ def judge_slices(
 
 
 def _judge(threshold, names, shares, distances):
-    label = int(shares.argmax())
+    label = int(np.argmax(shares))
     others = np.where(np.arange(len(names)) == label, np.inf, distances)
-    rival = int(others.argmin())
+    rival = int(np.argmin(others))
     return Verdict(
         threshold,
         names[label],

@@ -1,6 +1,7 @@
 """The network: a backbone, a sliced embedding, and a classifier on each slice."""
 
-from typing import NamedTuple
+from collections.abc import Collection
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +11,19 @@ from mtdml_jax.errors import UserError, check_choice
 from mtdml_jax.models.resnet import RESNETS, STEMS, ResNet
 from mtdml_jax.slicing import split_slices
 
+if TYPE_CHECKING:  # Neither is needed to make a network.
+    from ml_collections import ConfigDict
+
+    from mtdml_jax.inference.model_file import NetworkSettings
+
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 # Key of the section `model` of the config -> its values.
-CHOICES = {'backbone': RESNETS, 'stem': STEMS, 'embedding_norm': ('none', 'batch'), 'dtype': DTYPES}
+CHOICES: dict[str, Collection[object]] = {
+    'backbone': RESNETS,
+    'stem': STEMS,
+    'embedding_norm': ('none', 'batch'),
+    'dtype': DTYPES,
+}
 
 
 class Outputs(NamedTuple):
@@ -82,13 +93,15 @@ class Network(nn.Module):
         )
         kernel /= jnp.linalg.norm(kernel, axis=1, keepdims=True)
         cosine = jnp.einsum('bsd,sdc->bsc', slices, kernel)
-        scale = self.scale
+        scale: float | jax.Array = self.scale
         if self.learn_scale:
             scale = self.param('scale', nn.initializers.constant(self.scale), ())
         return Outputs(embedding, scale * cosine)
 
 
-def make_network(model, num_classes: int, axis_name: str | None = None) -> Network:
+def make_network(
+    model: 'ConfigDict | NetworkSettings', num_classes: int, axis_name: str | None = None
+) -> Network:
     """The network that the section `model` of the config describes.
 
     Args:

@@ -23,12 +23,13 @@ import shlex
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
+from ml_collections import ConfigDict
 
 from mtdml_jax.errors import UserError, listed
 from mtdml_jax.models.resnet import RESNETS, Bottleneck
@@ -43,7 +44,7 @@ PARTS = ('conv1', 'bn1', 'layer1', 'layer2', 'layer3', 'layer4')
 STEM_OF_SIDE = {7: 'imagenet', 3: 'small'}
 
 
-def load_backbone(variables: Any, model) -> Any:
+def load_backbone(variables: Any, model: ConfigDict) -> Any:
     """Variables of a network whose backbone is that of a file; all other layers stay as they are.
 
     Says on stderr what was found, and under which prefix.
@@ -88,18 +89,18 @@ def torchvision_names(depth: str) -> dict[str, tuple[str, ...]]:
     """
     block, stage_sizes = RESNETS[depth]
     num_convs = 3 if block is Bottleneck else 2
-    layers = [('conv1', 'bn1', (), 0)]
+    layers: list[tuple[str, str, tuple[str, ...], int]] = [('conv1', 'bn1', (), 0)]
     numbers = iter(range(sum(stage_sizes)))
     for stage, num_blocks in enumerate(stage_sizes, start=1):
         for index in range(num_blocks):
-            theirs, ours = f'layer{stage}.{index}.', (f'{block.__name__}_{next(numbers)}',)
+            theirs, module = f'layer{stage}.{index}.', (f'{block.__name__}_{next(numbers)}',)
             layers += [
-                (f'{theirs}conv{i + 1}', f'{theirs}bn{i + 1}', ours, i) for i in range(num_convs)
+                (f'{theirs}conv{i + 1}', f'{theirs}bn{i + 1}', module, i) for i in range(num_convs)
             ]
             if index == 0 and (stage > 1 or block.expansion > 1):
                 shortcut = f'{theirs}downsample.'
-                layers.append((f'{shortcut}0', f'{shortcut}1', ours, num_convs))
-    places = {}
+                layers.append((f'{shortcut}0', f'{shortcut}1', module, num_convs))
+    places: dict[str, tuple[str, ...]] = {}
     for conv, norm, ours, i in layers:
         params = ('params', 'backbone', *ours)
         statistics = ('batch_stats', 'backbone', *ours)
@@ -176,7 +177,7 @@ def _flat(checkpoint, path, levels=LEVELS):
     """The entries of a dict, and in the place of a dict its own as 'key.name'."""
     if not isinstance(checkpoint, dict):
         raise UserError(f'{KEY}: expected a dict of arrays in {path}, found {type(checkpoint)}')
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, x in checkpoint.items():
         if not isinstance(key, str):
             continue
@@ -209,9 +210,10 @@ class _PickledDict(dict, _Pickled):
 class _PickledArray(_Pickled):
     def read(self):
         """The array, of `_reconstruct` by its state, of `_frombuffer` (protocol 5) by its arguments."""
+        order: Literal['C', 'F']
         if self.state:
             _, shape, dtype, is_fortran, data = self.state
-            order, axes = 'CF'[is_fortran], ()
+            order, axes = ('F' if is_fortran else 'C'), []
         else:
             data, dtype, shape, order, *axes = self.args
         dtype = np.dtype(dtype.state[1] + dtype.args[0])
@@ -224,7 +226,7 @@ class _PickledArray(_Pickled):
         return array.transpose(*axes) if axes else array
 
 
-_GLOBALS = {'collections.OrderedDict': _PickledDict}
+_GLOBALS: dict[str, type] = {'collections.OrderedDict': _PickledDict}
 for _name in ('numpy.dtype', 'numpy.ndarray', '_codecs.encode', '__builtin__.bytes'):
     _GLOBALS[_name] = _Pickled
 for _core in ('numpy.core', 'numpy._core'):
@@ -237,7 +239,9 @@ class _Unpickler(pickle._Unpickler):
     """The one in Python: C's takes room for as many objects as a broken file claims to hold."""
 
     # Read as bytes, which end with the file; a bytearray would be made as large as the file claims.
-    dispatch = pickle._Unpickler.dispatch | {pickle.BYTEARRAY8[0]: pickle._Unpickler.load_binbytes8}
+    dispatch = pickle._Unpickler.dispatch | {
+        pickle.BYTEARRAY8[0]: pickle._Unpickler.load_binbytes8  # type: ignore[attr-defined]  # Typeshed lacks it.
+    }
 
     def find_class(self, module, name):
         called = f'{module}.{name}'

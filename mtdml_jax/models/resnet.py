@@ -78,7 +78,7 @@ def _shortcut(block, x, shape):
 
 
 # Name -> (block, number of blocks in each of the four stages).
-RESNETS = {
+RESNETS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, ...]]] = {
     'resnet10': (BasicBlock, (1, 1, 1, 1)),
     'resnet18': (BasicBlock, (2, 2, 2, 2)),
     'resnet34': (BasicBlock, (3, 4, 6, 3)),

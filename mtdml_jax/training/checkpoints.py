@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from mtdml_jax.errors import UserError, one_line
@@ -18,7 +19,7 @@ from mtdml_jax.training.state import TrainState
 logger = logging.getLogger(__name__)
 
 
-def open_checkpoints(folder: Path, train) -> ocp.CheckpointManager:
+def open_checkpoints(folder: Path, train: ConfigDict) -> ocp.CheckpointManager:
     """Opens the checkpoints in `folder`, for writing and reading.
 
     Args:
@@ -199,4 +200,4 @@ def choose_step(checkpoints: ocp.CheckpointManager, which: str, best_metric: str
         return max(steps)
     metrics = {step: checkpoints.metrics(step) for step in steps}
     measured = {step: found[best_metric] for step, found in metrics.items() if found}
-    return max(measured, key=measured.get, default=max(steps))
+    return max(measured, key=lambda step: measured[step], default=max(steps))

@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -64,7 +65,7 @@ def train(config: ConfigDict, workdir: Path, profile: tuple[int, int] | None = N
     claim_workdir(workdir, config)
 
     manager = checkpoints.open_checkpoints(folder, config.train)
-    info = {}
+    info: dict[str, Any] = {}
     if resumes:
         state, info = checkpoints.restore_latest(manager, state)
     step = int(state.step)
@@ -105,7 +106,7 @@ def train(config: ConfigDict, workdir: Path, profile: tuple[int, int] | None = N
     return step == num_steps
 
 
-def load_training_splits(data) -> tuple[Split, Split | None]:
+def load_training_splits(data: ConfigDict) -> tuple[Split, Split | None]:
     """The train split, checked, and the validation split, or None if there is none to watch.
 
     Raises:
@@ -128,7 +129,7 @@ def _describe(split):
 
 
 def make_validation(
-    network: Network, config, train_split: Split, validation_split: Split | None
+    network: Network, config: ConfigDict, train_split: Split, validation_split: Split | None
 ) -> Callable[[dict], dict | None]:
     """A function from variables to scores on the validation split (None without such a split).
 
@@ -152,8 +153,12 @@ def make_validation(
 
     def validate(variables):
         queries = embed(variables, validation_split)
-        roles = {'is_query': validation_split.is_query, 'is_gallery': validation_split.is_gallery}
-        scores = retrieval_scores(queries.embeddings, queries.labels, **roles)
+        scores = retrieval_scores(
+            queries.embeddings,
+            queries.labels,
+            is_query=validation_split.is_query,
+            is_gallery=validation_split.is_gallery,
+        )
         found = {'map_at_r': scores['map_at_r']}
         if not is_seen:
             return found

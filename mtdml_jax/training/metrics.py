@@ -7,10 +7,12 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 
 import jax
 import numpy as np
 import tensorboardX
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from mtdml_jax.errors import DivergenceError, listed
@@ -34,17 +36,18 @@ class RunLog:
         it that went into training steps.
     """
 
-    def __init__(self, workdir: Path, start_step: int, kept: dict, config):
+    def __init__(self, workdir: Path, start_step: int, kept: dict, config: ConfigDict) -> None:
         """Continues after `start_step`, with what was `kept` then: later lines are dropped."""
         self.seconds = dict(kept.get('seconds', {'total': 0.0, 'steps': 0.0}))
         self._config, self._workdir = config, workdir
         nothing = np.zeros(config.model.num_slices, int)
         self._collapsed_steps = np.array(kept.get('collapsed_steps', nothing))
         self._idle_steps = kept.get('idle_steps', 0)
-        self._window = []  # of steps on devices
+        self._window: list[dict] = []  # of steps on devices
         self._unwritten = [_as_metrics(step) for step in kept.get('unwritten', [])]  # on the host
         self._flushed_at, self._waited = time.monotonic(), 0.0
-        self._lines = self._events = None
+        self._lines: IO[str] | None = None
+        self._events: Any = None
         if jax.process_index() == 0:
             self._lines = _reopen_lines(workdir / 'metrics.jsonl', start_step)
             self._events = tensorboardX.SummaryWriter(str(workdir), purge_step=start_step + 1)
@@ -56,11 +59,11 @@ class RunLog:
             disable=jax.process_index() != 0,
         )
 
-    def __enter__(self):
+    def __enter__(self) -> 'RunLog':
         """The log itself."""
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         """Closes the files and the progress bar."""
         self._bar.close()
         if self._lines is not None:
@@ -229,7 +232,7 @@ def _parse_line(line):
     return found if isinstance(found, dict) and isinstance(found.get('step'), int) else None
 
 
-def check_finite(step: int, metrics: dict, config, workdir: Path) -> None:
+def check_finite(step: int, metrics: dict, config: ConfigDict, workdir: Path) -> None:
     """Raises DivergenceError, with the step and what led there, if the loss is not finite.
 
     Args:
@@ -268,7 +271,7 @@ def count_collapsed_steps(count: np.ndarray, metrics: dict) -> np.ndarray:
     return np.where(np.asarray(metrics['slice_collapse']) > COLLAPSED, count + 1, 0)
 
 
-def collapse_alarm(step: int, collapsed: np.ndarray, config) -> str:
+def collapse_alarm(step: int, collapsed: np.ndarray, config: ConfigDict) -> str:
     """The alarm in plain words.
 
     Args:
@@ -293,7 +296,7 @@ def collapse_alarm(step: int, collapsed: np.ndarray, config) -> str:
     )
 
 
-def idle_alarm(step: int, config) -> str:
+def idle_alarm(step: int, config: ConfigDict) -> str:
     """What to tell when for config.train.collapse_steps steps no anchor had a triplet.
 
     Args:

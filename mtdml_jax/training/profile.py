@@ -13,7 +13,7 @@ class Profile:
     (`pip install xprof`) finds it. A run that goes on behind `first` is not traced.
     """
 
-    def __init__(self, folder: Path, steps: tuple[int, int] | None):
+    def __init__(self, folder: Path, steps: tuple[int, int] | None) -> None:
         """Without steps it does nothing."""
         self._folder, self._steps, self._is_tracing = folder, steps, False
 
@@ -21,7 +21,7 @@ class Profile:
         """The profile itself."""
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         """Ends a trace whose last step did not come."""
         self._stop()
 

@@ -6,6 +6,7 @@ import flax
 import jax
 import jax.numpy as jnp
 import optax
+from ml_collections import ConfigDict
 
 from mtdml_jax.errors import UserError
 from mtdml_jax.memory import Memory, empty_memory
@@ -40,7 +41,7 @@ class TrainState:
 def create_state(
     network: Network,
     optimizer: optax.GradientTransformation,
-    config,
+    config: ConfigDict,
     *,
     read_pretrained: bool = True,
 ) -> TrainState:
@@ -75,7 +76,7 @@ def init_variables(network: Network, seed: int, image_shape: tuple[int, ...]) ->
     return init(jax.random.key(seed), jnp.zeros((1, *image_shape)))
 
 
-def make_schedule(optim, num_steps: int) -> optax.Schedule:
+def make_schedule(optim: ConfigDict, num_steps: int) -> optax.Schedule:
     """The learning rate as a function of the step.
 
     Args:
@@ -97,7 +98,7 @@ def make_schedule(optim, num_steps: int) -> optax.Schedule:
     raise UserError(f'config.optim.schedule: expected cosine or constant, found {optim.schedule!r}')
 
 
-def make_optimizer(optim, schedule: optax.Schedule) -> optax.GradientTransformation:
+def make_optimizer(optim: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
     """The optimizer that the section `optim` of the config describes.
 
     Raises:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from ml_collections import ConfigDict
 
 from mtdml_jax.errors import UserError, check_choice
 from mtdml_jax.losses import global_mean, multi_threshold_loss
@@ -21,7 +22,7 @@ AXIS = 'batch'
 
 
 def make_training(
-    config, class_counts: np.ndarray, *, read_pretrained: bool = True
+    config: ConfigDict, class_counts: np.ndarray, *, read_pretrained: bool = True
 ) -> tuple[Network, TrainState, Callable]:
     """What the config describes: the network, its first state, and the step over all devices.
 
@@ -71,7 +72,7 @@ def on_host(tree: Any) -> Any:
     return jax.tree.map(lambda x: np.array(x.addressable_data(0))[0], tree)
 
 
-def make_thresholds(config, num_classes: int) -> jax.Array:
+def make_thresholds(config: ConfigDict, num_classes: int) -> jax.Array:
     """The thresholds of the slices, [S]: as configured, or over the valid range.
 
     Raises:
@@ -115,7 +116,7 @@ def make_class_weights(class_counts: np.ndarray, kind: str) -> jax.Array | None:
 def make_loss(
     network: Network,
     thresholds: jax.Array,
-    loss,
+    loss: ConfigDict,
     axis_name: str | None,
     class_weights: jax.Array | None = None,
     *,

@@ -23,7 +23,7 @@ class Stopping:
             return manager.reached_preemption(step)
         return self._asked
 
-    def ask(self, number: int, _frame=None) -> None:
+    def ask(self, number: int, _frame: object = None) -> None:
         """Takes the first signal. The second Ctrl-C, in a hurry, is the system's."""
         self._asked = True
         if number != signal.SIGINT:

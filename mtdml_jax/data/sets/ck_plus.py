@@ -78,7 +78,7 @@ def _find_sequences(folder, config):
 
 def _read_labels(folder):
     """(subject, sequence) -> (file, name of the class), of the labelled sequences."""
-    labels = {}
+    labels: dict[tuple[str, ...], tuple[Path, str]] = {}
     for path in find_patterns(folder / LABELS, ['*/*/*_emotion.txt']):
         key = path.parts[-3:-1]
         if key in labels:
@@ -126,10 +126,11 @@ def _find_cut(folder, config):
     left_out = {name: None for name in NAMES[1:] if name not in config.class_names}
     named = []
     for face in faces_in_class_folders(root, folder, config.class_names, left_out):
-        found = re.fullmatch(r'(S\d+)_(\d+)_\d+', face.image.stem)
+        path = Path(face.name)
+        found = re.fullmatch(r'(S\d+)_(\d+)_\d+', path.stem)
         if not found:
             raise UserError(
-                f'{face.image}: expected a name such as S010_004_00000017.png, found {face.image.name!r}'
+                f'{face.image}: expected a name such as S010_004_00000017.png, found {path.name!r}'
             )
         named.append((found.groups(), face._replace(subject=found.group(1))))
     return [

@@ -44,7 +44,7 @@ class Fer2013(FaceBuilder):
         if source.is_dir():
             codes = {str(code): name for code, name in enumerate(CLASS_NAMES)}
             return faces_in_splits(split_folders(folder), folder, CLASS_NAMES, codes)
-        faces = {split: [] for split in SPLITS.values()}
+        faces: dict[str, list[Face]] = {split: [] for split in SPLITS.values()}
         for split, number, label, pixels in read_rows(source):
             faces[split].append(Face(f'{source.name}:{number}', CLASS_NAMES[label], pixels))
         return faces
@@ -91,7 +91,7 @@ def _parse_pixels(pixels: str) -> np.ndarray:
         raise ValueError('expected pixel values from 0 to 255, found one beyond 64 bits') from error
     if len(values) != SIDE * SIDE:
         raise ValueError(f'expected {SIDE * SIDE} pixels, found {len(values)}')
-    if values.min() < 0 or values.max() > 255:
+    if np.min(values) < 0 or np.max(values) > 255:
         wrong = values[(values < 0) | (values > 255)][0]
         raise ValueError(f'expected pixel values from 0 to 255, found {wrong}')
     return values.astype(np.uint8).reshape(SIDE, SIDE, 1)

@@ -63,7 +63,7 @@ class Ferplus(FaceBuilder):
     CHANNELS = 1
 
     @property
-    def EXTRA(self):
+    def EXTRA(self) -> Mapping[str, tfds.features.FeatureConnector]:
         """Votes are a feature of the variant 'soft' alone: where they are, training learns from them."""
         config = self.builder_config
         if not config.name.startswith('soft'):
@@ -79,7 +79,7 @@ class Ferplus(FaceBuilder):
             found = _read_files(folder / VOTES, pixels[0])
         else:
             found = _read_folders(folder)
-        faces = {split: [] for split in FOLDERS}
+        faces: dict[str, list[Face]] = {split: [] for split in FOLDERS}
         for split, name, image, votes, where in found:
             label = choose_label(votes, config.name)
             if label is not None and label < len(config.class_names):
@@ -98,9 +98,9 @@ def choose_label(votes: np.ndarray, variant: str) -> int | None:
     """
     if not variant.startswith('majority'):
         expressions = votes[: len(NAMES)]
-        return int(expressions.argmax()) if expressions.any() else None
+        return int(np.argmax(expressions)) if expressions.any() else None
     kept = np.where(votes > 1, votes, 0)
-    top = int(kept.argmax())
+    top = int(np.argmax(kept))
     return top if top < len(NAMES) and 2 * kept[top] > kept.sum() else None
 
 
@@ -115,15 +115,15 @@ def share_votes(votes: np.ndarray) -> np.ndarray:
 
 def _read_files(path, faces_path) -> Iterator[tuple[str, str, np.ndarray, np.ndarray, str]]:
     """(split, name, pixels, votes, place) of each row; both files have the same rows in one order."""
-    rows, agree = _read_votes(path), []
+    rows, agree, no_votes = _read_votes(path), [], np.zeros(len(CHOICES), np.int64)
     for split, number, label, pixels in fer2013.read_rows(faces_path):
-        no_row = 'no row', '', None, f'{path}: row {number}'
+        no_row = 'no row', '', no_votes, f'{path}: row {number}'
         voted_split, name, votes, where = next(rows, no_row)
         if voted_split != split:
             raise UserError(
                 f'{where}: expected a face of {split} as in {faces_path.name}, found {voted_split}'
             )
-        agree.append(NAMES[votes[: len(NAMES)].argmax()] == FER2013_NAMES[label])
+        agree.append(NAMES[np.argmax(votes[: len(NAMES)])] == FER2013_NAMES[label])
         if name:
             yield split, name, pixels, votes, where
     surplus = sum(1 for _ in rows)

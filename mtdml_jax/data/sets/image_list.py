@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
+from ml_collections import ConfigDict
 
 from mtdml_jax.data.folders import SPLIT_NAMES, Face, natural_order
 from mtdml_jax.data.image_files import FaceBuilder, FaceConfig
@@ -66,7 +67,7 @@ class ImageList(FaceBuilder):
     )
 
     @property
-    def EXTRA(self):
+    def EXTRA(self) -> Mapping[str, tfds.features.FeatureConnector]:
         """Boxes and roles are features where the list has them."""
         found, extra = self.builder_config.rows[0].texts, {}
         if found.keys() >= {*BOX}:
@@ -76,7 +77,7 @@ class ImageList(FaceBuilder):
         return extra
 
     @classmethod
-    def make_config(cls, data) -> ListConfig:
+    def make_config(cls, data: ConfigDict) -> ListConfig:
         """See `FaceBuilder`."""
         path = _list_path(data.dir, data.list)
         if not path.is_file():
@@ -102,7 +103,8 @@ class ImageList(FaceBuilder):
 
     def find_faces(self, folder: Path) -> dict[str, list[Face]]:
         """See `FaceBuilder`."""
-        config, faces = self.builder_config, {}
+        config = self.builder_config
+        faces: dict[str, list[Face]] = {}
         path = Path(config.list)
         for row in config.rows:
             split = row.texts.get('split', 'train')

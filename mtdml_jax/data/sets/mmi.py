@@ -98,7 +98,7 @@ def _read_session(session):
             attributes = {name.lower(): value.strip() for name, value in element.attrib.items()}
             elements[element.tag.lower()].append(attributes)
     tags = [tag for tag in elements['metatag'] if tag.get('name', '').lower() == 'emotion']
-    codes = {tag.get('value') for tag in tags} & CODES.keys()
+    codes = {tag.get('value', '') for tag in tags} & CODES.keys()
     if not codes or FRONTAL.isdisjoint(track.get('view') for track in elements['track']):
         return None
     if len(codes) > 1:

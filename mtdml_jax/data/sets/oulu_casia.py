@@ -70,6 +70,6 @@ def _last_frames(subject, root, count):
             f'{subject}: expected a folder for each subject (P001, ...), found {subject.name!r}'
         )
     frames = faces_in_class_folders(subject, root, NAMES)
-    for _, sequence in itertools.groupby(frames, key=lambda face: face.image.parent):
+    for _, sequence in itertools.groupby(frames, key=lambda face: Path(face.name).parent):
         for face in list(sequence)[-count:]:
             yield face._replace(subject=subject.name)

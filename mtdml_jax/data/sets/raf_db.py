@@ -48,7 +48,7 @@ class RafDb(FaceBuilder):
 
 
 def _read_list(folder):
-    splits = {'train': [], 'test': []}
+    splits: dict[str, list[Face]] = {'train': [], 'test': []}
     for number, words in read_words(folder / LIST):
         where = f'{folder / LIST}: line {number}'
         name, code = words if len(words) == 2 else ('', '')
