@@ -36,9 +36,10 @@ SETTINGS = {
 # The worker trains without the evaluation that follows.
 WORKER = """
 import sys
-from mtdml_jax import __main__ as command
-command._finish = lambda *_: 0
-sys.exit(command.main(sys.argv[1:]))
+from mtdml_jax.__main__ import main
+from mtdml_jax.training import commands
+commands._finish = lambda *_: 0
+sys.exit(main(sys.argv[1:]))
 """
 
 

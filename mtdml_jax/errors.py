@@ -3,6 +3,10 @@
 import itertools
 from collections.abc import Collection, Iterable
 
+# Exit codes beside 0 and 2, of wrong input; sysexits' EX_IOERR and EX_TEMPFAIL, on which schedulers may
+# start a job again, and the shells' of Ctrl-C among them.
+DIVERGED, UNWRITABLE, STOPPED, INTERRUPTED = 3, 74, 75, 130
+
 
 class UserError(ValueError):
     """Input that the user can put right: a file, a setting, a command. Exit code 2."""

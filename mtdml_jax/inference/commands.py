@@ -1,23 +1,18 @@
 """The commands that use what was trained: export, predict and demo."""
 
 import sys
-from collections.abc import Callable
-from pathlib import Path
 
+from mtdml_jax.command import Command, user_path
 from mtdml_jax.compile_cache import use_compile_cache
 from mtdml_jax.errors import UserError
 from mtdml_jax.process import find_devices, quieten
 
 
-def add_commands(add_command: Callable) -> None:
-    """Adds them by a function (name, function, parents, help text) -> the command's parser."""
-    _add_export(add_command)
-    _add_predict(add_command)
-    demo = add_command('demo', _demo, [], 'a page to try a model on: a picture in, expressions out')
-    demo.add_argument('--model', required=True, help='a model file, or the folder of a run')
-    demo.add_argument('--host', default='127.0.0.1', help='default: this machine alone')
-    demo.add_argument('--port', type=int, default=7860)
-    demo.add_argument(
+def _add_demo(parser):
+    parser.add_argument('--model', required=True, help='a model file, or the folder of a run')
+    parser.add_argument('--host', default='127.0.0.1', help='default: this machine alone')
+    parser.add_argument('--port', type=int, default=7860)
+    parser.add_argument(
         '--faces',
         choices=('detect', 'none'),
         default='detect',
@@ -25,66 +20,59 @@ def add_commands(add_command: Callable) -> None:
     )
 
 
-def user_path(path: str) -> Path:
-    """As the shell would have it, which leaves the ~ of --workdir=~/run alone."""
-    return Path(path).expanduser()
-
-
-def _add_export(add_command):
-    export = add_command('export', _export, [], 'write the model of a run as one file')
-    source = export.add_mutually_exclusive_group(required=True)
+def _add_export(parser):
+    source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument('--workdir', type=user_path, help='folder of an evaluated run')
     source.add_argument('--model', type=user_path, help='a model file, for another format')
-    export.add_argument('--out', type=user_path, required=True, metavar='FILE')
-    export.add_argument(
+    parser.add_argument('--out', type=user_path, required=True, metavar='FILE')
+    parser.add_argument(
         '--format',
         choices=('safetensors', 'onnx', 'stablehlo'),
         help='default: as --out ends, or safetensors',
     )
-    export.add_argument(
+    parser.add_argument(
         '--dtype',
         choices=('float32', 'bfloat16', 'float16'),
         default='float32',
         help='of the weights in the file',
     )
-    export.add_argument(
+    parser.add_argument(
         '--slices', metavar='K', help="the K best by the validation part, or their numbers: '0,3,5'"
     )
-    export.add_argument('--license', metavar='TEXT', help="what the data's licence allows")
+    parser.add_argument('--license', metavar='TEXT', help="what the data's licence allows")
 
 
-def _add_predict(add_command):
-    predict = add_command('predict', _predict, [], 'say what is in images, folders and videos')
-    predict.add_argument(
+def _add_predict(parser):
+    parser.add_argument(
         'paths',
         nargs='+',
         metavar='PATH',
         help="images, videos, folders, patterns ('*.png'); - for a list on standard input",
     )
-    predict.add_argument('--model', required=True, help='a model file, or the folder of a run')
-    predict.add_argument(
+    parser.add_argument('--model', required=True, help='a model file, or the folder of a run')
+    parser.add_argument(
         '--faces',
         default='none',
         help='none: the picture is the face (the default); detect; or a csv file of path,x,y,w,h',
     )
-    predict.add_argument(
+    parser.add_argument(
         '--by',
         choices=('softmax', 'centroid', 'knn'),
         help='default: softmax, or centroid where there is no softmax',
     )
-    predict.add_argument(
+    parser.add_argument(
         '--every', type=int, default=1, metavar='N', help='of videos every N-th frame'
     )
-    predict.add_argument(
+    parser.add_argument(
         '--format',
         choices=('table', 'csv', 'jsonl'),
         help='default: as --out ends; else a table on a terminal, or csv',
     )
-    predict.add_argument('--out', type=user_path, metavar='FILE', help='instead of standard output')
-    predict.add_argument(
+    parser.add_argument('--out', type=user_path, metavar='FILE', help='instead of standard output')
+    parser.add_argument(
         '--embeddings', type=user_path, metavar='FILE.npy', help='embedding of each row'
     )
-    predict.add_argument(
+    parser.add_argument(
         '--annotate', type=user_path, metavar='DIR', help='copies with the faces marked'
     )
 
@@ -178,3 +166,8 @@ def _demo(arguments, overrides, command) -> int:
     detect = find_faces if arguments.faces == 'detect' else None
     serve(load(arguments.model), arguments.host, arguments.port, detect)
     return 0
+
+
+EXPORT = Command(_export, 'write the model of a run as one file', _add_export)
+PREDICT = Command(_predict, 'say what is in images, folders and videos', _add_predict)
+DEMO = Command(_demo, 'a page to try a model on: a picture in, expressions out', _add_demo)
