@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -17,10 +18,59 @@ if TYPE_CHECKING:  # It loads TensorFlow, which nothing here needs.
     from mtdml_jax.evaluation.embed import EmbeddedSplit
 
 
+class Classifier(NamedTuple):
+    """A way to classify faces by those of a gallery.
+
+    Attributes:
+      title: its name in reports.
+      predict: function (gallery, queries, num_neighbors=k, seed=seed), as of `predict_classes`, ->
+        classes of the queries, int [N].
+      needs_head: whether it takes the queries' logits; it is left out where they are [N, 0].
+    """
+
+    title: str
+    predict: Callable[..., np.ndarray]
+    needs_head: bool = False
+
+
+def _by_logits(gallery, queries, *, num_neighbors, seed):
+    return np.argmax(queries.logits, axis=1)
+
+
+def _by_neighbors(gallery, queries, *, num_neighbors, seed):
+    knn = fit_neighbors(gallery.embeddings, gallery.labels, num_neighbors)
+    return knn.predict(queries.embeddings)
+
+
+def _by_centroids(gallery, queries, *, num_neighbors, seed):
+    # Not sklearn's NearestCentroid: it refuses a collapsed embedding, which is to be reported.
+    classes = np.unique(gallery.labels)
+    means = np.stack([gallery.embeddings[gallery.labels == c].mean(axis=0) for c in classes])
+    return fit_neighbors(means, classes, num_neighbors=1).predict(queries.embeddings)
+
+
+def _by_regression(gallery, queries, *, num_neighbors, seed):
+    # 300 iterations: predictions have long settled where the solver still asks for more digits.
+    linear = LogisticRegression(max_iter=300, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', ConvergenceWarning)
+        linear.fit(gallery.embeddings, gallery.labels)
+    return linear.predict(queries.embeddings)
+
+
+# Name, as in evaluation.json -> classifier, in the order of reports.
+CLASSIFIERS = {
+    'softmax': Classifier('Softmax head', _by_logits, needs_head=True),
+    'knn': Classifier('k nearest neighbours', _by_neighbors),
+    'centroid': Classifier('Nearest centroid', _by_centroids),
+    'linear': Classifier('Logistic regression', _by_regression),
+}
+
+
 def predict_classes(
     gallery: EmbeddedSplit, queries: EmbeddedSplit, *, num_neighbors: int, seed: int
 ) -> dict[str, np.ndarray]:
-    """Classifies the queries in four ways, the last three by the gallery's embeddings and labels.
+    """Classifies the queries in each of the ways of `CLASSIFIERS`.
 
     Args:
       gallery: labelled faces to compare with, [G, E]; usually the training split.
@@ -29,30 +79,21 @@ def predict_classes(
       seed: seed of the logistic regression's solver.
 
     Returns:
-      Predicted classes, int [N], of the classifiers in this order: 'softmax' (largest logit), 'knn'
+      Predicted classes, int [N], of the classifiers in their order: 'softmax' (largest logit), 'knn'
       (majority of the k nearest), 'centroid' (nearest class mean), 'linear' (logistic regression).
 
     Raises:
       ValueError: fewer than two classes in the gallery.
     """
-    classes = np.unique(gallery.labels)
-    if len(classes) < 2:
-        raise ValueError(f'expected a gallery of at least 2 classes, found {len(classes)}')
-    predictions = {}
-    if queries.logits.shape[1]:
-        predictions['softmax'] = np.argmax(queries.logits, axis=1)
-    # 300 iterations: predictions have long settled where the solver still asks for more digits.
-    linear = LogisticRegression(max_iter=300, random_state=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', ConvergenceWarning)
-        linear.fit(gallery.embeddings, gallery.labels)
-    # Not sklearn's NearestCentroid: it refuses a collapsed embedding, which is to be reported.
-    means = np.stack([gallery.embeddings[gallery.labels == c].mean(axis=0) for c in classes])
-    centroid = fit_neighbors(means, classes, num_neighbors=1)
-    knn = fit_neighbors(gallery.embeddings, gallery.labels, num_neighbors)
-    for name, classifier in (('knn', knn), ('centroid', centroid), ('linear', linear)):
-        predictions[name] = classifier.predict(queries.embeddings)
-    return predictions
+    num_classes = len(np.unique(gallery.labels))
+    if num_classes < 2:
+        raise ValueError(f'expected a gallery of at least 2 classes, found {num_classes}')
+    has_head = queries.logits.shape[1] > 0
+    return {
+        name: x.predict(gallery, queries, num_neighbors=num_neighbors, seed=seed)
+        for name, x in CLASSIFIERS.items()
+        if has_head or not x.needs_head
+    }
 
 
 def classify_and_score(

@@ -11,13 +11,13 @@ from ml_collections import ConfigDict
 from mtdml_jax.config import check_config, claim_workdir
 from mtdml_jax.data.protocol import count_folds
 from mtdml_jax.errors import UserError
-from mtdml_jax.evaluation.classify import best_classifier, classification_scores
+from mtdml_jax.evaluation.classify import CLASSIFIERS, best_classifier, classification_scores
 from mtdml_jax.evaluation.evaluate import evaluate
 from mtdml_jax.evaluation.figures import confusion_figure
 from mtdml_jax.evaluation.html import command as command_html
 from mtdml_jax.evaluation.html import definitions, fill_page, percent, plot, table, tiles
 from mtdml_jax.evaluation.intervals import mean_interval
-from mtdml_jax.evaluation.report import CLASSIFIERS, class_table, main_settings
+from mtdml_jax.evaluation.report import class_table, main_settings
 from mtdml_jax.training.loop import train
 
 
@@ -133,7 +133,7 @@ def write_crossval_report(path: Path, config: dict, pooled: dict, command: str) 
     content = {
         'title': escape(path.absolute().parent.name),
         'verdict': (
-            f'The best classifier ({CLASSIFIERS[best].lower()}) is right on '
+            f'The best classifier ({CLASSIFIERS[best].title.lower()}) is right on '
             f'<strong>{percent(scores["accuracy"])}</strong> of the {pooled["num_examples"]:,} images '
             f'of {pooled["num_folds"]} folds (mean of the folds {percent(scores["accuracy_mean"])}, '
             f'95 % interval {100 * low:.1f} to {percent(high)}).'
@@ -150,7 +150,7 @@ def write_crossval_report(path: Path, config: dict, pooled: dict, command: str) 
         'classifiers': _classifier_table(classifiers),
         'folds': _fold_table(pooled),
         'class_table': class_table(pooled['class_names'], classifiers),
-        'best': CLASSIFIERS[best].lower(),
+        'best': CLASSIFIERS[best].title.lower(),
         'confusion_figure': plot('confusion', figure),
         'config': f'<pre>{escape(json.dumps(config, indent=2))}</pre>',
     }
@@ -165,7 +165,7 @@ def _classifier_table(classifiers):
         shares = (percent(scores[key]) for key in ('accuracy', 'accuracy_mean'))
         interval, mean_class = f'{100 * low:.1f} – {100 * high:.1f}', scores['mean_class_accuracy']
         others = interval, percent(mean_class), f'{scores["macro_f1"]:.3f}'
-        rows.append((CLASSIFIERS[name], *shares, *others))
+        rows.append((CLASSIFIERS[name].title, *shares, *others))
     return table(header, rows, list(classifiers).index(best_classifier(classifiers)))
 
 
@@ -176,4 +176,4 @@ def _fold_table(pooled):
         (f'<a href="fold_{i:02d}/report.html">{i}</a>', f'{count:,}', *map(percent, values))
         for i, (count, values) in enumerate(zip(pooled['fold_examples'], accuracies, strict=True))
     ]
-    return table(('Fold', 'Images', *(CLASSIFIERS[name] for name in classifiers)), rows)
+    return table(('Fold', 'Images', *(CLASSIFIERS[name].title for name in classifiers)), rows)

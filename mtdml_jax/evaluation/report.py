@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mtdml_jax.evaluation import figures
-from mtdml_jax.evaluation.classify import best_classifier, confident_mistakes
+from mtdml_jax.evaluation.classify import CLASSIFIERS, best_classifier, confident_mistakes
 from mtdml_jax.evaluation.html import (
     command,
     definitions,
@@ -27,12 +27,6 @@ from mtdml_jax.training.metrics import COLLAPSED
 if TYPE_CHECKING:  # It loads TensorFlow, which nothing here needs.
     from mtdml_jax.evaluation.embed import EmbeddedSplit
 
-CLASSIFIERS = {
-    'softmax': 'Softmax head',
-    'knn': 'k nearest neighbours',
-    'centroid': 'Nearest centroid',
-    'linear': 'Logistic regression',
-}
 RETRIEVAL = {'precision_at_1': 'Precision@1', 'r_precision': 'R-precision', 'map_at_r': 'MAP@R'}
 SLICE_COLUMNS = {
     'threshold': 'Threshold',
@@ -139,7 +133,7 @@ def _classified_content(evaluation: dict, cards: Sequence[str]) -> dict[str, str
     return {
         'classifiers': classifier_table(classifiers),
         'class_table': class_table(evaluation['class_names'], classifiers),
-        'best': CLASSIFIERS[best_classifier(classifiers)].lower(),
+        'best': CLASSIFIERS[best_classifier(classifiers)].title.lower(),
         'slices_together': _slices_together(evaluation['slices']),
         'confidence': 'softmax probability' if 'softmax' in classifiers else 'share of neighbours',
         'mistakes': ''.join(cards) or '<p>No mistakes.</p>',
@@ -153,7 +147,7 @@ def _verdict(evaluation: dict) -> str:
     low, high = scores['accuracy_ci95']
     frequent = max(map(sum, scores['confusion_matrix'])) / evaluation['num_examples']
     return (
-        f'The best classifier ({CLASSIFIERS[name].lower()}) is right on '
+        f'The best classifier ({CLASSIFIERS[name].title.lower()}) is right on '
         f'<strong>{percent(scores["accuracy"])}</strong> of the {evaluation["num_examples"]:,} '
         f'images of split {escape(evaluation["split"])} (95 % interval {100 * low:.1f} to '
         f'{percent(high)}); always naming the most frequent class would be right on '
@@ -260,7 +254,7 @@ def classifier_table(classifiers: dict[str, dict]) -> str:
         )
         accuracy, interval = percent(scores['accuracy']), f'{100 * first:.1f} – {100 * last:.1f}'
         others = percent(scores['mean_class_accuracy']), f'{scores["macro_f1"]:.3f}'
-        rows.append((CLASSIFIERS[name], accuracy, interval, whisker, *others))
+        rows.append((CLASSIFIERS[name].title, accuracy, interval, whisker, *others))
     header = ('Classifier', 'Accuracy', '95 % interval', '', 'Mean-class accuracy', 'Macro-F1')
     return table(header, rows, list(classifiers).index(best_classifier(classifiers)))
 
@@ -273,7 +267,7 @@ def class_table(class_names: list[str], classifiers: dict[str, dict]) -> str:
         (escape(name), f'{count:,}', *map(percent, values))
         for name, count, values in zip(class_names, counts, accuracies, strict=True)
     ]
-    return table(('Class', 'Images', *(CLASSIFIERS[name] for name in classifiers)), rows)
+    return table(('Class', 'Images', *(CLASSIFIERS[name].title for name in classifiers)), rows)
 
 
 def _slice_table(slices: list[dict]) -> str:

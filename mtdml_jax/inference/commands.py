@@ -5,6 +5,7 @@ import sys
 from mtdml_jax.command import Command, user_path
 from mtdml_jax.compile_cache import use_compile_cache
 from mtdml_jax.errors import UserError
+from mtdml_jax.inference.classifiers import CLASSIFIERS
 from mtdml_jax.process import find_devices, quieten
 
 
@@ -57,7 +58,7 @@ def _add_predict(parser):
     )
     parser.add_argument(
         '--by',
-        choices=('softmax', 'centroid', 'knn'),
+        choices=CLASSIFIERS,
         help='default: softmax, or centroid where there is no softmax',
     )
     parser.add_argument(

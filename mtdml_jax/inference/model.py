@@ -11,11 +11,11 @@ import jax
 import numpy as np
 
 from mtdml_jax.errors import UserError
+from mtdml_jax.inference.classifiers import CLASSIFIERS, find_nearest, need_faces, side_by_side
 from mtdml_jax.inference.embedding import make_look
 from mtdml_jax.inference.model_file import ModelData, read_model, write_model
 from mtdml_jax.inference.pixels import ImageLike, load_pixels
 
-CLASSIFIERS = ('softmax', 'centroid', 'knn')
 # Of a run's folder, where its evaluation leaves the model.
 MODEL_NAME = 'model.safetensors'
 # Batches are filled up to one of these sizes, or to the caller's: each is compiled once.
@@ -135,9 +135,6 @@ class Model:
         self._enrolling = threading.Lock()
         self._variables = jax.device_put(data.variables)
         self._look = jax.jit(make_look(data.network, settings.flip))
-        # The scale of the classifiers' logits, by which centroids are made probabilities.
-        scale = data.variables['params'].get('scale', settings.network.logit_scale)
-        self._scale = float(scale)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -148,6 +145,12 @@ class Model:
     def centres(self) -> np.ndarray:
         """Mean embedding of each class over the training faces, float32 [C, E]; 0 without any."""
         return self._data.centres
+
+    @property
+    def logit_scale(self) -> float:
+        """Scale of the classifiers' logits, by which scores of other kinds are made probabilities."""
+        learned = self._data.variables['params'].get('scale')
+        return float(self.settings.network.logit_scale if learned is None else learned)
 
     @property
     def gallery(self) -> Gallery:
@@ -232,7 +235,7 @@ class Model:
           UserError: an image that cannot be read.
         """
         return self._answer(
-            images, boxes, batch_size, lambda slices, _: _merge(slices), np.concatenate
+            images, boxes, batch_size, lambda slices, _: side_by_side(slices), np.concatenate
         )
 
     def nearest(
@@ -252,7 +255,7 @@ class Model:
         Raises:
           UserError: an image that cannot be read, or no enrolled face.
         """
-        gallery = self._need_gallery()
+        gallery = need_faces(self._gallery)
         rows, distances = find_nearest(
             self.embed(_as_list(images), boxes=boxes), gallery.embeddings, k
         )
@@ -374,78 +377,14 @@ class Model:
             by = 'softmax' if self.settings.has_head else 'centroid'
         if by not in CLASSIFIERS:
             raise UserError(f'by: expected one of {", ".join(CLASSIFIERS)}, found {by!r}')
-        if by == 'softmax' and not self.settings.has_head:
-            raise UserError("by='softmax': this model has no classifiers (it was trained without)")
-        if by == 'softmax':
-            class_names, scores = self.class_names, lambda slices, logits: logits
-        elif by == 'centroid':
-            class_names, scores = self._make_centroid()
-        else:
-            class_names, scores = self._make_knn(k)
-        is_votes = by == 'knn'
+        class_names, judge = CLASSIFIERS[by](self, k)
 
         def classify(slices, logits):
-            embeddings = _merge(slices)
-            if is_votes:
-                probabilities, by_slice = scores(embeddings, slices)
-            else:
-                found = scores(slices, logits)
-                probabilities, by_slice = _softmax(found.mean(axis=1)), _softmax(found)
+            probabilities, by_slice = judge(slices, logits)
             labels = probabilities.argmax(axis=1)
-            return Predictions(class_names, labels, probabilities, by_slice, embeddings)
+            return Predictions(class_names, labels, probabilities, by_slice, side_by_side(slices))
 
         return Classifier(class_names, classify)
-
-    def _make_centroid(self):
-        """(class names [C'], function (slices, logits) -> scores of each slice [N, S, C'])."""
-        gallery, counts = self._gallery, np.array(self.settings.class_counts)
-        names = self._class_names_with(gallery)
-        sums = np.zeros((len(names), self._data.centres.shape[1]), np.float64)
-        sums[: len(counts)] = self._data.centres * counts[:, None]
-        total = np.zeros(len(names))
-        total[: len(counts)] = counts
-        labels = np.array([names.index(label) for label in gallery.labels], int)
-        np.add.at(sums, labels, gallery.embeddings)
-        np.add.at(total, labels, 1)
-        num_slices = self.settings.network.num_slices
-        # Embeddings are unit slices side by side, divided by the root of their number.
-        centres = (sums / np.maximum(total, 1)[:, None]).reshape(len(names), num_slices, -1)
-        centres = (centres * num_slices**0.5).astype(np.float32)
-        squares = np.where(total[:, None] > 0, np.sum(centres**2, axis=2), np.inf)
-
-        def score(slices, _):
-            products = np.einsum('nsd,csd->nsc', slices, centres)
-            return self._scale * (products - squares.T.astype(np.float32) / 2)
-
-        return names, score
-
-    def _make_knn(self, k):
-        """(class names [C'], function (embeddings, slices) -> shares of votes [N, C'], [N, S, C'])."""
-        gallery = self._need_gallery()
-        names = self._class_names_with(gallery)
-        labels = np.array([names.index(label) for label in gallery.labels])
-        num_slices = self.settings.network.num_slices
-        parts = gallery.embeddings.reshape(len(labels), num_slices, -1) * num_slices**0.5
-
-        def vote(found, among):
-            rows, _ = find_nearest(found, among, k)
-            votes = labels[rows][..., None] == np.arange(len(names))
-            return votes.mean(axis=1, dtype=np.float32)
-
-        def vote_all(embeddings, slices):
-            by_slice = [vote(slices[:, s], parts[:, s]) for s in range(num_slices)]
-            return vote(embeddings, gallery.embeddings), np.stack(by_slice, axis=1)
-
-        return names, vote_all
-
-    def _class_names_with(self, gallery):
-        """Those of training, then the others that were enrolled, in the order of enrolment."""
-        return tuple(dict.fromkeys((*self.class_names, *gallery.labels)))
-
-    def _need_gallery(self):
-        if not self._gallery.labels:
-            raise UserError('no face is enrolled: enroll(images, labels) adds them')
-        return self._gallery
 
 
 def _as_list(images) -> list[ImageLike]:
@@ -480,26 +419,6 @@ def one_behind(started: Iterable[Callable[[], Any]]) -> Iterator:
 def _repeat_none():
     while True:
         yield None
-
-
-def _merge(slices):
-    """Unit slices [N, S, D] as unit embeddings [N, S * D]."""
-    return slices.reshape(len(slices), -1) / np.float32(slices.shape[1] ** 0.5)
-
-
-def _softmax(logits):
-    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return shifted / shifted.sum(axis=-1, keepdims=True)
-
-
-def find_nearest(found: np.ndarray, among: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """(rows int [N, K], distances float32 [N, K]) of unit vectors, nearest first, ties by the row."""
-    if k < 1:
-        raise UserError(f'k: expected at least 1, found {k}')
-    # Differences, not products: near faces keep their digits.
-    squares = np.stack([np.sum((among - x) ** 2, axis=1) for x in found])
-    rows = np.argsort(squares, axis=1, kind='stable')[:, :k]
-    return rows, np.sqrt(np.take_along_axis(squares, rows, axis=1))
 
 
 def join_predictions(parts: Sequence[Predictions]) -> Predictions:

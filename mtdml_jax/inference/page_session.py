@@ -7,7 +7,8 @@ import numpy as np
 from PIL import Image
 
 from mtdml_jax.errors import UserError
-from mtdml_jax.inference.model import Gallery, Model, Predictions, find_nearest
+from mtdml_jax.inference.classifiers import find_nearest
+from mtdml_jax.inference.model import Gallery, Model, Predictions
 from mtdml_jax.inference.pixels import cut_pixels, opened
 
 # The picture on the page, in pixels of its longest side; faces are cut out of the upload itself.
