@@ -6,13 +6,14 @@
 # make hosts: one run on 1 device, on 8, on 2 processes of 4.
 # make docs: the documentation as a site, in site/.
 # make page: the demo page in a browser (Chromium's), in an environment of its own.
-# make installed: the package without a clone, `.[predict]` in an environment of its own.
+# make package: sdist and wheel, in dist/.
+# make installed: both without a clone, with the extra [predict], each in an environment of its own.
 # PYTHON= chooses the interpreter (3.11 or newer), VENV= the folder of the environment.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test lint types parity hosts page installed demo docs
+.PHONY: train test lint types parity hosts page package installed demo docs
 
 train: $(VENV)/.installed
 	$(BIN)/python -m mtdml_jax train --config=configs/quickstart.py --workdir=runs/quickstart
@@ -41,12 +42,9 @@ parity: .venv-parity/.installed .venv-onnx/.installed
 		experiments/parity_pml.py experiments/parity_resnet.py
 	.venv-onnx/bin/python -m pytest -o addopts=--strict-markers experiments/parity_onnx.py
 
-# Not editable, and anew: what is tested is the package.
-installed:
-	rm -rf build
-	$(PYTHON) -m venv --clear .venv-predict
-	.venv-predict/bin/python -m pip install --quiet '.[predict]'
-	.venv-predict/bin/python experiments/installed.py
+installed: .venv-wheel/.installed .venv-sdist/.installed
+	.venv-wheel/bin/python experiments/installed.py
+	.venv-sdist/bin/python experiments/installed.py
 
 hosts: $(VENV)/.installed
 	$(BIN)/python -m pytest -o addopts=--strict-markers -m 'not slow' experiments/several_hosts.py
@@ -63,6 +61,27 @@ page: .venv-page/.installed
 $(VENV)/.installed: setup.cfg
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@
+
+package: dist/.built
+
+# The wheel is made from the sdist, which therefore has all that it takes.
+dist/.built: setup.cfg pyproject.toml MANIFEST.in README.md $(shell find -L mtdml_jax -type f ! -name '*.pyc')
+	$(MAKE) $(VENV)/.installed
+	rm -rf dist
+	$(BIN)/python -m pip install --quiet build
+	$(BIN)/python -m build > /dev/null
+	touch $@
+
+# Anew: what is tested is the package.
+.venv-wheel/.installed: dist/.built
+	$(PYTHON) -m venv --clear .venv-wheel
+	.venv-wheel/bin/python -m pip install --quiet "$$(echo dist/*.whl)[predict]"
+	touch $@
+
+.venv-sdist/.installed: dist/.built
+	$(PYTHON) -m venv --clear .venv-sdist
+	.venv-sdist/bin/python -m pip install --quiet "$$(echo dist/*.tar.gz)[predict]"
 	touch $@
 
 # torch by itself first, so that its version is settled when pytorch-metric-learning asks for any.

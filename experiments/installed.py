@@ -1,10 +1,10 @@
-"""What users have who install `.[predict]` and no clone: does it work, how long does it take to start?
+"""What users have who install the package with [predict] and no clone: does it work, and how fast?
 
     make installed
 
-installs the package into an environment of its own and runs this there, from an empty folder: `mtdml
-predict` on one face of 48 px, with an empty cache of compiled programs and again. Prints the seconds
-from the start of the process to its end, and its peak memory.
+installs wheel and sdist, each into an environment of its own, and runs this there, from an empty folder:
+`mtdml predict` on one face of 48 px, with an empty cache of compiled programs and again. Prints the
+seconds from the start of the process to its end, and its peak memory.
 """
 
 import os
@@ -41,7 +41,9 @@ def main():
         )
         assert use.stdout.strip() == '[]', f'loaded without need: {use.stdout}'
         assert find_spec('mtdml_jax.configs.quickstart'), 'no configs in the package'
-        assert not str(find_spec('mtdml_jax').origin).startswith(str(MODEL.parents[1]) + '/mtdml')
+        package = Path(find_spec('mtdml_jax').origin).parent
+        assert package.parent != MODEL.parents[1], f'this is the clone: {package}'
+        assert (package / 'py.typed').exists(), 'no py.typed in the package'
 
 
 def run_predict(start):
