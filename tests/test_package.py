@@ -1,5 +1,12 @@
+import configparser
+import re
 import subprocess
 import sys
+from pathlib import Path
+
+import mtdml_jax
+
+ROOT = Path(__file__).absolute().parents[1]
 
 HEAVY = ('tensorflow', 'tensorflow_datasets', 'flax', 'optax', 'orbax', 'sklearn', 'matplotlib')
 
@@ -8,3 +15,11 @@ def test_import_of_the_package_loads_nothing_heavier_than_jax():
     code = f'import sys, mtdml_jax; print([name for name in {HEAVY} if name in sys.modules])'
     found = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == '[]'
+
+
+def test_version_stands_in_one_place_and_whoever_cites_it_agrees():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / 'setup.cfg', encoding='utf-8')
+    assert setup['metadata']['version'] == 'attr: mtdml_jax.__version__'
+    citation = (ROOT / 'CITATION.cff').read_text(encoding='utf-8')
+    assert re.findall('^version: (.+)$', citation, re.MULTILINE) == [mtdml_jax.__version__]
