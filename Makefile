@@ -39,15 +39,15 @@ types: $(VENV)/.installed
 # Without pytest-xdist, which setup.cfg's options ask for.
 parity: .venv-parity/.installed .venv-onnx/.installed
 	.venv-parity/bin/python -m pytest -o addopts=--strict-markers -rP \
-		experiments/parity_pml.py experiments/parity_resnet.py
-	.venv-onnx/bin/python -m pytest -o addopts=--strict-markers experiments/parity_onnx.py
+		experiments/peers/parity_pml.py experiments/peers/parity_resnet.py
+	.venv-onnx/bin/python -m pytest -o addopts=--strict-markers experiments/peers/parity_onnx.py
 
 installed: .venv-wheel/.installed .venv-sdist/.installed
-	.venv-wheel/bin/python experiments/installed.py
-	.venv-sdist/bin/python experiments/installed.py
+	.venv-wheel/bin/python experiments/checks/installed.py
+	.venv-sdist/bin/python experiments/checks/installed.py
 
 hosts: $(VENV)/.installed
-	$(BIN)/python -m pytest -o addopts=--strict-markers -m 'not slow' experiments/several_hosts.py
+	$(BIN)/python -m pytest -o addopts=--strict-markers -m 'not slow' experiments/checks/several_hosts.py
 
 # What is built needs no network, and every link and docstring has to hold.
 docs: .venv-docs/.installed
@@ -56,7 +56,7 @@ docs: .venv-docs/.installed
 # Gradio's threads meet warnings of pandas, which setup.cfg would make errors.
 page: .venv-page/.installed
 	.venv-page/bin/python -m pytest -o addopts=--strict-markers -o filterwarnings=default -rP \
-		experiments/page_in_browser.py
+		experiments/checks/page_in_browser.py
 
 $(VENV)/.installed: setup.cfg
 	$(PYTHON) -m venv $(VENV)

@@ -1,6 +1,6 @@
 """200 random float64 batches on which several implementations of the loss must agree.
 
-`test_parity.py` holds them against plain loops, `experiments/parity_pml.py` against
+`test_parity.py` holds them against plain loops, `experiments/peers/parity_pml.py` against
 pytorch-metric-learning. They are drawn in a few shapes, so that few programs are compiled.
 """
 

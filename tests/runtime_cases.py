@@ -1,6 +1,6 @@
 """Models of random weights for other runtimes, and what `Model.predict` answers.
 
-`test_runtimes.py` holds StableHLO to them, `experiments/parity_onnx.py` ONNX.
+`test_runtimes.py` holds StableHLO to them, `experiments/peers/parity_onnx.py` ONNX.
 """
 
 import jax

@@ -1,4 +1,4 @@
-"""The parts of on_gpu.py, each a command: python experiments/gpu_parts.py PART --output FOLDER."""
+"""The parts of on_gpu.py, each a command: python gpu_parts.py PART --output FOLDER."""
 
 import argparse
 import csv
@@ -13,7 +13,8 @@ import threading
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).absolute().parents[1]))
+sys.path.insert(0, str(Path(__file__).absolute().parents[2]))
+sys.path.insert(0, str(Path(__file__).absolute().parents[1] / 'studies'))
 
 import numpy as np
 from study import CROSS_ENTROPY, ROOT, Cell, Study, describe_software, one_threshold, run_study
@@ -22,6 +23,8 @@ from mtdml_jax import threshold_range
 
 # JAX and TensorFlow are imported where a part needs them: the machine may lack the latter.
 
+BENCHMARKS = 'experiments/benchmarks'
+PARTS = f'{BENCHMARKS}/gpu_parts.py'
 WIDTH, SLICES, CLASSES = 512, 8, 7
 # Flags of XLA -> what they are for.
 DETERMINISM = {
@@ -152,7 +155,7 @@ def check_precision(results, options):
     """Loss, gradient and mined rows in float32 on the device against float64 on the CPU."""
     for rows in (64,) if options.small else (1024, 4096):
         path = options.output / f'exact-{rows}.npz'
-        exact = ['experiments/gpu_parts.py', 'exact', f'--output={path}', f'--rows={rows}']
+        exact = [PARTS, 'exact', f'--output={path}', f'--rows={rows}']
         run(exact, JAX_PLATFORMS='cpu', JAX_ENABLE_X64='1')
         compare_with_exact(results, rows, dict(np.load(path)))
         path.unlink()
@@ -225,7 +228,7 @@ def compare_bits(results, options, name, flag):
     folder = options.output / f'bits-{list(DETERMINISM).index(name)}'
 
     def weights_of(workdir, *more):
-        command = ['experiments/gpu_parts.py', 'steps', f'--output={folder / workdir}', *more]
+        command = [PARTS, 'steps', f'--output={folder / workdir}', *more]
         command += ['--small'] if options.small else []
         return run(command, flags=flag).split()[-1]
 
@@ -279,7 +282,7 @@ def take_steps(options):
 def loss(results, options):
     """How fast is the loss, and how much memory does it take?"""
     sizes = (64, 128) if options.small else (1024, 4096, 16384, 65536)
-    command = ['experiments/benchmark_loss.py', '--rounds=3', '--large=0']
+    command = [f'{BENCHMARKS}/benchmark_loss.py', '--rounds=3', '--large=0']
     run([*command, f'--output={options.output}', '--sizes', *sizes])
     with (options.output / 'benchmark_loss.csv').open(newline='') as file:
         for row in csv.DictReader(file):
@@ -290,7 +293,7 @@ def loss(results, options):
 def step(results, options):
     """How fast is the training step, beside PyTorch's?"""
     networks = ['tiny'] if options.small else ['resnet18', 'resnet50']
-    command = ['experiments/benchmark_training.py', '--gpu', '--networks', *networks]
+    command = [f'{BENCHMARKS}/benchmark_training.py', '--gpu', '--networks', *networks]
     for line in run([*command, f'--seconds={options.seconds - 5}']).splitlines():
         if line.startswith('{'):
             results.add('step', **json.loads(line))
@@ -320,7 +323,7 @@ def feed(results, options):
     amount = ['--rounds=1', '--batches=10', '--steps=3']
     amount = amount if options.small else ['--rounds=3', '--batches=150', '--steps=150']
     for name, arguments in cases.items():
-        printed = run(['experiments/benchmark_pipeline.py', *amount, *arguments])
+        printed = run([f'{BENCHMARKS}/benchmark_pipeline.py', *amount, *arguments])
         found = re.findall(r'^(\w[\w ]*?) +([\d.]+)(?:%| images|$)', printed, re.MULTILINE)
         results.add('images per second', case=name, **{k: float(v) for k, v in found})
 

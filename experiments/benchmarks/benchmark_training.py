@@ -1,7 +1,8 @@
 """The training step beside the same network in PyTorch: images per second, and where time goes.
 
-    python experiments/benchmark_training.py [--widths 16 32 64] [--rounds 3] [--profile]
-    python experiments/benchmark_training.py --gpu [--networks resnet18 resnet50] [--seconds 100]
+    python experiments/benchmarks/benchmark_training.py [--widths 16 32 64] [--rounds 3] [--profile]
+    python experiments/benchmarks/benchmark_training.py --gpu [--networks resnet18 resnet50]
+        [--seconds 100]
 
 On a CPU: ResNet-18 on grey faces of 48 px, batch 64, with 16, 32 and 64 channels in the first stage.
 Contestants take turns, each time in a process of its own, with malloc as it is and with the huge pages
@@ -33,7 +34,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).absolute().parents[2]))
+sys.path.insert(0, str(Path(__file__).absolute().parents[1] / 'peers'))
 
 import numpy as np
 
@@ -93,7 +95,7 @@ def prepare_ours(network, batch, dtype='float32', *, micro_batch=0):
         'model.width_factor': network.width / 64,
         'model.dtype': dtype,
     }
-    path = str(Path(__file__).parents[1] / 'configs' / 'default.py')
+    path = str(Path(__file__).absolute().parents[2] / 'configs' / 'default.py')
     config = load_config(path, [f'--config.{key}={value}' for key, value in overrides.items()])
     _, state, step = make_training(config, np.ones(CLASSES, int))
     shape = (batch, network.side, network.side, network.channels)
@@ -222,7 +224,7 @@ def measure_alone(name, width, huge_pages):
     environment = {k: v for k, v in os.environ.items() if k != 'GLIBC_TUNABLES'}
     environment |= {'GLIBC_TUNABLES': TUNABLES} if huge_pages else {}
     command = [sys.executable, __file__, '--measure', name, '--widths', str(width)]
-    root = Path(__file__).parents[1]
+    root = Path(__file__).absolute().parents[2]
     done = subprocess.run(
         command, env=environment, cwd=root, check=True, text=True, stdout=subprocess.PIPE
     )

@@ -2,7 +2,8 @@
 
 A study is a script that hands a `Study` to `run_study`, such as mining.py:
 
-    python experiments/mining.py --data FOLDER [--seeds 0 1] [--cells 'hard*'] [--jobs 1] [--list]
+    python experiments/studies/mining.py --data FOLDER [--seeds 0 1] [--cells 'hard*'] [--jobs 1]
+        [--list]
 
 Start it again and it goes on: runs with a row in results/<study>.csv are left out, one that was
 stopped resumes from its checkpoint. Seeds are outermost: a study that is stopped has whole seeds. Each
@@ -31,7 +32,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).absolute().parents[1]))
+sys.path.insert(0, str(Path(__file__).absolute().parents[2]))
 
 from study_tables import summary
 
@@ -39,7 +40,7 @@ from mtdml_jax.__main__ import DIVERGED, INTERRUPTED, STOPPED
 from mtdml_jax.config import LOCATION_KEYS
 from mtdml_jax.training.metrics import COLLAPSED, read_metrics
 
-ROOT = Path(__file__).absolute().parents[1]
+ROOT = Path(__file__).absolute().parents[2]
 # What one would train without this project: a classifier on the whole embedding, no metric term.
 CROSS_ENTROPY = {'loss.metric_weight': 0.0, 'model.num_slices': 1}
 # Set when the study ends early: what still runs shall save and end.

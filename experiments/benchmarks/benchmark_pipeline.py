@@ -1,6 +1,7 @@
 """How many times faster than the training step is the input pipeline, and does training wait for it?
 
-    python experiments/benchmark_pipeline.py --config=configs/quickstart.py [--config.key=value ...]
+    python experiments/benchmarks/benchmark_pipeline.py --config=configs/quickstart.py
+        [--config.key=value ...]
 
 Times both in turns, each alone and then together, and prints images per second (medians), the ratio, and
 the share of the time by which training with the pipeline is slower than on one batch over and over.
@@ -15,7 +16,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).absolute().parents[2]))
 
 import jax
 import numpy as np

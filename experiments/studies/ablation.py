@@ -1,6 +1,6 @@
 """Study: what does each part of the loss bring, on all Training faces of FER2013?
 
-    python experiments/ablation.py --data FOLDER
+    python experiments/studies/ablation.py --data FOLDER
 
 4 cells of 3,000 steps (7 epochs) of the network of configs/fer2013_third.py, about 6 minutes a run on 2
 cores: cross-entropy only; and batch-hard with one threshold, the best of thresholds.py, with 8, ordinary

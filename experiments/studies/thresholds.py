@@ -1,6 +1,6 @@
 """Study: many thresholds together against each one alone, and how alike the slices become.
 
-    python experiments/thresholds.py --data FOLDER [--seeds 0 1] [--cells 'hard-*']
+    python experiments/studies/thresholds.py --data FOLDER [--seeds 0 1] [--cells 'hard-*']
 
 24 cells on a third of FER2013 (configs/fer2013_third.py), about 3 minutes a run on 2 cores, with
 embeddings of one size. Under batch-hard mining, the paper's, with the dual loss, and under all triplets

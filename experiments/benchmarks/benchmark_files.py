@@ -1,6 +1,6 @@
 """How fast are faces read from memory and from files, and how much memory does that take?
 
-    python experiments/benchmark_files.py [--count 100000] [--folder DIR]
+    python experiments/benchmarks/benchmark_files.py [--count 100000] [--folder DIR]
 
 Draws `count` JPEG files of 224 px (once; about 12 kB each) in 7 class folders, prepares them for both
 settings of `config.data.in_memory`, and prints for each, in a process of its own: seconds to prepare and
@@ -19,7 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).absolute().parents[2]))
 
 import numpy as np
 import tensorflow as tf
@@ -32,7 +32,7 @@ from mtdml_jax.data.prepare import prepare
 from mtdml_jax.data.protocol import load_part
 
 SIDE, BATCH_SIZE, ROUNDS, BATCHES = 224, 63, 5, 40
-CONFIG = Path(__file__).parents[1] / 'configs' / 'raf_db.py'
+CONFIG = Path(__file__).absolute().parents[2] / 'configs' / 'raf_db.py'
 
 
 def main():

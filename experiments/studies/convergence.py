@@ -1,6 +1,6 @@
 """Study: which losses converge by themselves, without a softmax term?
 
-    python experiments/convergence.py
+    python experiments/studies/convergence.py
 
 60 cells, 10 seeds: 51 on scikit-learn's digits (configs/digits.py; half a minute a run on 2 cores), 9
 on synthetic faces. Batch-hard mining with the ordinary and the dual loss, and all triplets (where both

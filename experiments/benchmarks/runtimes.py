@@ -1,6 +1,6 @@
 """One model in three runtimes: size of the file, time for a face, and what they differ by.
 
-    python experiments/runtimes.py --model models/fer2013.safetensors [--rounds 30]
+    python experiments/benchmarks/runtimes.py --model models/fer2013.safetensors [--rounds 30]
 
 Contestants are `mtdml_jax.load` and `predict`, ONNX Runtime, and `jax.export` (StableHLO), the last two
 on files written here first. All get faces as uint8 arrays of the model's side, and give NumPy arrays.
@@ -21,7 +21,7 @@ import zipfile
 from functools import partial
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).absolute().parents[1]))
+sys.path.insert(0, str(Path(__file__).absolute().parents[2]))
 
 import jax
 import numpy as np
@@ -35,7 +35,7 @@ from mtdml_jax.inference.runtimes import COMPUTATION, write_onnx, write_stablehl
 
 MANY, LOOP, THREADS = 64, 300, 2
 OUTPUTS = ('embeddings', 'probabilities', 'slice_probabilities')
-RESULTS = Path(__file__).parent / 'results' / 'runtimes.csv'
+RESULTS = Path(__file__).parents[1] / 'results' / 'runtimes.csv'
 HEADER = ('runtime', 'megabytes', 'ms_1', 'ms_1_p95', f'ms_{MANY}', 'largest_difference')
 
 

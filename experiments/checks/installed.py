@@ -16,7 +16,7 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-MODEL = Path(__file__).absolute().parents[1] / 'models' / 'fer2013.safetensors'
+MODEL = Path(__file__).absolute().parents[2] / 'models' / 'fer2013.safetensors'
 NOT_LOADED = ('tensorflow', 'orbax', 'optax', 'sklearn', 'matplotlib')
 USE = f"""
 import sys, mtdml_jax

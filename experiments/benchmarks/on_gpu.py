@@ -1,12 +1,12 @@
 """Everything that only a GPU can answer, in one command of less than ten minutes.
 
-    python experiments/on_gpu.py --output FOLDER [--parts check loss step feed quickstart fer2013 study]
+    python experiments/benchmarks/on_gpu.py --output FOLDER
+        [--parts check loss step feed quickstart fer2013 study]
 
 Runs the parts one after the other, each in a process of its own with a time limit, and goes on after one
 that fails. FOLDER gets for each part a log, and a JSON file with what was measured so far and on what;
 and summary.md, tables of all of it, which is also printed. --small shows on a CPU, within two minutes,
-that every part runs. on_gpu.md tells what to bring to a machine without a network; gpu_parts.py has the
-parts.
+that every part runs. gpu_parts.py has the parts.
 
     --limits fer2013=300   other time limits, in seconds
     --data, --prepared     folders of config.data.dir and config.data.prepared_dir

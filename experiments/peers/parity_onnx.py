@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import pytest
 
-sys.path.append(str(Path(__file__).parents[1] / 'tests'))
+sys.path.append(str(Path(__file__).absolute().parents[2] / 'tests'))
 
 from runtime_cases import CASES, COUNTS, make_case, predict
 

@@ -1,6 +1,6 @@
 """Our recipe against what a user would pick instead, in the same time on the same cores.
 
-    python experiments/peer_pytorch.py --ours runs/fer2013 --data FOLDER
+    python experiments/peers/peer_pytorch.py --ours runs/fer2013 --data FOLDER
 
 The peer is PyTorch with pytorch-metric-learning: batch-hard miner and triplet loss (margin 0.2, on the
 normalised embedding), and cross-entropy by a linear head on it. All else is as in the config of our
@@ -22,6 +22,8 @@ import os
 import sys
 import time
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).absolute().parents[1] / 'studies'))
 
 import numpy as np
 import tensorflow as tf

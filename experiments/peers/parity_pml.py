@@ -30,7 +30,7 @@ import pytest
 import torch
 from pytorch_metric_learning import distances, losses, miners, reducers
 
-sys.path.append(str(Path(__file__).parents[1] / 'tests'))
+sys.path.append(str(Path(__file__).absolute().parents[2] / 'tests'))
 
 from parity_cases import CASES, judge_in_jax, pairs_of
 

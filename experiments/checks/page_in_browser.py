@@ -5,7 +5,7 @@
 sets up an environment with Gradio and Playwright, which drives the system's Chromium, and runs the tests
 of this file. The same file takes the README's picture of the page:
 
-    .venv-page/bin/python experiments/page_in_browser.py --model=models/fer2013.safetensors
+    .venv-page/bin/python experiments/checks/page_in_browser.py --model=models/fer2013.safetensors
 
 matplotlib's grace_hopper.jpg is a work of the US Navy, in the public domain.
 """
@@ -34,7 +34,7 @@ from mtdml_jax.inference.model import Model
 from mtdml_jax.inference.page import NO_FACE, WHOLE_PICTURE, served
 from mtdml_jax.models.resnet import RESNETS, BasicBlock
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).absolute().parents[2]
 TESTS = str(ROOT / 'tests')
 FIGURE = ROOT / 'experiments' / 'figures' / 'page.png'
 CHROMIUM = '/usr/bin/chromium'

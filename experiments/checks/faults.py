@@ -1,6 +1,6 @@
 """What a run survives: kills, full disks, damaged checkpoints. Every one must end with the same bits.
 
-    python experiments/faults.py [--kills 50] [--others 10] [--folder DIR] [--seed 0]
+    python experiments/checks/faults.py [--kills 50] [--others 10] [--folder DIR] [--seed 0]
 
 A small run on the digits is trained once undisturbed. Then it is trained again and again, each time with
 one fault, started again, and compared: the final state to the bit, metrics.jsonl to the byte. Faults are
@@ -18,11 +18,11 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).absolute().parents[1]))
+sys.path.insert(0, str(Path(__file__).absolute().parents[2]))
 
 from mtdml_jax.__main__ import STOPPED, UNWRITABLE
 
-ROOT = Path(__file__).absolute().parents[1]
+ROOT = Path(__file__).absolute().parents[2]
 SETTINGS = {
     'model.backbone': 'resnet10',
     'model.width_factor': 0.125,

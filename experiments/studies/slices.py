@@ -1,6 +1,6 @@
 """What has each slice of a trained embedding learned, and how many of them does it take?
 
-    python experiments/slices.py --workdir runs/fer2013 [--split validation]
+    python experiments/studies/slices.py --workdir runs/fer2013 [--split validation]
 
 Reads the checkpoint of a run and classifies a split by kNN on parts of its embedding: each slice alone,
 class by class; the first k slices; the k best, chosen on one half of the split and measured on the
@@ -13,7 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).absolute().parents[1]))
+sys.path.insert(0, str(Path(__file__).absolute().parents[2]))
 
 import numpy as np
 from sklearn.decomposition import PCA
@@ -29,7 +29,7 @@ from mtdml_jax.models import make_network
 from mtdml_jax.slicing import split_slices
 from mtdml_jax.training.step import make_thresholds
 
-FIGURE = Path(__file__).with_name('figures') / 'slices.png'
+FIGURE = Path(__file__).parents[1] / 'figures' / 'slices.png'
 
 
 def main():

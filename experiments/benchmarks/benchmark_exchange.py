@@ -1,6 +1,7 @@
 """What crosses devices in the global loss: slices swapped (all-to-all) or all rows gathered?
 
-    python experiments/benchmark_exchange.py [--batch 4096] [--size 512] [--slices 8] [--devices 8]
+    python experiments/benchmarks/benchmark_exchange.py [--batch 4096] [--size 512] [--slices 8]
+        [--devices 8]
 
 Compiles loss and gradient for forced CPU devices with both exchanges of `mtdml_jax/exchange.py` and
 prints, per device: the bytes that its collectives receive, by operation, as read from the compiled

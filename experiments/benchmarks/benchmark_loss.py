@@ -1,6 +1,7 @@
 """Loss and gradient: time and memory beside pytorch-metric-learning, plain JAX and a bare product.
 
-    python experiments/benchmark_loss.py [--sizes 128 1024] [--rounds 9] [--large 0] [--output FOLDER]
+    python experiments/benchmarks/benchmark_loss.py [--sizes 128 1024] [--rounds 9] [--large 0]
+        [--output FOLDER]
 
 Prints tables and writes benchmark_loss.png and .csv. Times are medians over rounds in which all
 contestants take turns in one process. Memory is the peak of a process of its own above what it held
@@ -28,7 +29,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).absolute().parents[2]))
 
 import numpy as np
 
@@ -330,7 +331,7 @@ def main():
     parser.add_argument('--sizes', type=int, nargs='+', default=SIZES)
     parser.add_argument('--rounds', type=int, default=9)
     parser.add_argument('--large', type=int, default=32768, help='last case, 0: none')
-    parser.add_argument('--output', type=Path, default=Path(__file__).parent / 'figures')
+    parser.add_argument('--output', type=Path, default=Path(__file__).parents[1] / 'figures')
     arguments = parser.parse_args()
     names, start, foreign = list(CONTESTANTS), time.perf_counter(), foreign_cpu_seconds()
     if not all(map(importlib.util.find_spec, ('torch', 'pytorch_metric_learning'))):

@@ -1,6 +1,6 @@
 """Face detectors that bring their model inside their wheel: what each finds, misses, costs.
 
-    python experiments/faces.py [--fer2013 fer2013.csv.gz] [--output FOLDER]
+    python experiments/studies/faces.py [--fer2013 fer2013.csv.gz] [--output FOLDER]
 
 Prints a table and writes faces.csv. Measured are all of `CONTESTANTS` that are installed; of those that
 are not, faces.csv keeps what it has, so that environments may take turns. The photographs come with
@@ -35,7 +35,7 @@ from pathlib import Path
 # Before OpenMP starts: one thread for all.
 os.environ['OMP_NUM_THREADS'] = '1'
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).absolute().parents[2]))
 
 import numpy as np
 from PIL import Image
@@ -312,7 +312,7 @@ def main():
     """Prints the table, writes the csv."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--fer2013', type=Path, help='fer2013.csv.gz; without it no pasted faces')
-    parser.add_argument('--output', type=Path, default=Path(__file__).parent / 'results')
+    parser.add_argument('--output', type=Path, default=Path(__file__).parents[1] / 'results')
     arguments = parser.parse_args()
     cases = make_cases(arguments.fer2013)
     lines = [line for name in CONTESTANTS for line in measure(name, cases)]
