@@ -1,20 +1,24 @@
 """From a prepared data set to batches: images in memory or on disk, decoded in parallel by tf.data."""
 
+import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from mtdml_jax.data.augment import augment, draw_uniforms
 from mtdml_jax.data.images import load_pixels, normalize
 from mtdml_jax.data.prepare import prepare
 from mtdml_jax.data.sampling import fits_all_classes, index_by_class, sample_rows
 from mtdml_jax.errors import UserError, listed
+
+# What `load_pixels` reads of the section `data`.
+PIXEL_KEYS = ('channels', 'crop', 'crop_margin')
 
 # TensorFlow only feeds: the accelerators belong to JAX.
 tf.config.set_visible_devices([], 'GPU')
@@ -200,16 +204,14 @@ def train_batches(
         return rows[local]
 
     def batches(first, last, side):
-        load = _loader(split, data, side)
-
         def make_batch(step):
             uniforms = draw_uniforms(batch_size, seed=seed, step=step)
-            batch = _gather(split, load, rows_of(step))
+            batch = _gather(split, data, side, rows_of(step))
             pixels = augment(batch['image'], uniforms[local], config.augment)
             mask = tf.ones_like(batch['label'], tf.bool)
             return batch | {'image': normalize(pixels, data), 'mask': mask}
 
-        return _iterate(range(first, last), make_batch, split, load, rows_of)
+        return _iterate(range(first, last), make_batch, split, data, rows_of)
 
     num_steps = config.train.num_steps
     switch = round(data.early_share * num_steps)
@@ -231,7 +233,6 @@ def eval_batches(
     Yields:
       As `train_batches`, B rows each.
     """
-    load = _loader(split, data, data.image_size)
     count = len(split.labels)
 
     def rows_of(start):
@@ -239,16 +240,16 @@ def eval_batches(
         return tf.where(rows < count, rows, 0)
 
     def make_batch(start):
-        batch = _gather(split, load, rows_of(start))
+        batch = _gather(split, data, data.image_size, rows_of(start))
         mask = start + tf.range(batch_size, dtype=tf.int64) < count
         return batch | {'image': normalize(batch['image'], data), 'mask': mask}
 
-    return _iterate(range(0, count, batch_size), make_batch, split, load, rows_of)
+    return _iterate(range(0, count, batch_size), make_batch, split, data, rows_of)
 
 
-def _iterate(numbers, make_batch, split, load, rows_of):
+def _iterate(numbers, make_batch, split, data, rows_of):
     """The batches of numbers; an image that fails, though prepared, ends them with its name."""
-    # AutoGraph takes seconds, and has nothing to convert: no tensor steers Python here.
+    # As in `_pixels_loader`.
     make_batch = tf.autograph.experimental.do_not_convert(make_batch)
     dataset = tf.data.Dataset.range(numbers.start, numbers.stop, numbers.step)
     batches = dataset.map(make_batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
@@ -257,7 +258,7 @@ def _iterate(numbers, make_batch, split, load, rows_of):
         try:
             batch = next(batches)
         except tf.errors.OpError as error:
-            failed = _find_failing(split, load, rows_of(tf.constant(number, tf.int64)).numpy())
+            failed = _find_failing(split, data, rows_of(tf.constant(number, tf.int64)).numpy())
             reason = error.message.partition('\n')[0]
             raise UserError(
                 f'split {split.name}: images that could be read when they were prepared cannot be now: '
@@ -266,32 +267,47 @@ def _iterate(numbers, make_batch, split, load, rows_of):
         yield batch
 
 
-def _find_failing(split, load, rows):
+def _find_failing(split, data, rows):
     """Names of the images of these rows that cannot be loaded."""
     failed = []
     for row in np.unique(rows):
         try:
-            load(row)
+            _gather(split, data, data.image_size, [row])
         except tf.errors.OpError:
             failed.append(split.file_names[row])
     return failed
 
 
-def _loader(split, data, side) -> Callable[[tf.Tensor], tf.Tensor]:
-    """A function from a row number to pixels in [0, 1], before their normalisation."""
-
-    def load(row):
-        image = split.images[row]
-        encoded = image if split.in_memory else tf.io.read_file(image)
-        return load_pixels(encoded, tf.gather(split.boxes, row), data, side)
-
-    return load
-
-
-def _gather(split, load, rows):
-    """The batch of row numbers [B]: its pixels, labels, and votes where there are any."""
-    # Of files on disk many are waited for at once.
-    parallel = 1 if split.in_memory else 16
-    pixels = tf.map_fn(load, rows, fn_output_signature=tf.float32, parallel_iterations=parallel)
+def _gather(split, data, side, rows):
+    """The batch of row numbers [B]: pixels in [0, 1], labels, and votes where there are any."""
+    seen = FrozenConfigDict({key: data[key] for key in PIXEL_KEYS})
+    images, boxes = tf.gather(split.images, rows), tf.gather(split.boxes, rows)
+    pixels = _pixels_loader(seen, side, split.in_memory)(images, boxes)
     fields = {'label': split.labels} | ({} if split.votes is None else {'votes': split.votes})
-    return {'image': pixels, **{name: tf.gather(x, rows) for name, x in fields.items()}}
+    return {
+        'image': tf.ensure_shape(pixels, (*images.shape, side, side, data.channels)),
+        **{name: tf.gather(x, rows) for name, x in fields.items()},
+    }
+
+
+@functools.lru_cache(maxsize=16)
+def _pixels_loader(data, side, in_memory):
+    """A function from images [B], or their paths, and boxes [B, 4] to pixels [B, H, W, channels].
+
+    Traced once for all splits and pipelines: that takes longer than loading a batch.
+    """
+
+    def load(image_and_box):
+        image, box = image_and_box
+        return load_pixels(image if in_memory else tf.io.read_file(image), box, data, side)
+
+    def load_all(images, boxes):
+        # Of files on disk many are waited for at once.
+        parallel = 1 if in_memory else 16
+        return tf.map_fn(
+            load, (images, boxes), fn_output_signature=tf.float32, parallel_iterations=parallel
+        )
+
+    # AutoGraph takes seconds, and has nothing to convert: no tensor steers Python here.
+    signature = tf.TensorSpec([None], tf.string), tf.TensorSpec([None, 4], tf.int32)
+    return tf.function(load_all, input_signature=signature, autograph=False)

@@ -1,5 +1,6 @@
 """Embeddings of whole splits, over all devices of all hosts."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -45,19 +46,14 @@ def make_embedder(network: Network, config: ConfigDict) -> Callable[[Any, Split]
     replicated = NamedSharding(mesh, PartitionSpec())
     batch_size = -(-config.eval.batch_size // mesh.size) * mesh.size
 
-    look = make_look(network, config.eval.flip)
-
-    @jax.jit
-    def embed(variables, images):
-        seen = look(variables, images)
-        logits = seen.logits.mean(axis=1)
-        return merge_slices(seen.slices), logits if config.loss.softmax_weight else logits[:, :0]
+    has_head = config.loss.softmax_weight > 0
 
     def embed_split(variables, split):
         variables = jax.device_put(variables, replicated)
         embeddings, logits = [], []
         for batch in eval_batches(share_of_rows(split), config.data, batch_size):
-            found = embed(variables, jax.device_put(batch['image'], spread))
+            images = jax.device_put(batch['image'], spread)
+            found = _embed(network, config.eval.flip, has_head, variables, images)
             embedding, logit = (np.asarray(x)[batch['mask']] for x in found)
             embeddings.append(embedding)
             logits.append(logit)
@@ -65,6 +61,14 @@ def make_embedder(network: Network, config: ConfigDict) -> Callable[[Any, Split]
         return EmbeddedSplit(whole, scores, split.labels)
 
     return embed_split
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _embed(network, flip, has_head, variables, images):
+    """(embeddings, logits) of images; every embedder of a network uses the same program."""
+    seen = make_look(network, flip)(variables, images)
+    logits = seen.logits.mean(axis=1)
+    return merge_slices(seen.slices), logits if has_head else logits[:, :0]
 
 
 def share_of_rows(split: Split) -> Split:

@@ -1,5 +1,6 @@
 """One training step as a pure function, and the same over all devices."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from mtdml_jax.errors import UserError, check_choice
 from mtdml_jax.losses import global_mean, multi_threshold_loss
@@ -38,26 +39,38 @@ def make_training(
     Raises:
       UserError: settings that do not exist or do not fit.
     """
-    norm_axis = None if config.model.batch_norm == 'device' else AXIS
-    network = make_network(config.model, len(class_counts), norm_axis)
-    thresholds = make_thresholds(config, len(class_counts))
-    schedule = make_schedule(config.optim, config.train.num_steps)
-    optimizer = make_optimizer(config.optim, schedule)
     class_weights = make_class_weights(class_counts, config.loss.class_weights)
-    joint_loss = make_loss(
-        network,
-        thresholds,
-        config.loss,
-        AXIS,
-        class_weights,
-        micro_batch=config.data.micro_batch,
-        batch_norm=config.model.batch_norm,
-    )
-    step = make_train_step(
-        joint_loss, optimizer, schedule, config.train.ema_decay, AXIS, config.loss.memory_start
+    network, optimizer, step = _make_step(
+        *(FrozenConfigDict(config[name]) for name in ('model', 'loss', 'optim', 'train')),
+        config.data.micro_batch,
+        len(class_counts),
+        tuple(make_thresholds(config, len(class_counts)).tolist()),
+        None if class_weights is None else tuple(class_weights.tolist()),
     )
     state = create_state(network, optimizer, config, read_pretrained=read_pretrained)
-    return network, state, jax.pmap(step, axis_name=AXIS, donate_argnums=0)
+    return network, state, step
+
+
+# The folds of a cross-validation are trained by one step, traced and compiled once.
+@functools.lru_cache(maxsize=4)
+def _make_step(model, loss, optim, train, micro_batch, num_classes, thresholds, class_weights):
+    """(network, optimizer, step) of these sections of a config."""
+    network = make_network(model, num_classes, None if model.batch_norm == 'device' else AXIS)
+    schedule = make_schedule(optim, train.num_steps)
+    optimizer = make_optimizer(optim, schedule)
+    joint_loss = make_loss(
+        network,
+        jnp.array(thresholds),
+        loss,
+        AXIS,
+        None if class_weights is None else jnp.array(class_weights),
+        micro_batch=micro_batch,
+        batch_norm=model.batch_norm,
+    )
+    step = make_train_step(
+        joint_loss, optimizer, schedule, train.ema_decay, AXIS, loss.memory_start
+    )
+    return network, optimizer, jax.pmap(step, axis_name=AXIS, donate_argnums=0)
 
 
 def split_over_devices(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
