@@ -1,8 +1,9 @@
 """Takes a run's model into models/, with its config, its evaluation, and the tables of its card.
 
-    python experiments/model_card.py --workdir=RUN
+    python experiments/model_card.py [--workdir=RUN] [--again RUN ...]
 
-The tables stand between two marks in models/README.md and are written anew.
+`--again` takes the evaluations of runs of other seeds too, and nothing else of them. The tables stand
+between two marks in models/README.md and are written anew, from the files in models/.
 """
 
 import argparse
@@ -28,29 +29,46 @@ MARKS = '<!-- measured -->\n', '<!-- end of measured -->\n'
 def main():
     """Writes the files."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--workdir', type=Path, required=True)
-    folder = parser.parse_args().workdir
+    parser.add_argument('--workdir', type=Path)
+    parser.add_argument('--again', type=Path, nargs='+', default=())
+    arguments = parser.parse_args()
+    if arguments.workdir:
+        take(arguments.workdir)
+    for folder in arguments.again:
+        seed = read(folder / 'config.json')['seed']
+        shutil.copy(folder / 'evaluation.json', MODELS / f'fer2013.seed_{seed}.json')
+    evaluation = read(MODELS / 'fer2013.evaluation.json')
+    others = [read(path) for path in sorted(MODELS.glob('fer2013.seed_*.json'))]
+    card = MODELS / 'README.md'
+    before, rest = card.read_text(encoding='utf-8').split(MARKS[0])
+    after = rest.split(MARKS[1])[1]
+    tables = f'{accuracies(evaluation, others)}\n{classes(evaluation)}\n{origin(evaluation)}'
+    card.write_text(before + MARKS[0] + tables + MARKS[1] + after, encoding='utf-8')
+
+
+def take(folder):
+    """Copies a run's model, with the data's licence in it, its config and its evaluation."""
     data = read_model(folder / 'model.safetensors')
     data = data._replace(settings=data.settings._replace(license=LICENSE))
     write_model(MODELS / 'fer2013.safetensors', data)
     for name in ('config', 'evaluation'):
         shutil.copy(folder / f'{name}.json', MODELS / f'fer2013.{name}.json')
-    evaluation = json.loads((folder / 'evaluation.json').read_text(encoding='utf-8'))
-    card = MODELS / 'README.md'
-    before, rest = card.read_text(encoding='utf-8').split(MARKS[0])
-    after = rest.split(MARKS[1])[1]
-    tables = f'{accuracies(evaluation)}\n{classes(evaluation)}\n{origin(evaluation)}'
-    card.write_text(before + MARKS[0] + tables + MARKS[1] + after, encoding='utf-8')
 
 
-def accuracies(evaluation):
-    """A row for each classifier."""
-    rows = ['| Classifier | accuracy | 95 % interval |', '|---|---|---|']
+def read(path):
+    """An evaluation."""
+    return json.loads(path.read_text(encoding='utf-8'))
+
+
+def accuracies(evaluation, others):
+    """A row for each classifier; what runs of other seeds found stands beside."""
+    titles = ('Classifier', 'accuracy', '95 % interval', *('another seed' for _ in others))
+    rows = [f'| {" | ".join(titles)} |', '|---' * len(titles) + '|']
     for name, scores in evaluation['classifiers'].items():
         low, high = scores['accuracy_ci95']
-        rows.append(
-            f'| {name} | {percent(scores["accuracy"])} | {percent(low)} to {percent(high)} |'
-        )
+        row = [name, percent(scores['accuracy']), f'{percent(low)} to {percent(high)}']
+        row += [percent(other['classifiers'][name]['accuracy']) for other in others]
+        rows.append(f'| {" | ".join(row)} |')
     return '\n'.join(rows) + '\n'
 
 
@@ -81,10 +99,15 @@ def origin(evaluation):
     command = re.sub(
         r'--(workdir|config\.data\.dir|config\.data\.prepared_dir)=\S+ ?', '', run['command']
     )
-    return (
-        f'Trained at commit {run["commit"]}, jax {run["jax"]}, in {run["seconds"] / 60:.0f} minutes on '
-        f'{run["device"]}:\n\n    {command}\n'
-    )
+    facts = {
+        'commit': run['commit'],
+        'jax': run['jax'],
+        'on': run['device'],
+        'minutes': f'{run["seconds"] / 60:.0f}',
+        'command': f'`{command}`',
+    }
+    rows = (f'| {name} | {fact} |' for name, fact in facts.items())
+    return '\n'.join(['| Trained | |', '|---|---|', *rows]) + '\n'
 
 
 def percent(share):
