@@ -20,10 +20,12 @@ def resnet4():
     # Here, because it imports the package, which uses JAX.
     from small_data import RESNET4
 
+    from mtdml_jax.models.backbones import BACKBONES
     from mtdml_jax.models.resnet import RESNETS
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(RESNETS, 'resnet4', RESNET4)
+        patch.setitem(BACKBONES, 'resnet4', BACKBONES['resnet18'])
         yield
 
 

@@ -134,11 +134,12 @@ def test_killed_in_the_third_fold_and_resumed_it_ends_with_the_same_result(folde
     script = textwrap.dedent(f"""
         import os, pathlib, signal, time
         from mtdml_jax.__main__ import main
-        from mtdml_jax.models import resnet
+        from mtdml_jax.models import backbones, resnet
         from mtdml_jax.training import checkpoints, loop
         from small_data import RESNET4
 
         resnet.RESNETS['resnet4'] = RESNET4
+        backbones.BACKBONES['resnet4'] = backbones.BACKBONES['resnet18']
         make_batches = loop.train_batches
 
         def batches(*args, **kwargs):

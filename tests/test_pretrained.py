@@ -4,91 +4,40 @@ import pickle
 import shlex
 import sys
 from collections import OrderedDict
-from functools import partial
 from pathlib import Path
 
 import chex
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from backbone_files import (
+    NUM_CLASSES,
+    blank_variables,
+    convolve,
+    features_of,
+    file_of,
+    model_section,
+    normalize,
+    random_arrays,
+    two_images,
+    write,
+)
 from flax.traverse_util import flatten_dict
-from ml_collections import ConfigDict
-from small_data import CONFIG, small_config
+from small_data import small_config
 
-from mtdml_jax.config import load_config
 from mtdml_jax.errors import UserError
 from mtdml_jax.evaluation.evaluate import load_checkpoint
 from mtdml_jax.models import make_network
-from mtdml_jax.models.pretrained import load_backbone, torchvision_names
+from mtdml_jax.models.backbones import BACKBONES
+from mtdml_jax.models.pretrained import load_backbone
 from mtdml_jax.training import loop
 from mtdml_jax.training.state import create_state, make_optimizer, make_schedule
 
 pytestmark = pytest.mark.usefixtures('resnet4')
 
-NUM_CLASSES, SIDE = 7, 32
 HEAD = {'fc.weight': np.zeros((5, 2)), 'fc.bias': np.zeros(5)}
 
 
-def model_section(backbone='resnet18', stem='imagenet', width=4, pretrained=''):
-    """The section `model` of a config, `width` channels in its first stage."""
-    model = ConfigDict(load_config(CONFIG).model.to_dict())
-    sizes = {'width_factor': width / 64, 'embedding_size': 4, 'num_slices': 2}
-    model.update(backbone=backbone, stem=stem, pretrained=str(pretrained), **sizes)
-    return model
-
-
-def blank_variables(model, channels=3):
-    """The network's variables, all 0.25: neither 0 nor 1, with which BatchNorm starts."""
-    images = jnp.zeros((1, SIDE, SIDE, channels))
-    init = partial(make_network(model, NUM_CLASSES).init, jax.random.key(0))
-    return jax.tree.map(lambda x: np.full(x.shape, 0.25, np.float32), jax.eval_shape(init, images))
-
-
-def random_arrays(model, channels=3):
-    """Arrays of the backbone by torchvision's names, kernels [O, I, H, W]."""
-    rng = np.random.default_rng(0)
-    flat = flatten_dict(blank_variables(model, channels))
-    arrays = {}
-    for name, place in torchvision_names(model.backbone).items():
-        shape = flat[place].shape
-        if len(shape) == 4:
-            height, width, inputs, outputs = shape
-            size = (outputs, inputs, height, width)
-            arrays[name] = rng.normal(size=size, scale=(inputs * height * width) ** -0.5)
-        else:
-            arrays[name] = rng.uniform(0.5, 1.5, shape)
-    return {name: x.astype(np.float32) for name, x in arrays.items()}
-
-
-def write(folder, arrays):
-    """The path of an npz file with these arrays."""
-    np.savez(folder / 'weights.npz', **arrays)
-    return folder / 'weights.npz'
-
-
-def file_of(folder, channels=3, **model):
-    """The path of an npz file with random arrays of such a backbone."""
-    return write(folder, random_arrays(model_section(**model), channels))
-
-
 # torchvision's ResNet in NumPy, images [N, C, H, W].
-
-
-def convolve(x, kernel, stride):
-    size = kernel.shape[2]
-    margin = [(size // 2, size // 2)] * 2
-    x = np.pad(x, [(0, 0), (0, 0), *margin])
-    windows = np.lib.stride_tricks.sliding_window_view(x, (size, size), axis=(2, 3))
-    return np.einsum('nchwij,ocij->nohw', windows[:, :, ::stride, ::stride], kernel)
-
-
-def normalize(x, arrays, name):
-    scale, bias, mean, variance = (
-        arrays[f'{name}.{key}'][:, None, None]
-        for key in ('weight', 'bias', 'running_mean', 'running_var')
-    )
-    return (x - mean) / np.sqrt(variance + 1e-5) * scale + bias
 
 
 def block(x, arrays, name, strides):
@@ -124,42 +73,39 @@ def test_backbone_computes_what_the_arrays_of_the_file_compute(
     backbone, stage_sizes, first_strides, tmp_path
 ):
     path = file_of(tmp_path, backbone=backbone)
-    model = model_section(backbone, pretrained=path)
-    variables = load_backbone(blank_variables(model), model)
-    images = np.random.default_rng(1).normal(size=(2, 3, SIDE, SIDE), scale=3).astype(np.float32)
-    inside = {kind: tree['backbone'] for kind, tree in variables.items()}
-    apply = jax.jit(partial(make_network(model, NUM_CLASSES).backbone.apply, train=False))
+    images = two_images()
     expected = features_in_numpy(images, np.load(path), stage_sizes, first_strides)
     assert np.max(np.abs(expected[0] - expected[1])) > 0.1
-    np.testing.assert_allclose(
-        apply(inside, images.transpose(0, 2, 3, 1)), expected, rtol=1e-4, atol=1e-4
-    )
+    found = features_of(path, images, backbone=backbone)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
     ('backbone', 'count', 'name', 'place'),
     [
-        ('resnet18', 100, 'conv1.weight', 'params/backbone/Conv_0/kernel'),
-        ('resnet18', 100, 'bn1.running_mean', 'batch_stats/backbone/BatchNorm_0/mean'),
+        ('resnet18', 100, 'conv1.weight', 'params/Conv_0/kernel'),
+        ('resnet18', 100, 'bn1.running_mean', 'batch_stats/BatchNorm_0/mean'),
         (
             *('resnet18', 100, 'layer2.0.downsample.0.weight'),
-            'params/backbone/BasicBlock_2/Conv_2/kernel',
+            'params/BasicBlock_2/Conv_2/kernel',
         ),
-        ('resnet34', 180, 'layer3.5.bn2.bias', 'params/backbone/BasicBlock_12/BatchNorm_1/bias'),
+        ('resnet34', 180, 'layer3.5.bn2.bias', 'params/BasicBlock_12/BatchNorm_1/bias'),
         (
             *('resnet50', 265, 'layer1.0.downsample.1.weight'),
-            'params/backbone/Bottleneck_0/BatchNorm_3/scale',
+            'params/Bottleneck_0/BatchNorm_3/scale',
         ),
         (
             *('resnet50', 265, 'layer4.2.bn3.running_var'),
-            'batch_stats/backbone/Bottleneck_15/BatchNorm_2/var',
+            'batch_stats/Bottleneck_15/BatchNorm_2/var',
         ),
     ],
 )
 def test_every_array_of_the_backbone_has_a_name(backbone, count, name, place):
-    names = torchvision_names(backbone)
-    flat = flatten_dict(blank_variables(model_section(backbone)))
-    assert set(names.values()) == {path for path in flat if path[1] == 'backbone'}
+    model = model_section(backbone)
+    names = BACKBONES[backbone].torch_names(model)
+    flat = flatten_dict(blank_variables(model))
+    inside = {(kind, *rest) for kind, part, *rest in flat if part == 'backbone'}
+    assert set(names.values()) == inside
     assert len(names) == len(set(names.values())) == count
     assert '/'.join(names[name]) == place
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from mtdml_jax.models.resnet import RESNETS, Conv, ResNet
+from mtdml_jax.models.layers import Conv
+from mtdml_jax.models.resnet import RESNETS, ResNet
 
 # A width of 4 channels: what does not depend on the width compiles in no time.
 NARROW = 1 / 16

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mtdml_jax.errors import UserError, check_choice
-from mtdml_jax.models.resnet import RESNETS, STEMS, ResNet
+from mtdml_jax.models.backbones import BACKBONES
 from mtdml_jax.slicing import split_slices
 
 if TYPE_CHECKING:  # Neither is needed to make a network.
@@ -19,8 +19,7 @@ if TYPE_CHECKING:  # Neither is needed to make a network.
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 # Key of the section `model` of the config -> its values.
 CHOICES: dict[str, Collection[object]] = {
-    'backbone': RESNETS,
-    'stem': STEMS,
+    'backbone': BACKBONES,
     'embedding_norm': ('none', 'batch'),
     'dtype': DTYPES,
 }
@@ -119,15 +118,9 @@ def make_network(
             f'config.model.embedding_size ({model.embedding_size}) must be divisible by '
             f'config.model.num_slices ({model.num_slices})'
         )
-    backbone = ResNet(
-        depth=model.backbone,
-        width_factor=model.width_factor,
-        stem=model.stem,
-        dtype=DTYPES[model.dtype],
-        axis_name=axis_name,
-    )
+    make = BACKBONES[model.backbone].make
     return Network(
-        backbone=backbone,
+        backbone=make(model, dtype=DTYPES[model.dtype], axis_name=axis_name),
         embedding_size=model.embedding_size,
         num_slices=model.num_slices,
         num_classes=num_classes,

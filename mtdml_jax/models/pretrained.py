@@ -23,6 +23,7 @@ import shlex
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import jax
@@ -32,16 +33,13 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from mtdml_jax.errors import UserError, listed
-from mtdml_jax.models.resnet import RESNETS, Bottleneck
+from mtdml_jax.models.backbones import BACKBONES
 
 KEY = 'config.model.pretrained'
 TORCH_ENDINGS = ('.pth', '.pth.tar', '.pt')
 ENDINGS = ('.npz', '.pkl', *TORCH_ENDINGS)
 # How many dicts deep in its own a checkpoint may keep the arrays; its optimizer's are deeper.
 LEVELS = 2
-# First part of the names of a ResNet without its classifier.
-PARTS = ('conv1', 'bn1', 'layer1', 'layer2', 'layer3', 'layer4')
-STEM_OF_SIDE = {7: 'imagenet', 3: 'small'}
 
 
 def load_backbone(variables: Any, model: ConfigDict) -> Any:
@@ -56,22 +54,30 @@ def load_backbone(variables: Any, model: ConfigDict) -> Any:
     Raises:
       UserError: a file that cannot be read or that does not hold exactly this backbone.
     """
-    path = Path(model.pretrained).expanduser()
+    find_names, path = BACKBONES[model.backbone].torch_names, Path(model.pretrained).expanduser()
+    if find_names is None:
+        known = ', '.join(name for name, x in BACKBONES.items() if x.torch_names)
+        raise UserError(
+            f'{KEY}: no names of arrays in PyTorch are known of {model.backbone}, as they are of {known}'
+        )
     arrays = read_arrays(path)
     arrays = {name: x for name, x in arrays.items() if not name.endswith('num_batches_tracked')}
-    places, flat = torchvision_names(model.backbone), flatten_dict(variables)
-    prefix = _prefix(arrays, places, path)
+    flat = flatten_dict(variables, keep_empty_nodes=True)
+    places = {name: (kind, 'backbone', *rest) for name, (kind, *rest) in find_names(model).items()}
+    prefix, *others = _prefixes(arrays, places) or ['']
+    if others:
+        both = [prefix, *others]
+        raise UserError(
+            f'{KEY}: {path} holds more than one backbone, under {", ".join(map(repr, both))}. '
+            f'Keep one and give the new file, as here the last: {_keeping(path, both[-1])}'
+        )
     where = f'{model.pretrained} (under {prefix})' if prefix else model.pretrained
-    backbone = {
-        name.removeprefix(prefix): x
-        for name, x in arrays.items()
-        if name.startswith(prefix) and name.removeprefix(prefix).split('.')[0] in PARTS
-    }
+    backbone = _under(prefix, arrays, places)
     shapes = {name: _in_torch(flat[place]).shape for name, place in places.items()}
     expected = {prefix + name for name in places}
     unexpected = [name for name in arrays if name not in expected]
-    _check_names(backbone, shapes, unexpected, model, where)
-    _check_arrays(backbone, shapes, model, where)
+    _check_names(backbone, shapes, unexpected, arrays, model, where)
+    _check_arrays(backbone, shapes, arrays, model, where)
     if jax.process_index() == 0:
         print(
             f'{KEY}: {len(places)} arrays of {model.backbone} read from {where}, 0 missing, '
@@ -79,39 +85,6 @@ def load_backbone(variables: Any, model: ConfigDict) -> Any:
             file=sys.stderr,
         )
     return unflatten_dict(flat | {place: _in_flax(backbone[x]) for x, place in places.items()})
-
-
-def torchvision_names(depth: str) -> dict[str, tuple[str, ...]]:
-    """torchvision's names of the arrays of a ResNet -> their paths in the variables of a `Network`.
-
-    Args:
-      depth: a name in `RESNETS`.
-    """
-    block, stage_sizes = RESNETS[depth]
-    num_convs = 3 if block is Bottleneck else 2
-    layers: list[tuple[str, str, tuple[str, ...], int]] = [('conv1', 'bn1', (), 0)]
-    numbers = iter(range(sum(stage_sizes)))
-    for stage, num_blocks in enumerate(stage_sizes, start=1):
-        for index in range(num_blocks):
-            theirs, module = f'layer{stage}.{index}.', (f'{block.__name__}_{next(numbers)}',)
-            layers += [
-                (f'{theirs}conv{i + 1}', f'{theirs}bn{i + 1}', module, i) for i in range(num_convs)
-            ]
-            if index == 0 and (stage > 1 or block.expansion > 1):
-                shortcut = f'{theirs}downsample.'
-                layers.append((f'{shortcut}0', f'{shortcut}1', module, num_convs))
-    places: dict[str, tuple[str, ...]] = {}
-    for conv, norm, ours, i in layers:
-        params = ('params', 'backbone', *ours)
-        statistics = ('batch_stats', 'backbone', *ours)
-        places |= {
-            f'{conv}.weight': (*params, f'Conv_{i}', 'kernel'),
-            f'{norm}.weight': (*params, f'BatchNorm_{i}', 'scale'),
-            f'{norm}.bias': (*params, f'BatchNorm_{i}', 'bias'),
-            f'{norm}.running_mean': (*statistics, f'BatchNorm_{i}', 'mean'),
-            f'{norm}.running_var': (*statistics, f'BatchNorm_{i}', 'var'),
-        }
-    return places
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -269,19 +242,23 @@ def _reason(error):
     return f'{type(error).__name__}: {error}'.split('\n')[0][:200]
 
 
-def _prefix(names, expected, path):
-    """What stands before most of the expected names in a file; of several the shortest, by text."""
+def _prefixes(names, expected):
+    """Prefixes that stand before all expected names; if none does, the one before most of them.
+
+    The shorter first, and by text.
+    """
     counts = Counter(
         name.removesuffix(end) for name in names for end in expected if name.endswith(end)
     )
     prefixes = sorted(counts, key=lambda prefix: (-counts[prefix], len(prefix), prefix))
-    complete = [prefix for prefix in prefixes if counts[prefix] == len(expected)]
-    if len(complete) > 1:
-        raise UserError(
-            f'{KEY}: {path} holds more than one backbone, under {", ".join(map(repr, complete))}. '
-            f'Keep one and give the new file, as here the last: {_keeping(path, complete[-1])}'
-        )
-    return prefixes[0] if prefixes else ''
+    return [x for x in prefixes if counts[x] == len(expected)] or prefixes[:1]
+
+
+def _under(prefix, arrays, expected):
+    """The arrays under a prefix whose names begin as expected ones do, which a classifier's do not."""
+    parts = {name.split('.')[0] for name in expected}
+    found = {name.removeprefix(prefix): x for name, x in arrays.items() if name.startswith(prefix)}
+    return {name: x for name, x in found.items() if name.split('.')[0] in parts}
 
 
 def _keeping(path, prefix):
@@ -295,54 +272,57 @@ def _keeping(path, prefix):
 
 
 def _in_torch(array):
-    """Kernels HWIO -> OIHW."""
-    return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
+    """Kernels HWIO -> OIHW, or IO -> OI."""
+    axes = {4: (3, 2, 0, 1), 2: (1, 0)}
+    return array.transpose(axes[array.ndim]) if array.ndim in axes else array
 
 
 def _in_flax(array):
-    """Kernels OIHW -> HWIO, in a buffer of its own: the training step gives its state away."""
-    return jnp.array(array.transpose(2, 3, 1, 0) if array.ndim == 4 else array, jnp.float32)
+    """The inverse, in a buffer of its own: the training step gives its state away."""
+    axes = {4: (2, 3, 1, 0), 2: (1, 0)}
+    return jnp.array(
+        array.transpose(axes[array.ndim]) if array.ndim in axes else array, jnp.float32
+    )
 
 
-def _check_names(backbone, shapes, unexpected, model, where):
+def _check_names(backbone, shapes, unexpected, arrays, model, where):
     if backbone.keys() == shapes.keys():
         return
     missing = [name for name in shapes if name not in backbone]
     raise UserError(
-        f'{KEY}: {where} holds no {model.backbone} by the names of torchvision: of its '
+        f'{KEY}: {where} holds no {model.backbone} by the names of PyTorch: of its '
         f'{len(shapes)} arrays {_counted(missing)} missing; {_counted(unexpected)} unexpected'
-        f'{_advice(backbone, shapes, model)}'
+        f'{_advice(backbone, shapes, arrays, model)}'
     )
 
 
-def _check_arrays(backbone, shapes, model, where):
+def _check_arrays(backbone, shapes, arrays, model, where):
     for name, shape in shapes.items():
         x = backbone[name]
         if x.shape != shape:
             raise UserError(
                 f'{KEY}: {name} of {where}: expected shape {shape}, found '
-                f'{x.shape}{_advice(backbone, shapes, model)}'
+                f'{x.shape}{_advice(backbone, shapes, arrays, model)}'
             )
         if x.dtype.kind != 'f':
             raise UserError(f'{KEY}: {name} of {where}: expected floats, found {x.dtype}')
 
 
-def _advice(backbone, shapes, model):
-    """What to set so that the network is the one in the file, as far as names and stem tell."""
-    settings = [
-        f'config.model.backbone={depth}'
-        for depth in RESNETS
-        if depth != model.backbone and torchvision_names(depth).keys() == backbone.keys()
-    ]
-    kernel = backbone.get('conv1.weight')
-    if kernel is not None and kernel.ndim == 4:
-        (width, channels, side, _), expected = kernel.shape, shapes['conv1.weight']
-        if side != expected[2] and side in STEM_OF_SIDE:
-            settings.append(f'config.model.stem={STEM_OF_SIDE[side]}')
-        if width != expected[0]:
-            settings.append(f'config.model.width_factor={width / 64}')
-        if channels != expected[1]:
-            settings.append(f'config.data.channels={channels}')
+def _advice(backbone, shapes, arrays, model):
+    """What to set so that the network is the one in the file, as far as names and shapes tell."""
+    settings = []
+    for other, (_, find_names, _) in BACKBONES.items():
+        if other != model.backbone and find_names:
+            names = find_names(SimpleNamespace(backbone=other, width_factor=model.width_factor))
+            found = [_under(prefix, arrays, names).keys() for prefix in _prefixes(arrays, names)]
+            if names.keys() in found:
+                settings.append(f'config.model.backbone={other}')
+    first = next(iter(shapes))
+    found, expected = backbone.get(first, np.zeros(())).shape, shapes[first]
+    if len(found) == len(expected) == 4:
+        settings += BACKBONES[model.backbone].advise(found, expected)
+        if found[1] != expected[1]:
+            settings.append(f'config.data.channels={found[1]}')
     return f'. Set {", ".join(settings)}' if settings else ''
 
 

@@ -8,25 +8,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mtdml_jax.errors import check_choice
+from mtdml_jax.models.layers import conv, make_norm
+
 # Stem -> stride of its convolution.
 STEMS = {'imagenet': 2, 'small': 2, 'cifar': 1}
-
-
-class Conv(nn.Conv):
-    """`flax.linen.Conv` whose input is computed once: XLA for CPUs would repeat what precedes it.
-
-    For the gradient of the kernel it lays the input out anew, and fuses the BatchNorm, ReLU and
-    shortcut that made it into that, where they run badly.
-    """
-
-    def __call__(self, inputs: jax.Array) -> jax.Array:
-        """Applies the convolution."""
-        if jax.default_backend() == 'cpu':
-            inputs = jax.lax.optimization_barrier(inputs)
-        return super().__call__(inputs)
-
-
-_conv = partial(Conv, use_bias=False, kernel_init=nn.initializers.he_normal(), padding=1)
 
 
 class BasicBlock(nn.Module):
@@ -41,9 +27,9 @@ class BasicBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Applies the block."""
-        conv = partial(_conv, self.features, (3, 3), dtype=self.dtype)
-        y = nn.relu(self.norm()(conv(strides=self.strides)(x)))
-        y = self.norm()(conv()(y))
+        make = partial(conv, self.features, (3, 3), dtype=self.dtype)
+        y = nn.relu(self.norm()(make(strides=self.strides)(x)))
+        y = self.norm()(make()(y))
         return nn.relu(y + _shortcut(self, x, y.shape))
 
 
@@ -62,10 +48,10 @@ class Bottleneck(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Applies the block."""
-        conv = partial(_conv, dtype=self.dtype)
-        y = nn.relu(self.norm()(conv(self.features, (1, 1), padding=0)(x)))
-        y = nn.relu(self.norm()(conv(self.features, (3, 3), strides=self.strides)(y)))
-        y = conv(self.expansion * self.features, (1, 1), padding=0)(y)
+        make = partial(conv, dtype=self.dtype)
+        y = nn.relu(self.norm()(make(self.features, (1, 1), padding=0)(x)))
+        y = nn.relu(self.norm()(make(self.features, (3, 3), strides=self.strides)(y)))
+        y = make(self.expansion * self.features, (1, 1), padding=0)(y)
         y = self.norm()(y)
         return nn.relu(y + _shortcut(self, x, y.shape))
 
@@ -73,7 +59,7 @@ class Bottleneck(nn.Module):
 def _shortcut(block, x, shape):
     if x.shape == shape:
         return x
-    x = _conv(shape[-1], (1, 1), strides=block.strides, padding=0, dtype=block.dtype)(x)
+    x = conv(shape[-1], (1, 1), strides=block.strides, padding=0, dtype=block.dtype)(x)
     return block.norm()(x)
 
 
@@ -115,26 +101,64 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Images [B, H, W, any number of channels] -> features [B, F], averaged over the map."""
-        norm = partial(
-            nn.BatchNorm,
-            use_running_average=not train,
-            momentum=0.9,
-            dtype=self.dtype,
-            axis_name=self.axis_name,
-        )
+        norm = make_norm(train, self.dtype, self.axis_name)
         block, stage_sizes = RESNETS[self.depth]
         width = max(1, round(64 * self.width_factor))
         x = images.astype(self.dtype)
         if self.stem == 'imagenet':
-            x = _conv(width, (7, 7), strides=2, padding=3, dtype=self.dtype)(x)
+            x = conv(width, (7, 7), strides=2, padding=3, dtype=self.dtype)(x)
             # After a ReLU zeros pad as nothing does; jax2onnx knows no padding of a max-pool.
             x = jnp.pad(nn.relu(norm()(x)), ((0, 0), (1, 1), (1, 1), (0, 0)))
             x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
         else:
             strides = STEMS[self.stem]
-            x = nn.relu(norm()(_conv(width, (3, 3), strides=strides, dtype=self.dtype)(x)))
+            x = nn.relu(norm()(conv(width, (3, 3), strides=strides, dtype=self.dtype)(x)))
         for stage, num_blocks in enumerate(stage_sizes):
             for number in range(num_blocks):
                 strides = 2 if stage > 0 and number == 0 else 1
                 x = block(width * 2**stage, strides, norm, self.dtype)(x)
         return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+
+
+def make_resnet(model: Any, *, dtype: Any, axis_name: str | None) -> ResNet:
+    """See `Backbone`."""
+    check_choice('model.stem', model.stem, STEMS)
+    return ResNet(model.backbone, model.width_factor, model.stem, dtype, axis_name)
+
+
+def torch_names(model: Any) -> dict[str, tuple[str, ...]]:
+    """torchvision's names: see `Backbone`."""
+    block, stage_sizes = RESNETS[model.backbone]
+    num_convs = 3 if block is Bottleneck else 2
+    layers: list[tuple[str, str, tuple[str, ...], int]] = [('conv1', 'bn1', (), 0)]
+    numbers = iter(range(sum(stage_sizes)))
+    for stage, num_blocks in enumerate(stage_sizes, start=1):
+        for index in range(num_blocks):
+            theirs, module = f'layer{stage}.{index}.', (f'{block.__name__}_{next(numbers)}',)
+            layers += [
+                (f'{theirs}conv{i + 1}', f'{theirs}bn{i + 1}', module, i) for i in range(num_convs)
+            ]
+            if index == 0 and (stage > 1 or block.expansion > 1):
+                shortcut = f'{theirs}downsample.'
+                layers.append((f'{shortcut}0', f'{shortcut}1', module, num_convs))
+    places: dict[str, tuple[str, ...]] = {}
+    for kernel, norm, ours, i in layers:
+        places |= {
+            f'{kernel}.weight': ('params', *ours, f'Conv_{i}', 'kernel'),
+            f'{norm}.weight': ('params', *ours, f'BatchNorm_{i}', 'scale'),
+            f'{norm}.bias': ('params', *ours, f'BatchNorm_{i}', 'bias'),
+            f'{norm}.running_mean': ('batch_stats', *ours, f'BatchNorm_{i}', 'mean'),
+            f'{norm}.running_var': ('batch_stats', *ours, f'BatchNorm_{i}', 'var'),
+        }
+    return places
+
+
+def advise(found: tuple[int, ...], expected: tuple[int, ...]) -> list[str]:
+    """See `Backbone`."""
+    settings = []
+    (width, _, side, _), stems = found, {7: 'imagenet', 3: 'small'}
+    if side != expected[2] and side in stems:
+        settings.append(f'config.model.stem={stems[side]}')
+    if width != expected[0]:
+        settings.append(f'config.model.width_factor={width / 64}')
+    return settings

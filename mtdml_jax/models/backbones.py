@@ -1,0 +1,33 @@
+"""The backbones by the names that config.model.backbone has for them."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from flax import linen as nn
+
+from mtdml_jax.models import resnet
+
+
+class Backbone(NamedTuple):
+    """A network from images to features, without a classifier.
+
+    Attributes:
+      make: function (model, dtype=, axis_name=) of the section `model` of the config, the type of the
+        computation and the mapped axis over which BatchNorm averages -> module from images
+        [B, H, W, channels] and `train=` to features, float32 [B, F]. It raises UserError for settings
+        that it does not have.
+      torch_names: function (model) -> names of the arrays of its PyTorch checkpoints and their paths in
+        the module's variables, the first convolution's kernel first; None if it has no checkpoints.
+      advise: function (shape of that kernel in a file, its shape here) -> settings that make it so,
+        such as 'config.model.stem=small'.
+    """
+
+    make: Callable[..., nn.Module]
+    torch_names: Callable[[Any], dict[str, tuple[str, ...]]] | None = None
+    advise: Callable[[tuple[int, ...], tuple[int, ...]], list[str]] = lambda found, expected: []
+
+
+_RESNET = Backbone(resnet.make_resnet, resnet.torch_names, resnet.advise)
+BACKBONES = {
+    **dict.fromkeys(resnet.RESNETS, _RESNET),
+}
