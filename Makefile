@@ -6,6 +6,7 @@
 # make hosts: one run on 1 device, on 8, on 2 processes of 4.
 # make docs: the documentation as a site, in site/.
 # make page: the demo page in a browser (Chromium's), in an environment of its own.
+# make results: the tables of docs/results/ from the csv files of experiments/results/.
 # make package: sdist and wheel, in dist/.
 # make installed: both without a clone, with the extra [predict], each in an environment of its own.
 # PYTHON= chooses the interpreter (3.11 or newer), VENV= the folder of the environment.
@@ -13,7 +14,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test lint types parity hosts page package installed demo docs
+.PHONY: train test lint types parity hosts page package installed demo docs results
 
 train: $(VENV)/.installed
 	$(BIN)/python -m mtdml_jax train --config=configs/quickstart.py --workdir=runs/quickstart
@@ -52,6 +53,9 @@ hosts: $(VENV)/.installed
 # What is built needs no network, and every link and docstring has to hold.
 docs: .venv-docs/.installed
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
+
+results: $(VENV)/.installed
+	$(BIN)/python experiments/results.py
 
 # Gradio's threads meet warnings of pandas, which setup.cfg would make errors.
 page: .venv-page/.installed

@@ -44,7 +44,7 @@ def paired_differences(first: Mapping[int, float], second: Mapping[int, float]) 
     return [first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]
 
 
-def _in_per_cent(values):
+def in_per_cent(values):
     """Mean and 95 % interval; up to two values each by itself, whose interval would say nothing."""
     if len(values) > 2:
         return mean_interval(values)
@@ -76,14 +76,14 @@ def summary(
         if counted:
             yield sum(x >= converged for x in scores['kNN'][cell].values())
         for found in scores.values():
-            yield _in_per_cent([value for _, value in sorted(found.get(cell, {}).items())])
+            yield in_per_cent([value for _, value in sorted(found.get(cell, {}).items())])
         for found, spec in shares.values():
             yield f'{np.mean([*found[cell].values()]):{spec}}' if cell in found else ''
 
     def differences(cell):
         yield f'{cell} - {reference}'
         for found in scores.values():
-            yield _in_per_cent(paired_differences(found.get(cell, {}), found.get(reference, {})))
+            yield in_per_cent(paired_differences(found.get(cell, {}), found.get(reference, {})))
 
     cells = scores['kNN']
     compared = [x for x in cells if x != reference and cells[x].keys() & cells.get(reference, {})]

@@ -36,6 +36,6 @@ def mean_interval(values: Sequence[float]) -> Interval:
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table for experiments/README.md."""
+    """A table for a page of docs/."""
     lines = [header, ['---'] * len(header), *rows]
     return '\n'.join(f'| {" | ".join(map(str, line))} |' for line in lines)
