@@ -71,7 +71,7 @@ def multi_threshold_loss(
     The embedding is cut into as many slices as there are thresholds, every slice is normalised,
     mined and judged by itself:
 
-      loss = 1/S sum_s 1/|V_s| sum_{(a, p, n) in V_s} l_s(a, p, n; threshold_s)
+        loss = 1/S sum_s 1/|V_s| sum_{(a, p, n) in V_s} l_s(a, p, n; threshold_s)
 
     with V_s the mined triplets: one for each anchor that has a positive and a negative, or, for mining
     'all', every triplet. Without any, loss and gradient are 0.

@@ -53,10 +53,10 @@ def mine_batch_hard(
 
     With P_a the other members of the anchor's class and N_a the members of other classes:
 
-      hard:      p = argmax_{P_a} D(a, p),  n = argmin_{N_a} D(a, n)
-      semihard:  p as before,               n = argmin_{N_a, D(a, n) > D(a, p)} D(a, n)
-      quantile:  p of rank floor(q (|P_a| - 1)) among P_a from the farthest, counted from 0,
-                 n of rank floor(q (|N_a| - 1)) among N_a from the nearest
+        hard:      p = argmax_{P_a} D(a, p),  n = argmin_{N_a} D(a, n)
+        semihard:  p as before,               n = argmin_{N_a, D(a, n) > D(a, p)} D(a, n)
+        quantile:  p of rank floor(q (|P_a| - 1)) among P_a from the farthest, counted from 0,
+                   n of rank floor(q (|N_a| - 1)) among N_a from the nearest
 
     A quantile q of 0 is `hard`, 0.5 the median, 1 the easiest; where labels are noisy, the very hardest
     pairs are the wrong labels. Ties go to the lowest row. No gradient flows through the choice. Works

@@ -14,8 +14,8 @@ def threshold_range(
     A threshold asks every negative to be that much farther away than the farthest positive, so no
     threshold above the largest common distance of C class centres on the sphere can be met:
 
-      C <= d + 1:  D^2_max = 2C / (C - 1)   (regular simplex, attained)
-      C >  d + 1:  D^2_max = 2              (Rankin's upper bound, attained up to C = 2d)
+        C <= d + 1:  D^2_max = 2C / (C - 1)   (regular simplex, attained)
+        C >  d + 1:  D^2_max = 2              (Rankin's upper bound, attained up to C = 2d)
 
     The paper samples thresholds "over the valid range"; this geometric reading of it is ours.
 

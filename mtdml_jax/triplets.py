@@ -64,7 +64,7 @@ def dual_triplet_loss(
 ) -> jax.Array:
     """Dual triplet loss, elementwise: the positive pair is judged from both of its ends.
 
-      1/2 ( [D(a, p) - D(a, n) + threshold]_+  +  [D(a, p) - D(p, n) + threshold]_+ )
+        1/2 ( [D(a, p) - D(a, n) + threshold]_+  +  [D(a, p) - D(p, n) + threshold]_+ )
 
     The ordinary triplet loss never judges the side p-n ("incomplete judgements"). The formula is our
     reconstruction of the paper's dual loss; the 1/2 keeps the scale of the ordinary loss.
