@@ -89,7 +89,7 @@ class ResNet(nn.Module):
     References:
       He et al., "Deep residual learning for image recognition", CVPR 2016. The last BatchNorm of a
       block starts at scale 1, as there: on small grey faces, blocks that start as their shortcuts
-      (scale 0) learned half as fast (experiments/README.md).
+      (scale 0) learned half as fast (docs/results/early_steps.md).
     """
 
     depth: str = 'resnet18'
