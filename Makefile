@@ -5,6 +5,7 @@
 # PyTorch, and exported models in ONNX Runtime, in environments of their own.
 # make hosts: one run on 1 device, on 8, on 2 processes of 4.
 # make docs: the documentation as a site, in site/.
+# make notebooks: those of docs/, from the first cell to the last.
 # make page: the demo page in a browser (Chromium's), in an environment of its own.
 # make results: the tables of docs/results/ from the csv files of experiments/results/.
 # make package: sdist and wheel, in dist/.
@@ -56,6 +57,10 @@ docs: .venv-docs/.installed
 
 results: $(VENV)/.installed
 	$(BIN)/python experiments/results.py
+
+notebooks: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet ipykernel nbmake
+	$(BIN)/python -m pytest -o addopts=--nbmake docs/notebooks
 
 # Gradio's threads meet warnings of pandas, which setup.cfg would make errors.
 page: .venv-page/.installed
