@@ -1,7 +1,7 @@
 # make train: from a clone to a trained model with a report.   make test: the tests.
 # make demo: the model of models/ on photographs.
 # make lint: ruff.   make types: mypy.
-# make parity: the loss against pytorch-metric-learning, ResNets with weights of PyTorch files against
+# make parity: the loss against pytorch-metric-learning, backbones with weights of PyTorch files against
 # PyTorch, and exported models in ONNX Runtime, in environments of their own.
 # make hosts: one run on 1 device, on 8, on 2 processes of 4.
 # make docs: the documentation as a site, in site/.
@@ -41,7 +41,7 @@ types: $(VENV)/.installed
 # Without pytest-xdist, which setup.cfg's options ask for.
 parity: .venv-parity/.installed .venv-onnx/.installed
 	.venv-parity/bin/python -m pytest -o addopts=--strict-markers -rP \
-		experiments/peers/parity_pml.py experiments/peers/parity_resnet.py
+		experiments/peers/parity_pml.py experiments/peers/parity_backbones.py
 	.venv-onnx/bin/python -m pytest -o addopts=--strict-markers experiments/peers/parity_onnx.py
 
 installed: .venv-wheel/.installed .venv-sdist/.installed

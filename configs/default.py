@@ -100,18 +100,19 @@ def get_config() -> ConfigDict:
     augment.erasing_area = 0.15
 
     config.model = model = ConfigDict()
-    # 'resnet10', 'resnet18', 'resnet34' or 'resnet50'.
+    # 'resnet10', 'resnet18', 'resnet34', 'resnet50', 'mobilenet_v3_small' or 'ir50'.
     model.backbone = 'resnet18'
-    # Multiplies the 64, 128, 256 and 512 channels of the four stages.
+    # Multiplies the channels of all layers: 64, 128, 256 and 512 in the four stages of a ResNet.
     model.width_factor = 0.5
-    # 'cifar' (3x3 stride 1), 'small' (3x3 stride 2: up to 64 px, a quarter of the work) or 'imagenet'
-    # (7x7 stride 2 and max-pool: 224 px).
+    # How early maps shrink: 'cifar' to an eighth of the image's side in the end, 'small' (for up to 64
+    # px; a quarter of the work) to a sixteenth, 'imagenet' (for 224 px, in a ResNet 7x7 and max-pool) to
+    # a 32nd. 'ir50' as published, for 112 px, is 'small', and has no 'imagenet'.
     model.stem = 'small'
-    # Weights that the backbone starts from: a file by the names of torchvision's ResNets, after any
-    # prefix (.npz, .pkl with a dict of NumPy arrays, or .pth, .pth.tar or .pt, which take PyTorch); ''
-    # for random ones. Most want stem 'imagenet', width_factor 1.0, and the channels, image_size, mean
-    # and std in `data` with which they were trained. models/pretrained.py lists what a file does not
-    # tell.
+    # Weights that the backbone starts from: a file by the names of torchvision (ResNets, MobileNetV3) or
+    # face.evoLVe (IR-50), after any prefix (.npz, .pkl with a dict of NumPy arrays, or .pth, .pth.tar or
+    # .pt, which take PyTorch); '' for random ones. Most want stem 'imagenet', width_factor 1.0, and the
+    # channels, image_size, mean and std in `data` with which they were trained. models/pretrained.py
+    # lists what a file does not tell.
     model.pretrained = ''
     # Where BatchNorm takes its statistics from in training: 'batch', the images that are embedded
     # together (all devices' micro-batches); 'device', those of each device by itself, for which none

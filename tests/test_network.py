@@ -198,7 +198,10 @@ def test_backbone_is_told_whether_it_trains_and_does_not_by_default(small):
 @pytest.mark.parametrize(
     ('changed', 'message'),
     [
-        ({'backbone': 'vgg16'}, r"config\.model\.backbone: .*resnet18, .*resnet50, found 'vgg16'"),
+        (
+            {'backbone': 'vgg16'},
+            r"config\.model\.backbone: .*resnet18, .*resnet50, .*, found 'vgg16'",
+        ),
         ({'stem': 'large'}, r"config\.model\.stem: .*imagenet, small, cifar, found 'large'"),
         ({'dtype': 'float16'}, r"config\.model\.dtype: .*float32, bfloat16, found 'float16'"),
         ({'num_slices': 5}, r'embedding_size \(12\) must be divisible by .*num_slices \(5\)'),

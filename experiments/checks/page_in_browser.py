@@ -32,6 +32,7 @@ import mtdml_jax
 from mtdml_jax.errors import UserError
 from mtdml_jax.inference.model import Model
 from mtdml_jax.inference.page import NO_FACE, WHOLE_PICTURE, served
+from mtdml_jax.models.backbones import BACKBONES
 from mtdml_jax.models.resnet import RESNETS, BasicBlock
 
 ROOT = Path(__file__).absolute().parents[2]
@@ -95,6 +96,7 @@ def model():
     """The model of tests/small_model.py, whose backbone is that of the fixture resnet4."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(RESNETS, 'resnet4', (BasicBlock, (1,)))
+        patch.setitem(BACKBONES, 'resnet4', BACKBONES['resnet18'])
         patch.syspath_prepend(TESTS)
         from small_model import model_data
 
@@ -363,6 +365,8 @@ def test_page_that_is_ended_leaves_no_folder(tmp_path, sent):
         f'import sys; sys.path.append({TESTS!r})\n'
         'from mtdml_jax.models.resnet import RESNETS, BasicBlock\n'
         'RESNETS["resnet4"] = (BasicBlock, (1,))\n'
+        'from mtdml_jax.models.backbones import BACKBONES\n'
+        'BACKBONES["resnet4"] = BACKBONES["resnet18"]\n'
         'from small_model import model_data\n'
         'from mtdml_jax.inference.model import Model\n'
         'from mtdml_jax.inference.page import serve\n'

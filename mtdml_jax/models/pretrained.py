@@ -1,11 +1,13 @@
 """Weights of a backbone from a file: a PyTorch checkpoint, NumPy's npz or a pickled dict of arrays.
 
-The arrays have torchvision's names after any one prefix ('module.base_net.'), in which the keys of dicts
-in dicts are the first parts ('state_dict.module.'). A file with a whole backbone under each of two, such
-as a student and its teacher, is refused: which one is meant it does not tell.
+The arrays have the names that the backbone's `torch_names` tell after any one prefix
+('module.base_net.'), in which the keys of dicts in dicts are the first parts ('state_dict.module.'). A
+file with a whole backbone under each of two, such as a student and its teacher, is refused: which one is
+meant it does not tell.
 
-Names and shapes are all that a file tells. The network here is torchvision's; weights of one that
-differs in what follows load all the same, but are a start then, not an equal. To be checked by the user:
+Names and shapes are all that a file tells. Networks here are torchvision's (ResNets, MobileNetV3) and
+face.evoLVe's (IR-50); weights of one that differs in what follows load all the same, but are a start
+then, not an equal. To be checked by the user, of a ResNet:
 
 - Stride: in the 3x3 convolution of a bottleneck (resnet50). Caffe's have it in the first 1x1: He's own
   weights, and VGGFace2's (resnet50_ft_weight.pkl). Networks for segmentation may dilate instead.
@@ -16,6 +18,8 @@ differs in what follows load all the same, but are a start then, not an equal. T
 - Input: RGB, (pixel / 255 - `data.mean`) / `data.std`; configs/raf_db.py has ImageNet's. Caffe's is
   BGR, pixel - mean: reverse the second axis of conv1.weight in the file, set `data.std` to 1 / 255 and
   `data.mean` to the means in the order RGB / 255 (VGGFace2: 131.0912, 103.8827, 91.4953).
+
+Of an IR-50 the input: face.evoLVe's is RGB of 112 px, with `data.mean` and `data.std` 0.5.
 """
 
 import pickle
@@ -24,16 +28,18 @@ import sys
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from ml_collections import ConfigDict
 
 from mtdml_jax.errors import UserError, listed
 from mtdml_jax.models.backbones import BACKBONES
+
+if TYPE_CHECKING:  # Whoever has a file of weights may have none of it.
+    from ml_collections import ConfigDict
 
 KEY = 'config.model.pretrained'
 TORCH_ENDINGS = ('.pth', '.pth.tar', '.pt')
@@ -42,7 +48,7 @@ ENDINGS = ('.npz', '.pkl', *TORCH_ENDINGS)
 LEVELS = 2
 
 
-def load_backbone(variables: Any, model: ConfigDict) -> Any:
+def load_backbone(variables: Any, model: 'ConfigDict') -> Any:
     """Variables of a network whose backbone is that of a file; all other layers stay as they are.
 
     Says on stderr what was found, and under which prefix.
