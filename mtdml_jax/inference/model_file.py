@@ -149,7 +149,9 @@ def read_model(path: Path) -> ModelData:
         raise UserError(f'{path}: it is no model file that can be read ({error})') from error
     _check_finite(path, arrays)
     centres, gallery = arrays.pop(CENTRES), arrays.pop(GALLERY)
-    return ModelData(settings, _unflatten(arrays), centres, gallery)
+    # Without BatchNorm there are no arrays of 'batch_stats'.
+    variables = {kind: {} for kind in COLLECTIONS} | _unflatten(arrays)
+    return ModelData(settings, variables, centres, gallery)
 
 
 def _parse_settings(path, metadata):

@@ -73,7 +73,8 @@ def init_variables(network: Network, seed: int, image_shape: tuple[int, ...]) ->
     """The first {'params', 'batch_stats'} of a network for images [H, W, channels]."""
     # Run once: on a CPU, optimising the random numbers of 20 layers takes up to half a minute.
     init = jax.jit(network.init, compiler_options={'xla_backend_optimization_level': 0})
-    return init(jax.random.key(seed), jnp.zeros((1, *image_shape)))
+    # A backbone may have no BatchNorm.
+    return {'batch_stats': {}, **init(jax.random.key(seed), jnp.zeros((1, *image_shape)))}
 
 
 def make_schedule(optim: ConfigDict, num_steps: int) -> optax.Schedule:

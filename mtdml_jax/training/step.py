@@ -164,7 +164,7 @@ def make_loss(
                 train=batch_norm != 'running',
                 mutable=['batch_stats'],
             )
-            return outputs, updated['batch_stats']
+            return outputs, updated.get('batch_stats', {})
 
         if micro_batch:
             outputs, batch_stats = embed_in_parts(embed, batch['image'], micro_batch, has_aux=True)
