@@ -1,4 +1,5 @@
-# make train: from a clone to a trained model with a report.   make test: the tests.
+# make train: from a clone to a trained model with a report.
+# make test: the tests but for the slow ones.   make test-all: all of them.
 # make demo: the model of models/ on photographs.
 # make lint: ruff.   make types: mypy.
 # make parity: the loss against pytorch-metric-learning, backbones with weights of PyTorch files against
@@ -15,7 +16,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test lint types parity hosts page package installed demo docs results
+.PHONY: train test test-slow test-all lint types parity hosts page package installed demo docs results
 
 train: $(VENV)/.installed
 	$(BIN)/python -m mtdml_jax train --config=configs/quickstart.py --workdir=runs/quickstart
@@ -26,6 +27,11 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.installed
+	$(BIN)/python -m pytest -m slow
+
+test-all: test test-slow
 
 lint: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet ruff
