@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
     config.loss.label_smoothing = 0.1
     config.optim.learning_rate = 2e-3
     config.optim.warmup = 0.1
-    config.optim.weight_decay = 0.2
+    config.optim.weight_decay = 0.5
     config.train.num_steps = 15_000
     config.train.log_every = 50
     config.train.checkpoint_every = 5000
