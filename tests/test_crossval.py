@@ -87,6 +87,7 @@ def results(workdir):
     return json.loads((workdir / 'crossval.json').read_text())
 
 
+@pytest.mark.slow
 def test_folds_are_disjoint_by_subject_and_test_every_sequence_once(folder, finished):
     config = load_config(*split_arguments(arguments(folder, finished)))
     tested = []
@@ -110,6 +111,7 @@ def split_arguments(argv):
     return config, [x for x in argv if x.startswith('--config.')]
 
 
+@pytest.mark.slow
 def test_pooled_scores_count_every_image_of_all_folds(finished):
     pooled = results(finished)
     assert pooled['num_folds'] == NUM_FOLDS
@@ -119,6 +121,7 @@ def test_pooled_scores_count_every_image_of_all_folds(finished):
         np.testing.assert_array_equal(np.sum(scores['confusion_matrix'], axis=1), [14] * 6)
 
 
+@pytest.mark.slow
 def test_report_links_to_the_report_of_each_fold(finished):
     text = (finished / 'report.html').read_text()
     for fold in range(NUM_FOLDS):
@@ -128,6 +131,7 @@ def test_report_links_to_the_report_of_each_fold(finished):
     assert '$' not in text.replace('$scope', '')
 
 
+@pytest.mark.slow
 def test_killed_in_the_third_fold_and_resumed_it_ends_with_the_same_result(folder, finished):
     killed = folder / 'killed'
     folder_02 = killed / 'fold_02' / 'checkpoints'
@@ -166,6 +170,7 @@ def test_killed_in_the_third_fold_and_resumed_it_ends_with_the_same_result(folde
     assert results(killed) == results(finished)
 
 
+@pytest.mark.slow
 def test_finished_folds_are_not_run_again(folder, finished):
     files = [path for path in finished.glob('fold_*/**/*') if path.is_file()]
     before = {path: path.stat().st_mtime_ns for path in files}
@@ -173,6 +178,7 @@ def test_finished_folds_are_not_run_again(folder, finished):
     assert {path: path.stat().st_mtime_ns for path in files} == before
 
 
+@pytest.mark.slow
 def test_fold_that_was_evaluated_on_another_part_is_tested_again(folder, finished):
     before, path = results(finished), finished / 'fold_01' / 'evaluation.json'
     evaluation = json.loads(path.read_text())
@@ -182,6 +188,7 @@ def test_fold_that_was_evaluated_on_another_part_is_tested_again(folder, finishe
     assert json.loads(path.read_text())['num_examples'] == evaluation['num_examples']
 
 
+@pytest.mark.slow
 def test_settings_without_folds_or_of_another_run_are_refused(folder, finished, capsys):
     command = arguments(folder, finished)
     assert main([*command, '--config.data.folds=0']) == 2

@@ -67,6 +67,7 @@ def test_eight_devices_equal_one_in_loss_aux_and_gradient(parallel, name):
     chex.assert_trees_all_close(found, on_one_device(name), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_two_processes_of_four_devices_equal_one_device(tmp_path):
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))

@@ -76,6 +76,7 @@ def test_unknown_variant_is_named_with_those_that_exist(folder):
         prepare(data_config('folder', folder, variant='7'))
 
 
+@pytest.mark.slow
 def test_killed_preparation_leaves_nothing_that_the_next_takes_for_a_data_set(folder):
     script = textwrap.dedent(f"""
         import os, pathlib, signal

@@ -291,6 +291,7 @@ def test_first_state_and_its_running_mean_start_from_the_file(config):
     )
 
 
+@pytest.mark.slow
 def test_run_starts_from_the_file_and_then_goes_on_and_is_evaluated_without_it(config, tmp_path):
     config.optim.learning_rate = 0.0
     expected = first_state(config).variables['params']

@@ -80,6 +80,7 @@ def shrunk_config(name, folder):
     return load_config(path, [f'--config.{key}={value}' for key, value in values.items()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', CONFIGS)
 def test_config_takes_a_step_on_its_set(name, tmp_path):
     write = getattr(face_trees, f'write_{name}', None)

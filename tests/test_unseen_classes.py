@@ -8,7 +8,7 @@ from small_data import CONFIG, png
 from mtdml_jax.__main__ import main
 from mtdml_jax.training.metrics import read_metrics
 
-pytestmark = pytest.mark.usefixtures('resnet4')
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('resnet4')]
 
 HELDOUT = tuple(str(digit) for digit in range(5, 10))
 IMAGES, DIGITS = (x[:1000] for x in datasets.load_digits(return_X_y=True))

@@ -41,7 +41,9 @@ def make_training(
     """
     class_weights = make_class_weights(class_counts, config.loss.class_weights)
     network, optimizer, step = _make_step(
-        *(FrozenConfigDict(config[name]) for name in ('model', 'loss', 'optim', 'train')),
+        *(FrozenConfigDict(config[name]) for name in ('model', 'loss', 'optim')),
+        config.train.num_steps,
+        config.train.ema_decay,
         config.data.micro_batch,
         len(class_counts),
         tuple(make_thresholds(config, len(class_counts)).tolist()),
@@ -53,10 +55,12 @@ def make_training(
 
 # The folds of a cross-validation are trained by one step, traced and compiled once.
 @functools.lru_cache(maxsize=4)
-def _make_step(model, loss, optim, train, micro_batch, num_classes, thresholds, class_weights):
-    """(network, optimizer, step) of these sections of a config."""
+def _make_step(
+    model, loss, optim, num_steps, ema_decay, micro_batch, num_classes, thresholds, class_weights
+):
+    """(network, optimizer, step) of these sections and keys of a config."""
     network = make_network(model, num_classes, None if model.batch_norm == 'device' else AXIS)
-    schedule = make_schedule(optim, train.num_steps)
+    schedule = make_schedule(optim, num_steps)
     optimizer = make_optimizer(optim, schedule)
     joint_loss = make_loss(
         network,
@@ -67,9 +71,7 @@ def _make_step(model, loss, optim, train, micro_batch, num_classes, thresholds, 
         micro_batch=micro_batch,
         batch_norm=model.batch_norm,
     )
-    step = make_train_step(
-        joint_loss, optimizer, schedule, train.ema_decay, AXIS, loss.memory_start
-    )
+    step = make_train_step(joint_loss, optimizer, schedule, ema_decay, AXIS, loss.memory_start)
     return network, optimizer, jax.pmap(step, axis_name=AXIS, donate_argnums=0)
 
 
