@@ -59,7 +59,10 @@ def by_jit_of_spread_rows(name, network, *batch):
     ('parallel', 'name'),
     [
         *product([by_pmap], CASES),
-        *product([by_shard_map, by_jit_of_spread_rows], EXCHANGES),
+        *(
+            pytest.param(parallel, name, marks=pytest.mark.slow)
+            for parallel, name in product([by_shard_map, by_jit_of_spread_rows], EXCHANGES)
+        ),
     ],
 )
 def test_eight_devices_equal_one_in_loss_aux_and_gradient(parallel, name):

@@ -78,6 +78,7 @@ def test_data_set_is_prepared_with_its_classes_and_people(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_backbone_trains_and_its_model_is_used(folder, tmp_path):
     """It has no BatchNorm."""
     add(BACKBONE)

@@ -118,7 +118,10 @@ def random_images(batch=8, side=8, seed=0):
     return np.random.default_rng(seed).normal(size=(batch, side, side, 1)).astype(np.float32)
 
 
-@pytest.mark.parametrize(('depth', 'norms'), [('resnet18', 20), ('resnet50', 53)])
+@pytest.mark.parametrize(
+    ('depth', 'norms'),
+    [('resnet18', 20), pytest.param('resnet50', 53, marks=pytest.mark.slow)],
+)
 def test_branches_of_blocks_start_as_loud_as_their_shortcuts(depth, norms):
     model = ResNet(depth=depth, width_factor=NARROW, stem='small')
     init = jax.jit(partial(model.init, train=False))

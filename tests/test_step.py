@@ -117,6 +117,7 @@ def test_micro_batches_take_statistics_of_their_own_whose_mean_is_kept():
     chex.assert_trees_all_close(found, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_devices_that_normalise_by_themselves_take_the_step_of_micro_batches():
     batch = make_batch()
     step, state = make_step(None, micro_batch=2)
@@ -136,6 +137,7 @@ def test_replicas_are_identical_after_a_step(eight_devices):
         np.testing.assert_array_equal(replicas, np.broadcast_to(replicas[:1], replicas.shape))
 
 
+@pytest.mark.slow
 def test_shard_map_over_8_devices_gives_the_step_of_one_device(one_device):
     step, state = make_step(AXIS)
     replicated, spread = PartitionSpec(), PartitionSpec(AXIS)
