@@ -1,17 +1,19 @@
 """What a training run carries from step to step, and the optimizer that changes it."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flax
 import jax
 import jax.numpy as jnp
 import optax
-from ml_collections import ConfigDict
 
 from mtdml_jax.errors import UserError
 from mtdml_jax.memory import Memory, empty_memory
 from mtdml_jax.models import Network
 from mtdml_jax.models.pretrained import load_backbone
+
+if TYPE_CHECKING:  # Exports are compared with ONNX Runtime where it is not installed.
+    from ml_collections import ConfigDict
 
 
 @flax.struct.dataclass
@@ -41,7 +43,7 @@ class TrainState:
 def create_state(
     network: Network,
     optimizer: optax.GradientTransformation,
-    config: ConfigDict,
+    config: 'ConfigDict',
     *,
     read_pretrained: bool = True,
 ) -> TrainState:
@@ -77,7 +79,7 @@ def init_variables(network: Network, seed: int, image_shape: tuple[int, ...]) ->
     return {'batch_stats': {}, **init(jax.random.key(seed), jnp.zeros((1, *image_shape)))}
 
 
-def make_schedule(optim: ConfigDict, num_steps: int) -> optax.Schedule:
+def make_schedule(optim: 'ConfigDict', num_steps: int) -> optax.Schedule:
     """The learning rate as a function of the step.
 
     Args:
@@ -99,7 +101,7 @@ def make_schedule(optim: ConfigDict, num_steps: int) -> optax.Schedule:
     raise UserError(f'config.optim.schedule: expected cosine or constant, found {optim.schedule!r}')
 
 
-def make_optimizer(optim: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
+def make_optimizer(optim: 'ConfigDict', schedule: optax.Schedule) -> optax.GradientTransformation:
     """The optimizer that the section `optim` of the config describes.
 
     Raises:
