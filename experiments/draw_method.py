@@ -83,40 +83,32 @@ def draw_collapse():
     """The loss of one triplet against the size of all distances."""
     figure = Figure(figsize=(9, 3.1), layout='constrained')
     scale, threshold = np.linspace(0, 1, 50), 0.5
-    for axes, (positive, negative), title in zip(
+    panels = zip(
         figure.subplots(1, 2, sharey=True),
         ((0.4, 1.2), (1.2, 0.8)),
         (
             'Hardest positive nearer than hardest negative',
             'Hardest positive farther, as with noisy labels',
         ),
+        (
+            ('learning pulls here', (0.62, 0.02), (0.55, 0.22)),
+            ('and here: collapse', (0.02, 0.49), (0.15, 0.25)),
+        ),
         strict=True,
-    ):
+    )
+    for axes, (positive, negative), title, note in panels:
         loss = np.maximum(scale * (positive - negative) + threshold, 0)
         axes.plot(scale, loss, c=BLUE, lw=2)
         axes.axhline(threshold, c=GREY, lw=1, ls=':')
         best = np.argmin(loss)
         axes.plot(scale[best], loss[best], 'o', c=ORANGE, ms=8)
+        axes.annotate(*note, color=ORANGE, arrowprops={'arrowstyle': '->'})
         axes.set_title(title, size=10.5)
         axes.set_xlabel('size of all distances (0: every face is one point)')
         axes.set_ylim(0, 1)
         axes.spines[['top', 'right']].set_visible(False)
         axes.text(0.99, threshold + 0.02, 'τ', color=GREY, ha='right')
     figure.axes[0].set_ylabel('loss of a triplet')
-    figure.axes[0].annotate(
-        'learning pulls here',
-        (0.62, 0.02),
-        (0.55, 0.22),
-        color=ORANGE,
-        arrowprops={'arrowstyle': '->'},
-    )
-    figure.axes[1].annotate(
-        'and here: collapse',
-        (0.02, 0.49),
-        (0.15, 0.25),
-        color=ORANGE,
-        arrowprops={'arrowstyle': '->'},
-    )
     return figure
 
 

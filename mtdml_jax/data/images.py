@@ -9,6 +9,8 @@ from ml_collections import ConfigDict
 
 from mtdml_jax.inference.pixels import open_upright
 
+# What `load_pixels` reads of the section `data` of the config.
+PIXEL_KEYS = ('channels', 'crop', 'crop_margin')
 _JPEG, _PNG = b'\xff\xd8\xff', b'\x89PNG'
 
 

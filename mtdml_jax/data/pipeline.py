@@ -12,13 +12,10 @@ import tensorflow_datasets as tfds
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from mtdml_jax.data.augment import augment, draw_uniforms
-from mtdml_jax.data.images import load_pixels, normalize
+from mtdml_jax.data.images import PIXEL_KEYS, load_pixels, normalize
 from mtdml_jax.data.prepare import prepare
 from mtdml_jax.data.sampling import fits_all_classes, index_by_class, sample_rows
 from mtdml_jax.errors import UserError, listed
-
-# What `load_pixels` reads of the section `data`.
-PIXEL_KEYS = ('channels', 'crop', 'crop_margin')
 
 # TensorFlow only feeds: the accelerators belong to JAX.
 tf.config.set_visible_devices([], 'GPU')
