@@ -5,6 +5,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mtdml_jax.errors import UserError
+from mtdml_jax.paths import user_path
+
 
 class Command(NamedTuple):
     """A command, `python -m mtdml_jax NAME ...`; its name stands in `mtdml_jax.__main__.COMMANDS`.
@@ -24,14 +27,17 @@ class Command(NamedTuple):
     is_training: bool = False
 
 
-def user_path(path: str) -> Path:
-    """As the shell would have it, which leaves the ~ of --workdir=~/run alone."""
-    return Path(path).expanduser()
+def path_argument(text: str) -> Path:
+    """`user_path`, as argparse wants its errors."""
+    try:
+        return user_path(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def add_workdir(parser: argparse.ArgumentParser) -> None:
     """Adds --workdir."""
-    parser.add_argument('--workdir', type=user_path, required=True, help='folder of the run')
+    parser.add_argument('--workdir', type=path_argument, required=True, help='folder of the run')
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:

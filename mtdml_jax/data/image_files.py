@@ -25,6 +25,7 @@ from mtdml_jax.data.findings import (
 from mtdml_jax.data.folders import Face, find_patterns
 from mtdml_jax.data.images import decode_image
 from mtdml_jax.errors import UserError, listed
+from mtdml_jax.paths import user_path
 
 logger = logging.getLogger(__name__)
 
@@ -174,7 +175,7 @@ class FaceBuilder(
             )
         if data.num_frames < 1:
             raise UserError(f'config.data.num_frames: expected at least 1, found {data.num_frames}')
-        folder = Path(data.dir).expanduser()
+        folder = user_path(data.dir)
         cls.find_sources(folder, variant)
         return FaceConfig(**cls.common_settings(data, variant, cls.class_names(variant, folder)))
 
@@ -190,7 +191,7 @@ class FaceBuilder(
         check_class_names(class_names)
         return {
             'name': variant,
-            'folder': Path(data.dir).expanduser(),
+            'folder': user_path(data.dir),
             'class_names': tuple(class_names),
             'num_frames': data.num_frames,
             'subject_pattern': data.subject_pattern,

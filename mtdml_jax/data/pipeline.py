@@ -16,6 +16,7 @@ from mtdml_jax.data.images import PIXEL_KEYS, load_pixels, normalize
 from mtdml_jax.data.prepare import prepare
 from mtdml_jax.data.sampling import fits_all_classes, index_by_class, sample_rows
 from mtdml_jax.errors import UserError, listed
+from mtdml_jax.paths import user_path
 
 # TensorFlow only feeds: the accelerators belong to JAX.
 tf.config.set_visible_devices([], 'GPU')
@@ -112,7 +113,7 @@ def load_split(data: ConfigDict, name: str) -> Split:
         return [x.decode() for x in found[key].numpy()] if key in found else default
 
     file_names = texts('file_name', [f'{name}:{row}' for row in range(count)])
-    folder = Path(data.dir).expanduser()
+    folder = user_path(data.dir)
     paths = [os.fsencode(folder / file_name) for file_name in file_names]
     return Split(
         name,

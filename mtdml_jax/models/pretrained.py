@@ -37,6 +37,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from mtdml_jax.errors import UserError, listed
 from mtdml_jax.models.backbones import BACKBONES
+from mtdml_jax.paths import user_path
 
 if TYPE_CHECKING:  # Whoever has a file of weights may have none of it.
     from ml_collections import ConfigDict
@@ -60,7 +61,7 @@ def load_backbone(variables: Any, model: 'ConfigDict') -> Any:
     Raises:
       UserError: a file that cannot be read or that does not hold exactly this backbone.
     """
-    find_names, path = BACKBONES[model.backbone].torch_names, Path(model.pretrained).expanduser()
+    find_names, path = BACKBONES[model.backbone].torch_names, user_path(model.pretrained)
     if find_names is None:
         known = ', '.join(name for name, x in BACKBONES.items() if x.torch_names)
         raise UserError(

@@ -15,6 +15,7 @@ from mtdml_jax.data.image_files import FaceBuilder, FaceConfig
 from mtdml_jax.data.sets.folder import find_subject
 from mtdml_jax.data.tables import parse_box, read_csv
 from mtdml_jax.errors import UserError
+from mtdml_jax.paths import user_path
 
 BOX = ('x', 'y', 'w', 'h')
 ROLES = ('query', 'gallery')
@@ -154,7 +155,7 @@ def read_list(path: Path, columns: Mapping[str, str]) -> list[Row]:
 
 
 def _list_path(folder, name):
-    return Path(folder).expanduser() / Path(name).expanduser()
+    return user_path(folder) / user_path(name)
 
 
 def _find_image(name, list_path, folder):
