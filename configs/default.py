@@ -135,7 +135,7 @@ def get_config() -> ConfigDict:
     config.loss = loss = ConfigDict()
     # Weight of the multi-threshold loss. Far above 1 it collapses on noisy labels.
     loss.metric_weight = 1.0
-    # Weight of the softmax cross-entropy of each slice. At 0 hard sets collapse (README).
+    # Weight of the softmax cross-entropy of each slice. At 0 hard sets collapse (docs/method.md).
     loss.softmax_weight = 1.0
     # Share of the target that cross-entropy spreads over all classes.
     loss.label_smoothing = 0.0
