@@ -141,7 +141,9 @@ def show_devices() -> None:
 
 def quieten() -> None:
     """Leaves the terminal to what the user asked for; must come before TensorFlow is imported."""
-    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+    # Of a file that is gone it would tell in hundreds of lines. 1 is what importing JAX sets.
+    if os.environ.get('TF_CPP_MIN_LOG_LEVEL', '1') == '1':
+        os.environ['TF_CPP_MIN_LOG_LEVEL'] = '2'
     # It only feeds; with oneDNN on it says so at every start, whatever the log level.
     os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
     from absl import logging as absl_logging

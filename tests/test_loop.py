@@ -1,12 +1,15 @@
+import json
 import os
 import signal
 
 import chex
 import numpy as np
 import pytest
-from small_data import csv_rows, small_config, write_csv
+from filelock import FileLock
+from small_data import CONFIG, csv_rows, png, small_config, small_overrides, write_csv
 
-from mtdml_jax.errors import UserError
+from mtdml_jax.__main__ import main
+from mtdml_jax.errors import UNWRITABLE, UserError
 from mtdml_jax.evaluation.embed import make_embedder
 from mtdml_jax.evaluation.evaluate import load_checkpoint
 from mtdml_jax.models import make_network
@@ -79,6 +82,39 @@ def test_run_that_crashed_and_is_resumed_ends_with_the_same_bits(
     assert read_metrics(tmp_path / 'metrics.jsonl') == read_metrics(uninterrupted / 'metrics.jsonl')
 
 
+@pytest.mark.slow
+def test_run_whose_images_vanish_says_so_and_goes_on_when_they_are_back(
+    tmp_path, monkeypatch, capsys
+):
+    for number, (emotion, pixels, usage) in enumerate(csv_rows()):
+        split = 'train' if usage == 'Training' else 'validation'
+        path = tmp_path / 'data' / split / str(emotion) / f'{number}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        face = np.array(pixels.split(), np.uint8).reshape(48, 48, 1)
+        path.write_bytes(png(face))
+    settings = '--config.data.name=folder', '--config.data.in_memory=False'
+    command = ['train', f'--config={CONFIG}', *small_overrides(tmp_path), *settings]
+    assert main([*command, f'--workdir={tmp_path / "sound"}']) == 0
+    capsys.readouterr()
+    command.append(f'--workdir={tmp_path / "run"}')
+    with monkeypatch.context() as patch:
+        interrupt_before(patch, 5, lambda: (tmp_path / 'data').rename(tmp_path / 'gone'))
+        assert main(command) == UNWRITABLE
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert 'images that could be read when they were prepared cannot be now: ' in line
+    assert 'No such file' in line
+    assert main(command) == 2
+    (tmp_path / 'gone').rename(tmp_path / 'data')
+    assert main(command) == 0
+    found, expected = (
+        json.loads((tmp_path / name / 'evaluation.json').read_text()) for name in ('run', 'sound')
+    )
+    del found['run'], expected['run']  # How long it took, and where.
+    assert found == expected
+    lines, expected = (read_metrics(tmp_path / name / 'metrics.jsonl') for name in ('run', 'sound'))
+    assert lines == expected
+
+
 @pytest.mark.parametrize(('step', 'sent'), [(3, signal.SIGTERM), (5, signal.SIGINT)])
 def test_signal_saves_the_step_at_which_it_came(
     config, uninterrupted, tmp_path, monkeypatch, step, sent
@@ -137,6 +173,13 @@ def test_workdir_of_another_run_is_refused_and_left_alone(config, folder, uninte
     with pytest.raises(UserError, match='optim.learning_rate'):
         loop.train(other, uninterrupted)
     assert {path: path.stat().st_mtime_ns for path in uninterrupted.rglob('*')} == before
+
+
+def test_second_run_in_a_workdir_is_refused_while_the_first_trains(config, tmp_path):
+    refused = pytest.raises(UserError, match='another process is training in')
+    with FileLock(tmp_path / '.lock'), refused:
+        loop.train(config, tmp_path)
+    assert not (tmp_path / 'config.json').exists()
 
 
 def test_data_without_the_validation_split_train_without_looking(folder, tmp_path):

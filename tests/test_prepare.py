@@ -12,6 +12,7 @@ from face_trees import data_config, read_records, write_corrupt, write_image
 from filelock import FileLock
 from small_data import csv_rows, write_csv
 
+from mtdml_jax.data.pipeline import load_split
 from mtdml_jax.data.prepare import check_builder, make_builder, prepare
 from mtdml_jax.errors import UserError
 
@@ -118,6 +119,22 @@ def test_interrupted_preparation_removes_what_it_had_written(folder, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         prepare(data_config('folder', folder))
     assert not [x for x in (folder.parent / 'prepared').rglob('*') if x.is_file() and x.suffix]
+
+
+def test_damage_to_what_was_prepared_is_told_with_how_to_mend_it(folder):
+    data = data_config('folder', folder)
+    path = Path(prepare(data).data_path)
+    (records,) = path.glob('*.tfrecord*')
+    for file in (records, path / 'dataset_info.json'):
+        content = file.read_bytes()
+        for damage in (lambda file, half: file.write_bytes(half), lambda file, half: file.unlink()):
+            damage(file, content[: len(content) // 2])
+            with pytest.raises(
+                UserError, match='folder.*cannot be read .*; remove it, and .* anew$'
+            ):
+                load_split(data, 'train')
+        file.write_bytes(content)
+    assert len(load_split(data, 'train').labels) == 3
 
 
 def test_corrupt_images_of_a_set_from_elsewhere_are_named(tmp_path):

@@ -1,3 +1,5 @@
+import os
+
 import jax
 import numpy as np
 import pytest
@@ -5,7 +7,12 @@ from jax.experimental import multihost_utils
 
 from mtdml_jax.errors import LostProcessError, UserError
 from mtdml_jax.evaluation import embed
-from mtdml_jax.process import check_processes_agree, code_digest, noticing_lost_processes
+from mtdml_jax.process import (
+    check_processes_agree,
+    code_digest,
+    noticing_lost_processes,
+    quieten,
+)
 
 
 @pytest.fixture
@@ -67,6 +74,15 @@ def test_failure_of_jax_is_a_lost_process_only_among_several(processes):
     processes(1, [0, 0, 0])
     with pytest.raises(LostProcessError, match='process 1 of 3 .* Connection reset by peer'):
         fail()
+
+
+@pytest.mark.parametrize(('before', 'after'), [('1', '2'), ('0', '0')])
+def test_tensorflow_warns_only_those_who_ask_for_it(monkeypatch, before, after):
+    """1 is what importing jax leaves where nobody asked."""
+    monkeypatch.setenv('TF_ENABLE_ONEDNN_OPTS', '0')
+    monkeypatch.setenv('TF_CPP_MIN_LOG_LEVEL', before)
+    quieten()
+    assert os.environ['TF_CPP_MIN_LOG_LEVEL'] == after
 
 
 class Rows:

@@ -1,7 +1,9 @@
 """From a prepared data set to batches: images in memory or on disk, decoded in parallel by tf.data."""
 
 import functools
+import itertools
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +15,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from mtdml_jax.data.augment import augment, draw_uniforms
 from mtdml_jax.data.images import PIXEL_KEYS, load_pixels, normalize
-from mtdml_jax.data.prepare import prepare
+from mtdml_jax.data.prepare import damaged, prepare
 from mtdml_jax.data.sampling import fits_all_classes, index_by_class, sample_rows
 from mtdml_jax.errors import UserError, listed
 from mtdml_jax.paths import user_path
@@ -72,15 +74,10 @@ class Split(NamedTuple):
         """The encoded image of a row.
 
         Raises:
-          UserError: its file cannot be read any more.
+          OSError: its file cannot be read any more.
         """
         image = self.images[row].numpy()
-        if self.in_memory:
-            return image
-        try:
-            return Path(os.fsdecode(image)).read_bytes()
-        except OSError as error:
-            raise UserError(f'{os.fsdecode(image)}: {error.strerror}') from error
+        return image if self.in_memory else Path(os.fsdecode(image)).read_bytes()
 
 
 def load_split(data: ConfigDict, name: str) -> Split:
@@ -91,20 +88,29 @@ def load_split(data: ConfigDict, name: str) -> Split:
       name: name of the split, or a part of it in TFDS's notation: 'train[:33%]'.
 
     Raises:
-      UserError: a split that the data lacks.
+      UserError: a split that the data lacks, or records that are damaged.
     """
     builder = prepare(data)
     if not has_split(builder, name):
+        hint = ''
+        if name == 'test':
+            hint = (
+                '; cross-validate (crossval, with config.data.folds=5), or have the validation part '
+                'judged (config.eval.split=validation)'
+            )
         raise UserError(
-            f'{data.name} has no split {name!r}; it has {", ".join(sorted(builder.info.splits))}'
+            f'{data.name} has no split {name!r}; it has {", ".join(sorted(builder.info.splits))}{hint}'
         )
     decoders = {'image': tfds.decode.SkipDecoding()} if data.in_memory else None
-    dataset = builder.as_dataset(split=name, decoders=decoders)
     count = builder.info.splits[name].num_examples
     if not count:
         raise UserError(f'{data.name}: the split {name!r} is empty')
-    # One batch: a string tensor of all images, and no second copy of them.
-    found = dataset.batch(count).get_single_element()
+    try:
+        dataset = builder.as_dataset(split=name, decoders=decoders)
+        # One batch: a string tensor of all images, and no second copy of them.
+        found = dataset.batch(count).get_single_element()
+    except tf.errors.OpError as error:
+        raise damaged(data, builder.data_path, _reason(error)) from error
 
     def values(key):
         return found[key].numpy() if key in found else None
@@ -246,7 +252,12 @@ def eval_batches(
 
 
 def _iterate(numbers, make_batch, split, data, rows_of):
-    """The batches of numbers; an image that fails, though prepared, ends them with its name."""
+    """The batches of numbers.
+
+    Raises:
+      UserError: images that can no longer be decoded, though they were prepared; names some.
+      OSError: images that can no longer be read.
+    """
     # As in `_pixels_loader`.
     make_batch = tf.autograph.experimental.do_not_convert(make_batch)
     dataset = tf.data.Dataset.range(numbers.start, numbers.stop, numbers.step)
@@ -256,24 +267,41 @@ def _iterate(numbers, make_batch, split, data, rows_of):
         try:
             batch = next(batches)
         except tf.errors.OpError as error:
-            failed = _find_failing(split, data, rows_of(tf.constant(number, tf.int64)).numpy())
-            reason = error.message.partition('\n')[0]
-            raise UserError(
-                f'split {split.name}: images that could be read when they were prepared cannot be now: '
-                f'{listed(failed) or "which, is not known"} ({reason})'
-            ) from error
+            rows = rows_of(tf.constant(number, tf.int64)).numpy()
+            raise _failure(split, data, rows, error) from error
         yield batch
 
 
-def _find_failing(split, data, rows):
-    """Names of the images of these rows that cannot be loaded."""
-    failed = []
+def _reason(error):
+    """What TensorFlow says, without where in its graph."""
+    line = error.message.partition('\n')[0]
+    return re.sub(r'\{\{.*?\}\} |Error in user.*? with iterator: \S+ | \[Op:.*', '', line)
+
+
+def _failure(split, data, rows, error):
+    """The error of images of these rows that could not be loaded, with the names of some."""
+    failed = [*itertools.islice(_failing(split, data, rows), 6)]
+    names = listed(split.file_names[row] for row in failed) or 'which, is not known'
+    message = (
+        f'split {split.name}: images that could be read when they were prepared cannot be now: {names} '
+        f'({_reason(error)}); put them back, and the same command goes on'
+    )
+    try:
+        for row in failed:
+            split.encoded_image(row)
+    except OSError:
+        failed = []
+    # What is no image is wrong; what is not there, or was not for a moment, may come back with its disk.
+    return UserError(message) if failed else OSError(message)
+
+
+def _failing(split, data, rows):
+    """Those of these rows whose images cannot be loaded."""
     for row in np.unique(rows):
         try:
             _gather(split, data, data.image_size, [row])
         except tf.errors.OpError:
-            failed.append(split.file_names[row])
-    return failed
+            yield row
 
 
 def _gather(split, data, side, rows):

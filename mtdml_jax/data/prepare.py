@@ -12,6 +12,7 @@ from pathlib import Path
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from filelock import FileLock
+from google.protobuf import json_format
 from ml_collections import ConfigDict
 
 from mtdml_jax.data import sets  # noqa: F401 (importing registers the builders)
@@ -33,10 +34,13 @@ def prepare(data: ConfigDict) -> tfds.core.DatasetBuilder:
       data: the section `data` of the config.
 
     Raises:
-      UserError: an unknown data set, or source files that are missing, wrong or not to be read.
+      UserError: an unknown data set; source files that are missing, wrong or not to be read; or what was
+        prepared is damaged.
     """
     try:
         return _prepare(data)
+    except json_format.ParseError as error:
+        raise damaged(data, user_path(data.prepared_dir) / f'{data.name}*', error) from error
     except OSError as error:
         raise UserError(
             f'{data.name}, which is read from {data.dir} (config.data.dir): {error}'
@@ -47,6 +51,8 @@ def _prepare(data):
     builder = make_builder(data)
     path = Path(builder.data_path)
     if path.exists():
+        if not builder.info.splits:
+            raise damaged(data, path, 'nothing tells its splits')
         return builder
     with _lock(path.parent):
         for half_done in path.parent.glob('incomplete.*'):
@@ -64,6 +70,14 @@ def _prepare(data):
             shutil.rmtree(path)
             raise
     return builder
+
+
+def damaged(data: ConfigDict, folder: str | os.PathLike, reason: object) -> UserError:
+    """The error of a set that was prepared, but cannot be read: (section `data`, where, why)."""
+    return UserError(
+        f'{data.name}: what was prepared in {folder} cannot be read ({str(reason).rstrip(".")}); remove '
+        f'it, and the same command prepares it anew'
+    )
 
 
 def make_builder(data: ConfigDict) -> tfds.core.DatasetBuilder:
