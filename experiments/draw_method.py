@@ -15,14 +15,15 @@ BLUE, ORANGE, GREEN, GREY = '#0072b2', '#d55e00', '#009e73', '#7a8594'
 
 def main():
     """Writes the figures."""
+    # Small in inches, fine in dots: what is written can be read on a phone.
     for draw in (draw_slices, draw_dual, draw_collapse):
         figure = draw()
-        figure.savefig(FIGURES / f'method_{draw.__name__.removeprefix("draw_")}.png', dpi=110)
+        figure.savefig(FIGURES / f'method_{draw.__name__.removeprefix("draw_")}.png', dpi=170)
 
 
 def draw_slices():
     """An embedding, cut into slices, each with its threshold on the valid range."""
-    figure = Figure(figsize=(9, 2.6), layout='constrained')
+    figure = Figure(figsize=(5.8, 2.1), layout='constrained')
     axes = figure.subplots()
     thresholds = np.sqrt(2 * 7 / 6) * (np.arange(8) + 0.5) / 8
     for index, threshold in enumerate(thresholds):
@@ -30,14 +31,14 @@ def draw_slices():
         axes.add_patch(Rectangle((index, 1.5), 0.94, 0.5, color=colour))
         axes.text(index + 0.47, 1.75, f'slice {index + 1}', color='w', ha='center', va='center')
         axes.plot([index + 0.47] * 2, [1.4, 0.75], c=GREY, lw=1)
-        axes.text(index + 0.47, 0.55, f'τ = {threshold:.2f}', ha='center', va='center')
-    axes.text(0, 2.2, 'one embedding of a face, cut into slices; each is normalised by itself')
+        axes.text(index + 0.47, 0.55, f'τ {threshold:.2f}', ha='center', va='center')
+    axes.text(0, 2.2, 'one embedding of a face, cut into slices of length one')
     axes.annotate('', (7.9, 0.2), (0, 0.2), arrowprops={'arrowstyle': '->', 'color': GREY})
     axes.text(0, -0.12, '0: any order will do', va='center', color=GREY)
     axes.text(
         7.94,
         -0.12,
-        '1.53: seven classes as far apart as they can be',
+        '1.53: seven classes as far apart as can be',
         ha='right',
         color=GREY,
         va='center',
@@ -49,14 +50,14 @@ def draw_slices():
 
 def draw_dual():
     """A triplet that keeps its threshold at the anchor and violates it at the positive."""
-    figure = Figure(figsize=(9, 4.3), layout='constrained')
+    figure = Figure(figsize=(5.8, 3.5), layout='constrained')
     anchor, positive, negative, threshold = (0.0, 0.0), (1.0, 0.0), (1.62, 0.42), 0.5
     panels = zip(
         figure.subplots(1, 2),
         (anchor, positive),
         (
-            'The ordinary loss judges from the anchor:\nthe negative is far enough, all seems well',
-            'The dual loss also judges from the positive:\nthe same negative is too near',
+            'The ordinary loss judges\nfrom the anchor: the negative\nis far enough, all seems well',
+            'The dual loss also judges\nfrom the positive: the same\nnegative is too near',
         ),
         (GREEN, ORANGE),
         strict=True,
@@ -72,26 +73,26 @@ def draw_dual():
             axes.annotate(name, point, place, textcoords='offset points', size=12)
         axes.plot(*zip(anchor, positive, strict=True), c=BLUE, lw=1.5)
         axes.plot(*zip(centre, negative, strict=True), c=colour, lw=1.5)
-        axes.text(centre[0], 1 + threshold + 0.05, 'D(a,p) + τ', ha='center', color=colour)
+        axes.text(centre[0], 1 + threshold + 0.1, 'D(a,p) + τ', ha='center', color=colour)
         axes.set_title(title, size=10.5)
-        axes.set(xlim=(-1.6, 2.7), ylim=(-1.6, 2.3), aspect='equal')
+        axes.set(xlim=(-1.6, 2.7), ylim=(-1.6, 2.0), aspect='equal')
         axes.axis('off')
     return figure
 
 
 def draw_collapse():
     """The loss of one triplet against the size of all distances."""
-    figure = Figure(figsize=(9, 3.1), layout='constrained')
+    figure = Figure(figsize=(5.8, 2.9), layout='constrained')
     scale, threshold = np.linspace(0, 1, 50), 0.5
     panels = zip(
         figure.subplots(1, 2, sharey=True),
         ((0.4, 1.2), (1.2, 0.8)),
         (
-            'Hardest positive nearer than hardest negative',
-            'Hardest positive farther, as with noisy labels',
+            'Hardest positive nearer\nthan hardest negative',
+            'Hardest positive farther,\nas with noisy labels',
         ),
         (
-            ('learning pulls here', (0.62, 0.02), (0.55, 0.22)),
+            ('learning pulls here', (0.62, 0.02), (0.4, 0.22)),
             ('and here: collapse', (0.02, 0.49), (0.15, 0.25)),
         ),
         strict=True,
@@ -104,7 +105,7 @@ def draw_collapse():
         axes.plot(scale[best], loss[best], 'o', c=ORANGE, ms=8)
         axes.annotate(*note, color=ORANGE, arrowprops={'arrowstyle': '->'})
         axes.set_title(title, size=10.5)
-        axes.set_xlabel('size of all distances (0: every face is one point)')
+        axes.set_xlabel('size of all distances\n(0: every face is one point)')
         axes.set_ylim(0, 1)
         axes.spines[['top', 'right']].set_visible(False)
         axes.text(0.99, threshold + 0.02, 'τ', color=GREY, ha='right')
