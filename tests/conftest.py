@@ -9,11 +9,13 @@ os.environ['JAX_NUM_CPU_DEVICES'] = '8'
 os.environ['JAX_COMPILATION_CACHE_DIR'] = str(Path(__file__).parents[1] / '.pytest_cache' / 'jax')
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.5'
 # Tests compile much and compute little.
-FLAGS = '--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1'
-# Without MLIR fusions compile in half the time; later ones know no other way, and not the flag.
-ONLY_TO_0_10 = ' --xla_cpu_use_fusion_emitters=false'
-IS_LATER = tuple(map(int, version('jaxlib').split('.')[:2])) > (0, 10)
-os.environ.setdefault('XLA_FLAGS', FLAGS + ONLY_TO_0_10 * (not IS_LATER))
+os.environ.setdefault(
+    'XLA_FLAGS',
+    '--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1'
+    # Without MLIR fusions compile in half the time; a later XLA knows no other way, and not the flag.
+    + ' --xla_cpu_use_fusion_emitters=false'
+    * (tuple(map(int, version('jaxlib').split('.')[:2])) <= (0, 10)),
+)
 os.environ['TF_CPP_MIN_LOG_LEVEL'] = '2'
 
 import pytest
