@@ -102,6 +102,20 @@ def test_validation_share_without_subjects_keeps_the_classes_proportions():
     np.testing.assert_array_equal(np.bincount(labels[cut]), [4, 1, 2])
 
 
+@pytest.mark.parametrize(('people', 'cut'), [('abcd', 'd'), ('ab', 'b')])
+def test_validation_share_of_few_subjects_is_one_of_them(people, cut):
+    split = split_of([b''] * 8, [0] * 8, subjects=list(people) * (8 // len(people)))
+    found = find_validation(split, 0.1)
+    assert {x for x, is_cut in zip(split.subjects, found, strict=True) if is_cut} == {cut}
+    assert found.sum() == 8 // len(people)
+
+
+def test_validation_share_of_a_single_subject_is_refused():
+    split = split_of([b''] * 3, [0, 1, 2], subjects=['a'] * 3)
+    with pytest.raises(UserError, match='validation_share: all subjects of the split .* are one'):
+        find_validation(split, 0.1)
+
+
 def test_folds_without_a_share_have_no_validation(folder):
     data = folds_config(folder, folds=3)
     assert not has_validation(data)
@@ -120,5 +134,5 @@ def test_held_out_classes_are_all_that_is_tested_and_nothing_that_training_sees(
 
 
 def test_part_that_the_set_lacks_is_named(folder):
-    with pytest.raises(UserError, match="folder has no split 'test'; it has train"):
+    with pytest.raises(UserError, match="no split 'test'; it has train; cross-validate"):
         load_part(data_config('folder', folder), 'test')

@@ -100,34 +100,48 @@ def assign_folds(split: Split, num_folds: int) -> np.ndarray:
     Raises:
       UserError: fewer subjects or faces than folds, or subjects that are known of some faces only.
     """
-    known = [bool(subject) for subject in split.subjects]
-    if any(known) and not all(known):
-        raise UserError(f'{split.name}: the subject is unknown of {known.count(False)} faces')
-    if not any(known):
-        if num_folds == -1:
-            raise UserError('config.data.folds=-1: the subjects of this data set are not known')
-        order = np.lexsort((np.array(split.file_names), split.labels))
-        place = np.empty(len(order), int)
-        place[order] = np.arange(len(order))
-    else:
-        _, place = np.unique(split.subjects, return_inverse=True)
+    if num_folds == -1 and not any(split.subjects):
+        raise UserError('config.data.folds=-1: the subjects of this data set are not known')
+    place, kind = _deal(split)
     number = place.max() + 1
     num_folds = number if num_folds == -1 else num_folds
     if not 2 <= num_folds <= number:
-        kind = 'subjects' if any(known) else 'faces'
         raise UserError(
             f'config.data.folds: expected -1, or 2 to {number} (the {kind}), found {num_folds}'
         )
     return place % num_folds
 
 
+def _deal(split):
+    """The place of each face in a row out of which folds are dealt, int [N]; and what stands there."""
+    known = [bool(subject) for subject in split.subjects]
+    if any(known) and not all(known):
+        raise UserError(f'{split.name}: the subject is unknown of {known.count(False)} faces')
+    if any(known):
+        return np.unique(split.subjects, return_inverse=True)[1], 'subjects'
+    order = np.lexsort((np.array(split.file_names), split.labels))
+    place = np.empty(len(order), int)
+    place[order] = np.arange(len(order))
+    return place, 'faces'
+
+
 def find_validation(split: Split, share: float) -> np.ndarray:
     """Which faces of a train split are to choose the checkpoint, bool [N]: about `share` of them.
 
-    They are one fold of 1 / share, by subject where subjects are known.
+    They are one fold of 1 / share, by subject where subjects are known; of few subjects it is one.
+
+    Raises:
+      UserError: a single subject, or subjects that are known of some faces only.
     """
-    num_folds = round(1 / share)
-    return assign_folds(split, num_folds) == num_folds - 1
+    place, kind = _deal(split)
+    number = place.max() + 1
+    if number < 2:
+        raise UserError(
+            f'config.data.validation_share: all {kind} of the split {split.name!r} are one, and none '
+            f'would be left to train on; set it to 0 for no validation part'
+        )
+    num_folds = min(round(1 / share), number)
+    return place % num_folds == num_folds - 1
 
 
 def find_heldout(split: Split, names: tuple[str, ...]) -> np.ndarray:
