@@ -233,5 +233,18 @@ def test_pooled_accuracy_weighs_images_and_its_mean_weighs_folds_by_hand():
     assert scores['fold_accuracies'] == [7 / 8, 1 / 2]
     assert scores['accuracy_mean'] == 0.6875
     # Two values x, y: standard error |x - y| / 2, and t of 1 degree of freedom 12.706.
-    half = 12.7062 * 0.375 / 2
-    np.testing.assert_allclose(scores['accuracy_ci95'], [0.6875 - half, 0.6875 + half], rtol=1e-5)
+    # So far that it ends with the shares that there are.
+    assert 12.7062 * 0.375 / 2 > 0.6875
+    assert scores['accuracy_ci95'] == [0.0, 1.0]
+
+
+def test_interval_of_folds_is_that_of_their_mean_and_not_shorter_than_that_of_all_images():
+    different = [fold_of([[x, 100 - x], [100 - x, x]]) for x in (80, 90, 70)]
+    # The standard error is 0.1 / sqrt(3), and t of 2 degrees of freedom 4.30265.
+    half = 4.30265 * 0.1 / 3**0.5
+    assert 0.8 + half > 1
+    (found,) = (x['accuracy_ci95'] for x in pool_folds(different)['classifiers'].values())
+    np.testing.assert_allclose(found, [0.8 - half, 1.0], rtol=1e-5)
+    equal = pool_folds([fold_of([[10, 0], [0, 10]])] * 3)['classifiers']['knn']
+    # Wilson's interval of n = n: from 1 / (1 + z^2 / n).
+    np.testing.assert_allclose(equal['accuracy_ci95'], [1 / (1 + 1.959964**2 / 60), 1], rtol=1e-5)

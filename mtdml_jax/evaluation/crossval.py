@@ -86,7 +86,8 @@ def pool_folds(evaluations: list[dict]) -> dict:
       'num_folds', 'num_examples', 'class_names', and 'classifiers': for each one the scores of
       `classification_scores` over all images, with 'fold_accuracies', their mean 'accuracy_mean', and as
       'accuracy_ci95' the 95 % t interval of that mean. Images of a fold are not independent (they are of
-      the same people), folds nearly are.
+      the same people), folds nearly are. Of few folds that interval may be short by luck: it is never
+      shorter on either side than that of as many independent images.
     """
     names = evaluations[0]['class_names']
     return {
@@ -109,9 +110,11 @@ def _pool_scores(folds):
     )
     accuracies = [fold['accuracy'] for fold in folds]
     mean, low, high = mean_interval(accuracies)
-    return classification_scores(labels, predictions, num_classes) | {
+    scores = classification_scores(labels, predictions, num_classes)
+    lowest, highest = scores['accuracy_ci95']
+    return scores | {
         'accuracy_mean': mean,
-        'accuracy_ci95': [low, high],
+        'accuracy_ci95': [max(0.0, min(low, lowest)), min(1.0, max(high, highest))],
         'fold_accuracies': accuracies,
     }
 

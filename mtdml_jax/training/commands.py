@@ -80,8 +80,8 @@ def _crossval(arguments, overrides, command) -> int:
     pooled = cross_validate(config, arguments.workdir, command)
     if pooled is None:
         return _say_stopped()
-    print(f'{pooled["num_examples"]} images of {pooled["num_folds"]} folds:')
-    _print_accuracies(pooled['classifiers'], arguments.workdir)
+    print(f'{pooled["num_examples"]} images of {pooled["num_folds"]} folds, mean of the folds:')
+    _print_accuracies(pooled['classifiers'], arguments.workdir, 'accuracy_mean')
     return 0
 
 
@@ -123,10 +123,10 @@ def _finish(config, workdir, split, command) -> int:
     return 0
 
 
-def _print_accuracies(classifiers, workdir) -> None:
+def _print_accuracies(classifiers, workdir, score='accuracy') -> None:
     for name, scores in classifiers.items():
         low, high = scores['accuracy_ci95']
-        print(f'  {name:9s} {scores["accuracy"]:6.2%}  (95 % interval {low:.2%} to {high:.2%})')
+        print(f'  {name:9s} {scores[score]:6.2%}  (95 % interval {low:.2%} to {high:.2%})')
     print(f'report: {(workdir / "report.html").absolute()}')
 
 
