@@ -228,3 +228,8 @@ def test_folder_that_is_no_evaluated_run_is_refused(tmp_path):
         mtdml_jax.load(tmp_path)
     with pytest.raises(UserError, match='nothing.safetensors: it is no model file'):
         mtdml_jax.load(tmp_path / 'nothing.safetensors')
+    for fold in ('fold_00', 'fold_01'):
+        (tmp_path / fold).mkdir()
+        (tmp_path / fold / 'model.safetensors').touch()
+    with pytest.raises(UserError, match='cross-validation, .* name one of fold_00, fold_01 in it'):
+        mtdml_jax.load(tmp_path)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, overload
 import jax
 import numpy as np
 
-from mtdml_jax.errors import UserError
+from mtdml_jax.errors import UserError, listed
 from mtdml_jax.inference.classifiers import CLASSIFIERS, find_nearest, need_faces, side_by_side
 from mtdml_jax.inference.embedding import make_look
 from mtdml_jax.inference.model_file import ModelData, read_model, write_model
@@ -104,10 +104,16 @@ def find_model(path: str | Path) -> Path:
     """The model file that a path names, as `load` takes it.
 
     Raises:
-      UserError: the folder of a run without one.
+      UserError: the folder of a run without one, or of a cross-validation, which has several.
     """
     path = user_path(path)
     if path.is_dir():
+        folds = sorted(x.parent.name for x in path.glob(f'fold_*/{MODEL_NAME}'))
+        if folds:
+            raise UserError(
+                f'{path}: the folder of a cross-validation, with a model a fold: name one of '
+                f'{listed(folds)} in it'
+            )
         if not (path / MODEL_NAME).exists():
             raise UserError(
                 f'{path}: no {MODEL_NAME} in this folder, which the evaluation of a run writes: python '

@@ -38,10 +38,14 @@ class Counts(NamedTuple):
 
     def describe(self) -> str:
         """For people, in one line."""
-        text = f'{self.faces:,} faces in {self.pictures:,} pictures'
+        text = f'{_count(self.faces, "face")} in {_count(self.pictures, "picture")}'
         if self.without:
             text += f', {self.without:,} of them without a face'
         return text + (f'; {self.failed:,} could not be read' if self.failed else '')
+
+
+def _count(number, what):
+    return f'{number:,} {what}' + 's' * (number != 1)
 
 
 def predict_files(
