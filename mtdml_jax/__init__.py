@@ -30,7 +30,11 @@ if TYPE_CHECKING:
 # What it takes is imported by it alone: flax and safetensors, pip install '.[predict]'.
 def load(path: 'str | Path') -> 'Model':
     """Loads a trained model: `mtdml_jax.inference.model.load`."""
-    from mtdml_jax.inference.model import load
+    try:
+        from mtdml_jax.inference.model import load
+    except ModuleNotFoundError as error:
+        error.add_note("mtdml_jax.load takes more than the loss does: pip install '.[predict]'")
+        raise
 
     return load(path)
 
