@@ -39,7 +39,7 @@ class RunLog:
     def __init__(self, workdir: Path, start_step: int, kept: dict, config: ConfigDict) -> None:
         """Continues after `start_step`, with what was `kept` then: later lines are dropped."""
         self.seconds = dict(kept.get('seconds', {'total': 0.0, 'steps': 0.0}))
-        self._config, self._workdir = config, workdir
+        self._config, self._workdir, self._start_step = config, workdir, start_step
         nothing = np.zeros(config.model.num_slices, int)
         self._collapsed_steps = np.array(kept.get('collapsed_steps', nothing))
         self._idle_steps = kept.get('idle_steps', 0)
@@ -57,6 +57,7 @@ class RunLog:
             unit='step',
             mininterval=1.0 if sys.stderr.isatty() else 30.0,
             disable=jax.process_index() != 0,
+            postfix='compiling the step',
         )
 
     def __enter__(self) -> 'RunLog':
@@ -83,6 +84,8 @@ class RunLog:
     def add(self, metrics: dict) -> None:
         """Takes the metrics of a step, replicated over devices, without waiting for them."""
         self._window.append(metrics)
+        if self._bar.n == self._start_step:
+            self._bar.unpause()  # Compiling the first step is not counted into the time of the others.
         self._bar.update()
 
     def check(self, step: int) -> None:
@@ -131,8 +134,10 @@ class RunLog:
         self._waited = 0.0
         self._write(step, 'train', mean, **machine)
         gigabytes = ''.join(f', {x:.1f} GB' for x in memory.values())
+        # Nothing trains the classifier of a network without a softmax term.
+        accuracy = f'accuracy {mean["accuracy"]:.1%}, ' if self._config.loss.softmax_weight else ''
         self._bar.set_postfix_str(
-            f'loss {mean["loss"]:.3f}, accuracy {mean["accuracy"]:.1%}, active '
+            f'loss {mean["loss"]:.3f}, {accuracy}active '
             f'{np.mean(mean["slice_active_share"]):.0%}, {machine["images_per_second"]:.0f} images/s, '
             f'{machine["data_wait_share"]:.0%} waiting for data{gigabytes}'
         )
