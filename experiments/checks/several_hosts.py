@@ -10,14 +10,13 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
-from faults import ROOT, load_latest
+from faults import ROOT, SECOND_DIED, free_port, load_latest
 
 from mtdml_jax.__main__ import STOPPED
 
@@ -49,8 +48,11 @@ class Runs:
         """Nothing is started yet."""
         self.folder = folder
 
-    def start(self, name, devices, processes=1, port=0, numbers=None, **settings):
-        """The processes of a run, or those of these numbers, each with so many devices."""
+    def start(self, name, devices, processes=1, port=0, numbers=None, by_slurm=False, **settings):
+        """The processes of a run, or those of these numbers, each with so many devices.
+
+        They are told of each other by arguments, or by the variables that Slurm would set.
+        """
         settings = SETTINGS | {'data.prepared_dir': self.folder / 'prepared'} | settings
         command = [sys.executable, '-m', 'mtdml_jax', 'train', '--config=configs/digits.py']
         command += [f'--workdir={self.folder / name}']
@@ -63,6 +65,9 @@ class Runs:
         started = []
         for number in numbers or range(processes):
             joins = [f'--distributed=127.0.0.1:{port},{processes},{number}'] * (processes > 1)
+            if by_slurm:
+                joins = ['--distributed']
+                environment |= slurm_variables(processes, number)
             with self.log(name, number).open('a') as log:
                 started.append(
                     subprocess.Popen(
@@ -94,11 +99,11 @@ class Runs:
         raise TimeoutError(self.log(name).read_text())
 
 
-def free_port():
-    """A port of this machine that nobody uses."""
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        return free.getsockname()[1]
+def slurm_variables(processes, number):
+    """What Slurm would tell a process of its job on this machine."""
+    values = {'JOB_ID': os.getpid(), 'NTASKS': processes, 'PROCID': number, 'LOCALID': number}
+    values |= {'STEP_NODELIST': 'localhost', 'STEP_NUM_NODES': 1}
+    return {f'SLURM_{name}': str(value) for name, value in values.items()}
 
 
 @pytest.fixture(scope='module')
@@ -149,6 +154,13 @@ def test_two_processes_of_four_devices_have_the_metrics_and_the_evaluation_of_on
     assert 'faces of the split' not in two.log('two', 1).read_text()
 
 
+@pytest.mark.slow
+def test_processes_that_slurm_tells_of_each_other_have_the_same_metrics(two):
+    """Its variables, without Slurm."""
+    assert two.run('slurm', 4, processes=2, by_slurm=True) == [0, 0], two.log('slurm').read_text()
+    assert two.metrics('slurm') == two.metrics('two')
+
+
 def test_sigterm_to_one_of_two_saves_the_same_step_of_both_and_a_restart_ends_with_the_same_bits(
     two,
 ):
@@ -194,7 +206,7 @@ def test_other_process_ends_within_a_minute_of_a_death_and_says_whose(two):
     print(f'ended after {time.monotonic() - start:.0f} s')
     text = two.log('dead').read_text()
     assert re.search(r'mtdml_jax: process 0 of 2 could not go on', text)
-    assert 'Task 1 heartbeat timeout' in text
+    assert SECOND_DIED.search(text)
 
 
 def test_processes_of_different_settings_refuse_to_work_together(runs):
