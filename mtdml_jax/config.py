@@ -160,6 +160,8 @@ def _lists_to_tuples(section):
 def claim_workdir(workdir: Path, config: ConfigDict) -> None:
     """Keeps the config in the run's folder, which a run with another config may not use.
 
+    A folder in which nothing has been saved yet is free: a start that failed leaves no claim.
+
     Raises:
       UserError: the folder belongs to another config; names the keys that differ.
     """
@@ -171,12 +173,13 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
             for key in sorted(found.keys() | wanted.keys())
             if found.get(key) != wanted.get(key) and key not in LOCATION_KEYS
         ]
-        if different:
+        if different and _has_saved(workdir):
             raise UserError(
                 f'--workdir: {workdir} holds a run with another config: {", ".join(different)}. '
                 f'Choose another workdir, or the same settings to resume.'
             )
-        return
+        if not different:
+            return
     workdir.mkdir(parents=True, exist_ok=True)
     text = json.dumps(config.to_dict(), indent=2)
     # Written aside, each by its own name, and renamed: a kill leaves no half a config, and hosts that
@@ -184,6 +187,13 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
     partial = path.with_suffix(f'.{uuid.uuid4().hex}')
     partial.write_text(text + '\n', encoding='utf-8')
     partial.replace(path)
+
+
+def _has_saved(workdir):
+    """Whether a checkpoint is there, or the evaluation of one, of the run or of its folds."""
+    folders = [workdir, *workdir.glob('fold_*')]
+    names = (x.name for folder in folders for x in folder.glob('checkpoints/*'))
+    return any(map(str.isdigit, names)) or any((x / 'evaluation.json').exists() for x in folders)
 
 
 def check_config(config: ConfigDict, num_devices: int = 1) -> None:

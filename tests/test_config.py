@@ -110,9 +110,22 @@ def test_run_of_an_older_version_has_the_defaults_of_keys_that_came_later(tmp_pa
 
 def test_workdir_of_another_config_is_refused_with_the_keys_that_differ(tmp_path):
     claim_workdir(tmp_path, load_config(CONFIG))
+    (tmp_path / 'checkpoints' / '100').mkdir(parents=True)
     other = load_config(CONFIG, ['--config.seed=3', '--config.optim.learning_rate=0.5'])
     with pytest.raises(UserError, match=r'optim.learning_rate \(there 0.001, now 0.5\), seed'):
         claim_workdir(tmp_path, other)
+
+
+@pytest.mark.parametrize('saved', ['fold_00/checkpoints/100', 'fold_01/evaluation.json'])
+def test_workdir_is_free_until_something_of_it_or_of_its_folds_is_saved(saved, tmp_path):
+    other = load_config(CONFIG, ['--config.seed=3'])
+    claim_workdir(tmp_path, load_config(CONFIG))
+    (tmp_path / 'fold_00' / 'checkpoints' / '100.orbax-checkpoint-tmp').mkdir(parents=True)
+    claim_workdir(tmp_path, other)
+    assert read_config(tmp_path).seed == 3
+    (tmp_path / saved).mkdir(parents=True)
+    with pytest.raises(UserError, match=r'seed \(there 3, now 0\)'):
+        claim_workdir(tmp_path, load_config(CONFIG))
 
 
 def test_run_may_move_to_where_the_data_lie_elsewhere(tmp_path):

@@ -38,7 +38,7 @@ def error_of(command, capsys):
 
 
 def test_training_leaves_the_promised_files(run):
-    names = {path.name.split('.')[0] for path in run.iterdir()}
+    names = {path.name.split('.')[0] for path in run.glob('[!.]*')}
     kept = {'config', 'metrics', 'events', 'checkpoints', 'evaluation', 'report', 'model'}
     assert names == kept
     evaluation = json.loads((run / 'evaluation.json').read_text())
@@ -138,7 +138,7 @@ def test_class_with_one_face(tmp_path, capsys):
         ),
         ('--config.optim.name=lion', 'config.optim.name: expected adamw or sgd'),
         ('--config.loss.distance=cosine', "config.loss: expected distance to be one of"),
-        ('--config.eval.split=test', "fer2013 has no split 'test'; it has train, validation"),
+        ('--config.eval.split=test', "no split 'test'; it has train, validation; cross-validate"),
     ],
 )  # fmt: skip
 def test_wrong_setting(folder, tmp_path, capsys, override, message):

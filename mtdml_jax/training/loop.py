@@ -1,5 +1,7 @@
 """The training loop: data in, steps over all devices, metrics, validation, checkpoints, resume."""
 
+import contextlib
+import logging
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from filelock import FileLock, Timeout
 from flax import jax_utils
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
@@ -26,6 +29,8 @@ from mtdml_jax.training.metrics import RunLog
 from mtdml_jax.training.profile import Profile
 from mtdml_jax.training.step import AXIS, make_training, on_host, split_over_devices
 from mtdml_jax.training.stopping import catch_signals
+
+logger = logging.getLogger(__name__)
 
 
 def train(config: ConfigDict, workdir: Path, profile: tuple[int, int] | None = None) -> bool:
@@ -62,48 +67,64 @@ def train(config: ConfigDict, workdir: Path, profile: tuple[int, int] | None = N
     resumes = checkpoints.has_checkpoint(folder)
     network, state, train_step = make_training(config, class_counts, read_pretrained=not resumes)
     validate = make_validation(network, config, train_split, validation_split)
-    claim_workdir(workdir, config)
-
-    manager = checkpoints.open_checkpoints(folder, config.train)
-    info: dict[str, Any] = {}
-    if resumes:
-        state, info = checkpoints.restore_latest(manager, state)
-    step = int(state.step)
-    # From the host: of arrays on a device it would compile a copy for each shape.
-    state = jax_utils.replicate(jax.device_get(state), axis_name=AXIS)
-    batches = train_batches(
-        train_split,
-        config,
-        start_step=step,
-        host=jax.process_index(),
-        num_hosts=jax.process_count(),
-    )
-    log = RunLog(workdir, step, info, config)
-    # The manager ends what it is still writing, whatever ends the loop.
-    with manager, log, Profile(workdir, profile) as trace, catch_signals() as stopping:
-        for step, batch in enumerate(log.watch(batches), start=step + 1):  # noqa: B020 (counts on)
-            trace.before(step)
-            state, metrics = train_step(state, split_over_devices(batch))
-            trace.after(step, metrics)
-            log.add(metrics)
-            stop = stopping.now(manager, step)
-            due = step == num_steps or step % config.train.checkpoint_every == 0
-            # Before anything is saved: they raise if the loss is not finite.
-            if due or step % config.train.log_every == 0:
-                log.flush(step)
-            elif stop:
-                log.check(step)
-            if due or stop:
-                host_state = on_host(state)
-                # Also in a hurry if it is due: a resumed run has to choose among the same scores.
-                found = validate(host_state.eval_variables) if due else None
-                log.validation(step, found or {})
-                info = {'class_names': train_split.class_names, **log.kept}
-                checkpoints.save(manager, host_state, found, info)
-            if stop:
-                break
-        checkpoints.finish(manager)
+    with _claimed(workdir, config), checkpoints.open_checkpoints(folder, config.train) as manager:
+        info: dict[str, Any] = {}
+        if resumes:
+            state, info = checkpoints.restore_latest(manager, state)
+        step = int(state.step)
+        # From the host: of arrays on a device it would compile a copy for each shape.
+        state = jax_utils.replicate(jax.device_get(state), axis_name=AXIS)
+        batches = train_batches(
+            train_split,
+            config,
+            start_step=step,
+            host=jax.process_index(),
+            num_hosts=jax.process_count(),
+        )
+        log = RunLog(workdir, step, info, config)
+        with log, Profile(workdir, profile) as trace, catch_signals() as stopping:
+            for step, batch in enumerate(log.watch(batches), start=step + 1):  # noqa: B020 (counts on)
+                trace.before(step)
+                state, metrics = train_step(state, split_over_devices(batch))
+                trace.after(step, metrics)
+                log.add(metrics)
+                stop = stopping.now(manager, step)
+                due = step == num_steps or step % config.train.checkpoint_every == 0
+                # Before anything is saved: they raise if the loss is not finite.
+                if due or step % config.train.log_every == 0:
+                    log.flush(step)
+                elif stop:
+                    log.check(step)
+                if due or stop:
+                    host_state = on_host(state)
+                    # Also in a hurry if it is due: a resumed run has to choose among the same scores.
+                    found = validate(host_state.eval_variables) if due else None
+                    log.validation(step, found or {})
+                    info = {'class_names': train_split.class_names, **log.kept}
+                    checkpoints.save(manager, host_state, found, info)
+                if stop:
+                    break
+            checkpoints.finish(manager)
     return step == num_steps
+
+
+@contextlib.contextmanager
+def _claimed(workdir, config):
+    """The folder is this run's, and no other process trains in it; the system frees it after a kill."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(workdir / '.lock')
+    try:
+        if jax.process_index() == 0:
+            lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f'--workdir: another process is training in {workdir}') from None
+    except NotImplementedError:
+        logger.warning('%s: this disk has no locks; start one run in it only', workdir)
+    try:
+        claim_workdir(workdir, config)
+        yield
+    finally:
+        lock.release()
 
 
 def load_training_splits(data: ConfigDict) -> tuple[Split, Split | None]:
