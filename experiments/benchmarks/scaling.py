@@ -5,10 +5,11 @@
 Traces the training step for forced CPU devices, each number of them in a process of its own, and counts
 for one: the work of convolutions and of products, the bytes that reductions over distances read, and
 what collectives receive by ring algorithms; loops are counted as often as they run. The compiled program
-tells the memory (of a CPU's plan) and the number of collectives, for up to 64 devices. From these,
+tells the memory (of a CPU's plan) and the number of collectives, for 1, 8 and 64 devices. From these,
 published speeds and the assumptions in `MACHINES` come times; nothing here was run on an accelerator.
 
-Weak scaling: the images of a device stay the same, so the global batch grows, and all of it is mined.
+Weak scaling: the images of a device stay the same, so the global batch grows, and all of it is mined. In
+the last case it is the batch that stays: the loss alone, of 4,096 embeddings on all devices together.
 Writes results/scaling.csv.
 """
 
@@ -32,8 +33,9 @@ CASES = {
     'ResNet-18, 48 px, embedding of 2048': ('fer2013_gpu', 128, 'model.embedding_size=2048'),
     'ResNet-50, 224 px': ('raf_db', 64, 'model.backbone=resnet50', 'data.channels=3'),
 }
+LOSS, LOSS_BATCH, LOSS_SLICES = 'Loss alone, 4,096 embeddings of 512', 4096, 8
 DEVICES = (1, 2, 4, 8, 16, 32, 64, 256)
-COMPILED = 64
+COMPILED = (1, 8, 64)
 COLLECTIVES = ('psum', 'all_gather', 'all_to_all', 'reduce_scatter')
 
 
@@ -73,7 +75,7 @@ def main():
     parser.add_argument('--devices', type=int, help='print the rows of this number of devices')
     devices = parser.parse_args().devices
     if devices:
-        for case in CASES:
+        for case in (*CASES, LOSS):
             print(json.dumps(cost(case, devices)), flush=True)
         return
     rows = []
@@ -96,6 +98,46 @@ def main():
 def cost(case, devices):
     """A row: what a device does in a step."""
     import jax
+
+    step, arguments, batch = loss_alone(devices) if case == LOSS else training(case, devices)
+    row = {'case': case, 'devices': devices, 'global_batch': batch}
+    row |= count(jax.make_jaxpr(step)(*arguments).jaxpr, devices)
+    row |= {'collectives': '', 'megabytes_of_memory': ''}
+    if devices in COMPILED and case == next(iter(CASES)):
+        compiled = step.lower(*arguments).compile()
+        text = compiled.as_text()
+        row['collectives'] = sum(
+            text.count(f' {kind.replace("_", "-")}(') for kind in ('all_reduce', *COLLECTIVES[1:])
+        )
+        row['megabytes_of_memory'] = round(compiled.memory_analysis().temp_size_in_bytes / 1e6)
+    for machine in MACHINES:
+        row[f'{machine}_ms'] = round(1e3 * seconds(MACHINES[machine], row), 4)
+    return row | {f'{machine}_efficiency': '' for machine in MACHINES}
+
+
+def loss_alone(devices):
+    """Gradient of the loss, shapes of what it takes, and the global batch."""
+    import jax
+    import numpy as np
+
+    from mtdml_jax import multi_threshold_loss
+
+    thresholds = np.linspace(0.1, 1.4, LOSS_SLICES)
+
+    def loss(embeddings, labels):
+        return multi_threshold_loss(embeddings, labels, thresholds, axis_name='batch')[0]
+
+    rows = LOSS_BATCH // devices
+    shapes = (
+        jax.ShapeDtypeStruct((devices, rows, 512), np.float32),
+        jax.ShapeDtypeStruct((devices, rows), np.int32),
+    )
+    return jax.pmap(jax.grad(loss), axis_name='batch'), shapes, LOSS_BATCH
+
+
+def training(case, devices):
+    """A training step, shapes of what it takes, and the global batch."""
+    import jax
     import numpy as np
 
     from mtdml_jax.config import load_config
@@ -114,19 +156,7 @@ def cost(case, devices):
     on_all = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((devices, *x.shape), x.dtype), (state, batch)
     )
-    row = {'case': case, 'devices': devices, 'global_batch': images * devices}
-    row |= count(jax.make_jaxpr(step)(*on_all).jaxpr, devices)
-    row |= {'collectives': '', 'megabytes_of_memory': ''}
-    if devices <= COMPILED and case in list(CASES)[:2]:
-        compiled = step.lower(*on_all).compile()
-        text = compiled.as_text()
-        row['collectives'] = sum(
-            text.count(f' {kind.replace("_", "-")}(') for kind in ('all_reduce', *COLLECTIVES[1:])
-        )
-        row['megabytes_of_memory'] = round(compiled.memory_analysis().temp_size_in_bytes / 1e6)
-    for machine in MACHINES:
-        row[f'{machine}_ms'] = round(1e3 * seconds(MACHINES[machine], row), 4)
-    return row | {f'{machine}_efficiency': '' for machine in MACHINES}
+    return step, on_all, images * devices
 
 
 def seconds(machine, row):
