@@ -15,9 +15,9 @@ def embed_in_parts(
     A loss that compares all rows of a batch cannot be split, but the network can: embeddings are small.
     Under `jax.grad` each part is computed again, when its turn comes, instead of being remembered:
     memory is that of one part, of the inputs and of all outputs, for one more pass forward. (On a CPU
-    more: there the loop over the parts is unrolled.) The gradient is that of the whole batch, if `embed`
-    treats its rows one by one; statistics of a batch, as BatchNorm takes them in training, become those
-    of a part.
+    that takes jax 0.12; before, it is more.) The gradient is that of the whole batch, if `embed` treats
+    its rows one by one; statistics of a batch, as BatchNorm takes them in training, become those of a
+    part.
 
         def loss(params):
             embed = lambda images: network.apply(params, images)
@@ -58,12 +58,25 @@ def embed_in_parts(
     def join(parts):
         return jnp.swapaxes(parts, 0, 1).reshape(count, *parts.shape[2:])
 
-    # XLA's convolutions on a CPU are fifteen times as slow in a loop as outside one.
-    unroll = num_parts if jax.default_backend() == 'cpu' else 1
-    remembered = jax.checkpoint(embed)
-    _, found = jax.lax.scan(
-        lambda _, part: (None, remembered(part)), None, jax.tree.map(split, inputs), unroll=unroll
-    )
+    parts = jax.tree.map(split, inputs)
+    one_by_one = _unrolled if jax.default_backend() == 'cpu' else jax.lax.map
+    found = one_by_one(jax.checkpoint(embed), parts)
     outputs, aux = found if has_aux else (found, None)
     outputs = jax.tree.map(join, outputs)
     return (outputs, jax.tree.map(lambda x: x.mean(axis=0), aux)) if has_aux else outputs
+
+
+def _unrolled(embed, parts):
+    """`jax.lax.map` without a loop, in which XLA's convolutions on a CPU take fifteen times as long.
+
+    What nothing keeps in order XLA computes side by side. So each part takes the parameters from the one
+    before it, and through their gradients the parts wait for one another on the way back, too. (XLA heeds
+    such barriers from jax 0.12 on.)
+    """
+    count = jax.tree.leaves(parts)[0].shape[0]
+    pure, params = jax.closure_convert(embed, jax.tree.map(lambda x: x[0], parts))
+
+    def next_part(params, part):
+        return jax.lax.optimization_barrier((params, pure(part, *params)))
+
+    return jax.lax.scan(next_part, params, parts, unroll=count)[1]

@@ -104,9 +104,16 @@ def test_gradient_over_8_devices_in_parts_is_that_of_one_device(params, images):
     chex.assert_trees_all_close(found, expected, atol=1e-6)
 
 
-def test_memory_is_that_of_a_part_but_on_a_cpu(monkeypatch):
+HEEDS_BARRIERS = jax.__version_info__ >= (0, 12)
+
+
+@pytest.mark.parametrize(
+    'backend',
+    ['gpu', pytest.param('cpu', marks=pytest.mark.skipif(not HEEDS_BARRIERS, reason='its XLA'))],
+)
+def test_memory_is_that_of_a_part(backend, monkeypatch):
     """What XLA sets aside for a network whose inner layer is much larger than its input."""
-    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+    monkeypatch.setattr(jax, 'default_backend', lambda: backend)
     rng = np.random.default_rng(0)
     params = {
         'first': rng.normal(size=(5, 4096)).astype(np.float32),
