@@ -70,8 +70,8 @@ def _unrolled(embed, parts):
     """`jax.lax.map` without a loop, in which XLA's convolutions on a CPU take fifteen times as long.
 
     What nothing keeps in order XLA computes side by side. So each part takes the parameters from the one
-    before it, and through their gradients the parts wait for one another on the way back, too. (XLA heeds
-    such barriers from jax 0.12 on.)
+    before it, and through their gradients the parts wait for one another on the way back, too. XLA heeds
+    such barriers from jax 0.12 on.
     """
     count = jax.tree.leaves(parts)[0].shape[0]
     pure, params = jax.closure_convert(embed, jax.tree.map(lambda x: x[0], parts))
