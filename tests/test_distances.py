@@ -42,14 +42,14 @@ def test_gradient_points_away_from_the_partner(distance, expected):
 
 @pytest.mark.parametrize('distance', DISTANCES)
 def test_equal_vectors_have_distance_and_gradient_zero(distance):
-    # The second pair differs: a gradient of 0 everywhere would not do.
-    equal = jnp.array([[0.6, 0.8], [1.0, 0.0]])
-    partner = jnp.array([[0.6, 0.8], [0.0, 0.0]])
+    # The last pair differs: a gradient of 0 everywhere would not do.
+    equal = jnp.array([[0.6, 0.8], [0.0, 0.0], [1.0, 0.0]])
+    partner = jnp.array([[0.6, 0.8], [0.0, 0.0], [0.0, 0.0]])
     value, pull_back = jax.vjp(lambda x: paired_distance(x, partner, distance), equal)
-    (gradient,) = pull_back(jnp.ones(2))
-    assert value[0] == 0
-    np.testing.assert_array_equal(gradient[0], [0.0, 0.0])
-    assert gradient[1, 0] > 0
+    (gradient,) = pull_back(jnp.ones(3))
+    np.testing.assert_array_equal(value[:2], 0)
+    np.testing.assert_array_equal(gradient[:2], 0)
+    assert gradient[2, 0] > 0
 
 
 def test_vectors_that_only_rounding_keeps_apart_have_euclidean_distance_and_gradient_zero():
@@ -58,7 +58,15 @@ def test_vectors_that_only_rounding_keeps_apart_have_euclidean_distance_and_grad
     distance, gradient = jax.value_and_grad(paired_distance)(x, apart)
     assert distance == 0
     np.testing.assert_array_equal(gradient, [0.0, 0.0])
-    assert paired_distance(x, x + 16 * jnp.finfo(x.dtype).eps) > 0
+    # Its square has a gradient that is small by itself.
+    assert paired_distance(x, apart, 'squared_euclidean') > 0
+
+
+def test_rounding_reaches_up_to_four_eps_of_the_length():
+    gaps = np.float32([3.9, 4.1, 3900, 4100]) * np.finfo(np.float32).eps
+    x = np.float32([[1, 0], [1, 0], [1000, 0], [1000, 0]])
+    y = np.stack([x[:, 0], gaps], axis=1)
+    np.testing.assert_allclose(paired_distance(x, y), [0, gaps[1], 0, gaps[3]], rtol=1e-5)
 
 
 def test_small_distances_of_unit_vectors_keep_their_digits():
