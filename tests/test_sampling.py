@@ -107,6 +107,15 @@ def test_groups_of_a_class_are_drawn_as_its_size_or_its_root_asks(sampling, expe
         assert all(np.bincount(labels[batch]) % 2 == 0)
 
 
+@pytest.mark.parametrize('sampling', ['instance', 'sqrt'])
+def test_each_face_of_uneven_groups_appears_once_before_any_repeats(sampling):
+    # Rounds of 4, 2, 2 or 3, 3, 2 groups of 2 faces: where a class's faces end, no round does.
+    labels = labels_of([7, 5, 3])
+    rows = np.concatenate(batches_of(labels, 6, 2, range(16), sampling=sampling))
+    assert_no_face_repeats_before_all_have_appeared(labels, rows)
+    assert set(rows) == set(range(15))
+
+
 def test_rare_class_is_drawn_once_in_each_round_at_least():
     np.testing.assert_array_equal(count_groups(np.array([400, 2]), 8, 'instance'), [50, 1])
 
