@@ -74,6 +74,7 @@ page: .venv-page/.installed
 		experiments/checks/page_in_browser.py
 
 $(VENV)/.installed: setup.cfg
+	@echo 'Installing into $(VENV), which takes some minutes.'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	touch $@

@@ -67,6 +67,13 @@ def test_option_that_changes_the_records_is_another_data_set(folder):
     assert in_memory.data_path != on_disk.data_path
 
 
+def test_user_is_told_where_images_go_and_nothing_of_a_download(folder, tmp_path, capsys):
+    prepare(data_config('folder', folder, prepared_dir=str(tmp_path)))
+    printed = capsys.readouterr()
+    assert printed.out == ''
+    assert f'folder: preparing its images, once, in {tmp_path}' in printed.err
+
+
 def test_sets_that_are_no_image_files_cannot_be_read_from_disk(tmp_path):
     with pytest.raises(UserError, match='synthetic_faces is not read from image files'):
         prepare(data_config('synthetic_faces', tmp_path, in_memory=False))

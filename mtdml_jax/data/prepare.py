@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import io
 import os
 import shutil
 import sys
@@ -61,7 +62,7 @@ def _prepare(data):
         # A log, which cannot go back over its lines, is left to messages.
         tfds.display_progress_bar(sys.stderr.isatty())
         is_ours = isinstance(builder, FaceBuilder)
-        with contextlib.nullcontext() if is_ours else downloading(data):
+        with _telling(builder), contextlib.nullcontext() if is_ours else downloading(data):
             builder.download_and_prepare(download_config=download)
     if not is_ours:
         try:
@@ -70,6 +71,15 @@ def _prepare(data):
             shutil.rmtree(path)
             raise
     return builder
+
+
+def _telling(builder):
+    """Says what is done of a set that TFDS does not know, in place of a download of unknown size."""
+    is_package = type(builder).__module__.startswith(__package__)
+    if not is_package and not isinstance(builder, FaceBuilder):
+        return contextlib.nullcontext()
+    print(f'{builder.name}: preparing its images, once, in {builder.data_path}', file=sys.stderr)
+    return contextlib.redirect_stdout(io.StringIO())
 
 
 def damaged(data: ConfigDict, folder: str | os.PathLike, reason: object) -> UserError:
