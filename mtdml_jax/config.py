@@ -225,6 +225,11 @@ def check_config(config: ConfigDict, num_devices: int = 1) -> None:
             f'config.loss.memory_size: expected 0 or at least config.data.batch_size '
             f'({data.batch_size}), found {config.loss.memory_size}'
         )
+    if config.loss.memory_size and config.loss.mining == 'all':
+        raise UserError(
+            'config.loss.memory_size: faces of earlier batches are no anchors, so that loss.mining=all '
+            'takes no memory; choose another mining, or 0'
+        )
     for key, choices in CHOICES.items():
         check_choice(key, values[key], choices)
     for key in ('mean', 'std'):

@@ -147,6 +147,7 @@ def test_folder_without_a_run_is_named(tmp_path):
         ),
         ('--config.data.batch_size=4', 'try 8'),
         ('--config.data.micro_batch=5', r'micro_batch \(5\) must divide .* of a device \(16: '),
+        ('--config.loss.memory_size=500 --config.loss.mining=all', 'mining=all takes no memory'),
         ('--config.train.log_every=0', 'config.train.log_every: expected at least 1, found 0'),
         ('--config.loss.mining=soft', "one of hard, semihard, quantile, all, found 'soft'"),
         ('--config.loss.reduction=none', "one of mean, active_mean, found 'none'"),
@@ -167,4 +168,4 @@ def test_folder_without_a_run_is_named(tmp_path):
 )
 def test_settings_that_cannot_work_are_named(override, message):
     with pytest.raises(UserError, match=message):
-        check_config(load_config(CONFIG, [override]), num_devices=8)
+        check_config(load_config(CONFIG, override.split()), num_devices=8)
