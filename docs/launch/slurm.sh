@@ -12,8 +12,8 @@
 
 srun mtdml train --config=fer2013_gpu --workdir="$HOME/runs/fer2013" --config.data.dir="$HOME/data" --distributed
 code=$?
-# 75: stopped and saved; the same job goes on.
-if [ "$code" = 75 ]; then
+# 75: stopped and saved. 134: another process was lost, and JAX ended this one. The same job goes on.
+if [ "$code" = 75 ] || [ "$code" = 134 ]; then
   scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"
