@@ -76,6 +76,9 @@ def test_data_set_is_prepared_with_its_classes_and_people(tmp_path):
         ('ann_sad_1.png', 'ann', 1),
         ('bob_sad_1.png', 'bob', 1),
     ]
+    (tmp_path / 'data' / 'bob_cross_1.png').write_bytes(png(np.zeros((4, 4, 1))))
+    with pytest.raises(UserError, match='postcards: expected labels among glad, sad, found cross'):
+        load_split(small_config(tmp_path, '--config.data.name=postcards').data, 'train')
     names = {}
     exec(blocks('docs/extending.md', 'py')[0], names)
     names['test_name_gives_expression_and_person'](tmp_path / 'other')

@@ -223,6 +223,12 @@ class FaceBuilder(
         if not any(found.values()):
             raise UserError(f'{self.name}: found no faces in {folder.absolute()} (config.data.dir)')
         labels = {face.label for face in itertools.chain.from_iterable(found.values())}
+        unknown = sorted(labels - set(config.class_names))
+        if unknown:
+            raise UserError(
+                f'{self.name}: expected labels among {", ".join(config.class_names)}, found '
+                f'{listed(unknown)}'
+            )
         missing = [name for name in config.class_names if name not in labels]
         if missing:
             logger.warning('%s: no images of the classes %s', self.name, ', '.join(missing))
