@@ -136,6 +136,20 @@ def peers() -> str:
     return markdown_table(('', 'minutes', 'softmax', 'kNN', 'centroid', 'linear'), lines)
 
 
+def scaling() -> str:
+    """Efficiency of a step by scaling.py, a case a line."""
+    shown = [('TPU v5e', '8'), ('TPU v5e', '256'), ('H100', '8'), ('H100', '64')]
+    cases = {}
+    for row in rows_of('scaling'):
+        cases.setdefault(row['case'], {})[row['devices']] = row
+    lines = [
+        [case, *(f'{100 * float(rows[devices][f"{x}_efficiency"]):.0f} %' for x, devices in shown)]
+        for case, rows in cases.items()
+        if not case.startswith('Loss')
+    ]
+    return markdown_table(('A step of', *(f'{devices} {x}' for x, devices in shown)), lines)
+
+
 # Column of the table -> cases of faces.py.
 FACES = {
     '14 faces': ('photographs',),
@@ -335,6 +349,7 @@ TABLES: dict[str, Callable[[], str]] = {
         ('slices swapped', 'rows gathered'),
         '{megabytes} MB',
     ),
+    'scaling': scaling,
     'training_step': partial(
         crosstable,
         'training_step',
