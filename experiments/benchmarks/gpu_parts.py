@@ -7,10 +7,12 @@ import importlib.metadata
 import json
 import os
 import re
+import statistics
 import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).absolute().parents[2]))
@@ -32,6 +34,8 @@ DETERMINISM = {
     'nondeterministic operations excluded': '--xla_gpu_exclude_nondeterministic_ops=true',
     'deterministic operations': '--xla_gpu_deterministic_ops=true',
 }
+# The case of `feed` that is the recipe for FER2013 on GPUs.
+RECIPE = '48 px from memory, batch 128'
 # Those that need neither 8 devices nor several processes.
 TESTS = ('losses', 'loss_options', 'mining', 'slicing', 'distances', 'thresholds', 'exchange')
 TESTS_WITH_DATA = ('network', 'resnet', 'step', 'state', 'checkpoints')
@@ -84,19 +88,22 @@ def run(command, *, flags='', **environment):
     if flags:
         # Not a space in front: XLA would take it for the name of a file.
         variables['XLA_FLAGS'] = f'{flags} {os.environ.get("XLA_FLAGS", "")}'
-    done = subprocess.run(
+    process = subprocess.Popen(
         [sys.executable, *map(str, command)],
         cwd=ROOT,
         env=variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        check=False,
     )
-    print(done.stdout, flush=True)
-    if done.returncode:
-        raise RuntimeError(f'exit code {done.returncode} of {" ".join(map(str, command))}')
-    return done.stdout
+    lines = []
+    for line in process.stdout:  # Into the log at once: the part may be stopped at its limit.
+        print(line, end='', flush=True)
+        lines.append(line)
+    if process.wait():
+        code, last = process.returncode, lines[-1].strip() if lines else ''
+        raise RuntimeError(f'exit code {code} of {" ".join(map(str, command))}: {last}')
+    return ''.join(lines)
 
 
 def at_once(*tasks):
@@ -137,11 +144,11 @@ def check_tests(results, options):
     import importlib.util
 
     names = TESTS + TESTS_WITH_DATA if importlib.util.find_spec('tensorflow') else TESTS
-    names = names[:1] if options.small else names
+    names = ('thresholds',) if options.small else names
     files = [f'tests/test_{name}.py' for name in names]
     without = ' and '.join(f'not {word}' for word in SEVERAL_DEVICES)
     flags = {'XLA_FLAGS': '', 'JAX_DEFAULT_MATMUL_PRECISION': 'highest'}
-    workers = '2' if options.small else '8'
+    workers = '0' if options.small else '8'
     command = ['-m', 'pytest', '-q', '-n', workers, '-k', without, *files]
     try:
         printed = run(command, **flags)
@@ -279,15 +286,45 @@ def take_steps(options):
     print(hashlib.sha256(b''.join(x.tobytes() for x in leaves)).hexdigest())
 
 
+def compare_tiles(results, options):
+    """Mining by the size of a tile: large ones take fewer launches, small ones stay in a cache."""
+    import jax
+
+    import mtdml_jax
+
+    for rows in (64,) if options.small else (4096, 65536):
+        embeddings, labels, _ = make_batch(rows)
+        slices = jax.device_put(mtdml_jax.split_slices(embeddings, SLICES))
+        for power in (10,) if options.small else (20, 22, 24, 26, 28):
+            if 2**power > rows**2:
+                break
+            tile = 2**power // rows
+            mine = jax.jit(partial(mtdml_jax.mine_batch_hard, tile=tile))
+            seconds = []
+            for _ in range(4):
+                start = time.perf_counter()
+                jax.block_until_ready(mine(slices, labels))
+                seconds.append(time.perf_counter() - start)
+            middle = 1e3 * statistics.median(seconds[1:])  # The first compiles.
+            results.add('mining by tile', rows=rows, distances=f'2^{power}', ms=middle)
+
+
 def loss(results, options):
-    """How fast is the loss, and how much memory does it take?"""
-    sizes = (64, 128) if options.small else (1024, 4096, 16384, 65536)
+    """How fast is the loss, how much memory does it take, and what is the best tile?"""
+    compare_tiles(results, options)
     command = [f'{BENCHMARKS}/benchmark_loss.py', '--rounds=3', '--large=0']
-    run([*command, f'--output={options.output}', '--sizes', *sizes])
-    with (options.output / 'benchmark_loss.csv').open(newline='') as file:
-        for row in csv.DictReader(file):
-            name = row.pop('contestant')
-            results.add('loss', contestant=name, **{k: float(v) for k, v in row.items()})
+    command += [f'--output={options.output}', '--sizes']
+    # Each in a process of its own: one that lacks memory, or time, costs no other its rows.
+    for size in (64,) if options.small else (1024, 4096, 16384, 65536):
+        try:
+            run([*command, size])
+        except RuntimeError as error:
+            results.add('loss, failed', batch=size, error=str(error))
+            continue
+        with (options.output / 'benchmark_loss.csv').open(newline='') as file:
+            for row in csv.DictReader(file):
+                name = row.pop('contestant')
+                results.add('loss', contestant=name, **{k: float(v) for k, v in row.items()})
 
 
 def step(results, options):
@@ -308,7 +345,7 @@ def feed(results, options):
     large += ['--config.model.dtype=bfloat16']
     faces = options.output / 'jpeg'
     cases = {
-        '48 px from memory, batch 128': [*gpu, *places(options)],
+        RECIPE: [*gpu, *places(options)],
         '48 px from memory, batch 512': [*gpu, '--config.data.batch_size=512', *places(options)],
         '224 px JPEG, batch 128': [
             *large,
@@ -380,11 +417,23 @@ def quickstart(results, options):
     train(results, options, 'quickstart', ['--config=configs/quickstart.py'])
 
 
+def affordable_steps(options, start_and_end=70, every=3350, most=67_000):
+    """Steps of the recipe that fit into the part at the rate that `feed` has found; 0: not known."""
+    path = options.output / 'feed.json'
+    rows = json.loads(path.read_text(encoding='utf-8'))['rows'] if path.exists() else []
+    rates = [row['training'] for row in rows if row['case'] == RECIPE]
+    if not rates:
+        return 0
+    steps = (options.seconds - start_and_end) * rates[0] / 128
+    return max(1, min(most, int(steps)) // every) * every
+
+
 def fer2013(results, options):
     """The recipe for GPUs, cut to the time at hand."""
     config = 'quickstart' if options.small else 'fer2013_gpu'
     arguments = [f'--config=configs/{config}.py', '--config.model.dtype=bfloat16']
-    arguments += [f'--config.train.num_steps={options.steps}'] if options.steps else []
+    steps = options.steps or affordable_steps(options)
+    arguments += [f'--config.train.num_steps={steps}'] if steps else []
     train(results, options, 'fer2013', arguments)
 
 

@@ -9,6 +9,7 @@ and summary.md, tables of all of it, which is also printed. --small shows on a C
 that every part runs. gpu_parts.py has the parts.
 
     --limits fer2013=300   other time limits, in seconds
+    --archive FILE         after each part, a tar.gz of all that is worth to be kept, without weights
     --data, --prepared     folders of config.data.dir and config.data.prepared_dir
     --commit               of the code, where it runs without its repository
 """
@@ -20,18 +21,25 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
 # Part -> seconds that it may take.
 LIMITS = {
     'check': 90,
-    'loss': 90,
-    'step': 150,
+    'loss': 120,
+    'step': 120,
     'feed': 60,
     'quickstart': 90,
     'fer2013': 240,
     'study': 240,
+}
+KEPT = {'.csv', '.html', '.json', '.jsonl', '.log', '.md', '.png'}
+# With --small, where compiling takes most of the time; parts share what they compile.
+CHEAP = {
+    'XLA_FLAGS': '--xla_backend_optimization_level=0',
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.1',
 }
 PARTS = Path(__file__).with_name('gpu_parts.py')
 
@@ -48,6 +56,8 @@ def run_part(name: str, seconds: float, output: Path, options: list[str]) -> str
     command = [sys.executable, str(PARTS), name, f'--output={output}', f'--seconds={seconds}']
     # Several processes share the GPU, and JAX would take most of its memory at once.
     environment = os.environ | {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}
+    if '--small' in options:
+        environment |= CHEAP | {'JAX_COMPILATION_CACHE_DIR': str(output / 'compiled')}
     with (output / f'{name}.log').open('w', encoding='utf-8') as log:
         process = subprocess.Popen(
             [*command, *options],
@@ -83,6 +93,18 @@ def descendants(pid: int) -> list[int]:
     for ancestor in found:  # Grows as it goes.
         found += [child for child, parent in parents.items() if parent == ancestor]
     return found[1:]
+
+
+def archive(output: Path, path: Path) -> None:
+    """Packs what was measured: tables, logs, curves and reports, but neither weights nor images."""
+    partial = path.with_suffix('.partial')
+    with tarfile.open(partial, 'w:gz') as file:
+        for found in sorted(output.rglob('*')):
+            # Runs of a study are many, and each has its report.
+            kept = KEPT - {'.html'} if output / 'runs' in found.parents else KEPT
+            if found.suffix in kept and found.stat().st_size < 4_000_000:
+                file.add(found, found.relative_to(output))
+    partial.replace(path)
 
 
 def summarize(output: Path, endings: dict[str, str]) -> str:
@@ -121,6 +143,7 @@ def main() -> int:
     parser.add_argument('--output', type=Path, required=True)
     parser.add_argument('--parts', nargs='+', choices=LIMITS, default=[*LIMITS], metavar='PART')
     parser.add_argument('--limits', nargs='*', default=[], metavar='PART=SECONDS')
+    parser.add_argument('--archive', type=Path, metavar='FILE')
     arguments, options = parser.parse_known_args()
     limits = LIMITS | {k: float(v) for k, v in (x.split('=') for x in arguments.limits)}
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -132,6 +155,8 @@ def main() -> int:
         print(f'{name}: {endings[name]}', flush=True)
         summary = summarize(arguments.output, endings)
         (arguments.output / 'summary.md').write_text(summary, encoding='utf-8')
+        if arguments.archive:
+            archive(arguments.output, arguments.archive)
     print(summary)
     return int(not all(end.startswith('done') for end in endings.values()))
 
