@@ -296,11 +296,13 @@ def describe_software() -> dict[str, str]:
     """Commit and versions. The rows themselves, which git tracks too, do not make the commit dirty."""
 
     def git(*arguments):
+        if not shutil.which('git'):  # A machine lent for minutes may be bare.
+            return ''
         command = ['git', '-C', str(ROOT), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
-    commit = git('rev-parse', '--short', 'HEAD').stdout.strip()
-    changed = git('status', '--porcelain', '--', 'mtdml_jax', 'configs').stdout
+    commit = git('rev-parse', '--short', 'HEAD').strip()
+    changed = git('status', '--porcelain', '--', 'mtdml_jax', 'configs')
     return {
         'commit': commit + ('-dirty' if commit and changed else ''),
         'jax': importlib.metadata.version('jax'),
