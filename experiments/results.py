@@ -246,6 +246,30 @@ TABLES: dict[str, Callable[[], str]] = {
         BOTH,
         'Points over cross-entropy',
     ),
+    'memory_faces': partial(
+        differences,
+        'memory_faces',
+        {
+            'batch-hard': ('hard-memory-64', 'hard'),
+            'rank 0.1 from the hardest': ('quantile-0.1-memory-64', 'quantile-0.1'),
+        },
+        BOTH,
+        'Points by a memory of 64 batches',
+    ),
+    'memory_digits': partial(
+        differences,
+        'memory_digits',
+        {
+            f'{title}, {count} batches': (f'{cell}-memory-{count}', cell)
+            for title, cell in (
+                ('batch-hard', 'hard'),
+                ('rank 0.1 from the hardest', 'quantile-0.1'),
+            )
+            for count in (2, 8)
+        },
+        {x: x for x in ('kNN', 'centroid', 'linear', 'precision at 1', 'MAP@R')},
+        'Points by a memory',
+    ),
     'ingredients': partial(
         differences,
         'ingredients',
