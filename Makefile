@@ -5,6 +5,7 @@
 # make parity: the loss against pytorch-metric-learning, backbones with weights of PyTorch files against
 # PyTorch, and exported models in ONNX Runtime, in environments of their own.
 # make hosts: one run on 1 device, on 8, on 2 processes of 4.
+# make gpu-parts: every part of experiments/benchmarks/on_gpu.py, small, on a CPU.
 # make docs: the documentation as a site, in site/.
 # make notebooks: those of docs/, from the first cell to the last.
 # make page: the demo page in a browser (Chromium's), in an environment of its own.
@@ -16,7 +17,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test test-slow test-all lint types parity hosts page package installed demo docs results
+.PHONY: train test test-slow test-all lint types parity hosts gpu-parts page package installed demo docs results
 
 train: $(VENV)/.installed
 	$(BIN)/python -m mtdml_jax train --config=configs/quickstart.py --workdir=runs/quickstart
@@ -56,6 +57,9 @@ installed: .venv-wheel/.installed .venv-sdist/.installed
 
 hosts: $(VENV)/.installed
 	$(BIN)/python -m pytest -o addopts=--strict-markers -m 'not slow' experiments/checks/several_hosts.py
+
+gpu-parts: $(VENV)/.installed
+	$(BIN)/python -m pytest -o addopts=--strict-markers experiments/checks/gpu_parts_on_a_cpu.py
 
 # What is built needs no network, and every link and docstring has to hold.
 docs: .venv-docs/.installed
