@@ -120,6 +120,16 @@ def test_tensorboard_has_metrics_each_slice_by_itself_and_what_the_machine_does(
     assert found['train/peak_device_gigabytes'] == 2.5
 
 
+def test_full_disk_is_an_error_of_the_events_and_no_endless_wait(tmp_path):
+    with run_log(tmp_path) as log, open('/dev/full', 'wb', buffering=0) as full:
+        file = log._events._py_recordio_writer
+        kept, file._writer = file._writer, full
+        log.add(step_metrics())
+        with pytest.raises(OSError, match='No space left'):
+            log.flush(1)
+        file._writer = kept
+
+
 def test_run_stopped_between_two_lines_writes_what_an_uninterrupted_one_does(tmp_path):
     steps = [step_metrics(loss, (0.99, 0.1), (valid, 0)) for loss, valid in ((0.1, 3), (0.3, 4))]
 

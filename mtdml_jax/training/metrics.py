@@ -11,8 +11,10 @@ from typing import IO, Any
 
 import jax
 import numpy as np
-import tensorboardX
 from ml_collections import ConfigDict
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
 from mtdml_jax.errors import DivergenceError, listed
@@ -50,7 +52,11 @@ class RunLog:
         self._events: Any = None
         if jax.process_index() == 0:
             self._lines = _reopen_lines(workdir / 'metrics.jsonl', start_step)
-            self._events = tensorboardX.SummaryWriter(str(workdir), purge_step=start_step + 1)
+            # No SummaryWriter: on a full disk its thread ends, and who fills its queue waits for ever.
+            self._events = EventsWriter(str(workdir / 'events'))
+            # From here on TensorBoard forgets the steps of an earlier start.
+            start = SessionLog(status=SessionLog.START)
+            self._events.write_event(Event(step=start_step + 1, session_log=start))
         self._bar = tqdm(
             total=config.train.num_steps,
             initial=start_step,
@@ -146,6 +152,8 @@ class RunLog:
         """Writes what was measured on the validation split."""
         self._tick('validation')
         self._write(step, 'validation', metrics)
+        if self._events is not None:
+            self._events.flush()
         if metrics:
             found = ', '.join(f'{name} {value:.2%}' for name, value in metrics.items())
             self._say(f'step {step}: validation {found}')
@@ -165,12 +173,14 @@ class RunLog:
         values = {f'{prefix}/{name}': np.asarray(x).tolist() for name, x in metrics.items()}
         self._lines.write(json.dumps({'step': step, **values}) + '\n')
         timings = {f'{prefix}/{name}': value for name, value in only_events.items()}
+        scalars: dict[str, float] = {}
         for name, value in (values | timings).items():
-            if isinstance(value, list):
-                for number, item in enumerate(value):
-                    self._events.add_scalar(f'{name}/{number}', item, step)
-            else:
-                self._events.add_scalar(name, value, step)
+            several = isinstance(value, list)
+            scalars |= {f'{name}/{i}': x for i, x in enumerate(value)} if several else {name: value}
+        summary = [Summary.Value(tag=name, simple_value=x) for name, x in scalars.items()]
+        self._events.write_event(
+            Event(wall_time=time.time(), step=step, summary=Summary(value=summary))
+        )
 
     def _watch_collapse(self, step, metrics):
         count = count_collapsed_steps(self._collapsed_steps, metrics)
