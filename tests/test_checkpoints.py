@@ -80,6 +80,7 @@ def damage(checkpoint, files, kind):
 
 
 ARRAYS, STRUCTURE, INFO = 'state/**/d/*', 'state/_METADATA', 'info/metadata'
+METRICS = 'metrics/metrics'
 
 
 @pytest.mark.parametrize(
@@ -90,6 +91,8 @@ ARRAYS, STRUCTURE, INFO = 'state/**/d/*', 'state/_METADATA', 'info/metadata'
         (INFO, 'truncated'),
         (INFO, 'missing'),
         (INFO, 'of other numbers'),
+        (METRICS, 'truncated'),
+        (METRICS, 'emptied'),
     ],
 )
 def test_run_goes_on_from_the_last_checkpoint_that_is_whole(tmp_path, caplog, files, kind):
@@ -102,7 +105,8 @@ def test_run_goes_on_from_the_last_checkpoint_that_is_whole(tmp_path, caplog, fi
         chex.assert_trees_all_equal(state, make_state(20))
         assert info == {'number': 2}
         assert str(folder / '30') in caplog.text
-        assert 'going on from the checkpoint of step 20' in caplog.text
+        # Metrics are read when the folder is opened, before there is a state to go on from.
+        assert files == METRICS or 'going on from the checkpoint of step 20' in caplog.text
         assert (tmp_path / 'damaged_checkpoint_30').is_dir()
         # The step is saved again when the run comes there.
         checkpoints.save(manager, make_state(30), None, {})
@@ -115,6 +119,10 @@ def test_checkpoint_that_cannot_be_written_is_said_to_be_so(tmp_path, monkeypatc
         raise ValueError('RESOURCE_EXHAUSTED: ' + 300 * 'a' + ' No space left on device')
 
     with save_steps(tmp_path, [0.5]) as manager:
+        with monkeypatch.context() as patch:
+            patch.setattr(ocp.CheckpointManager, 'close', full)
+            with pytest.raises(OSError, match=f'written to {tmp_path}.* No space left on device'):
+                manager.close()
         for name in ('save', 'wait_until_finished'):
             with monkeypatch.context() as patch:
                 patch.setattr(manager, name, full)

@@ -3,7 +3,9 @@
 import contextlib
 import dataclasses
 import hashlib
+import json
 import logging
+import shutil
 from pathlib import Path
 
 import jax
@@ -19,8 +21,18 @@ from mtdml_jax.training.state import TrainState
 logger = logging.getLogger(__name__)
 
 
+class _Checkpoints(ocp.CheckpointManager):
+    """Orbax's; what it could not write is told as an OSError when it closes, too."""
+
+    def close(self):
+        with _writing(self):
+            super().close()
+
+
 def open_checkpoints(folder: Path, train: ConfigDict) -> ocp.CheckpointManager:
     """Opens the checkpoints in `folder`, for writing and reading.
+
+    Those whose metrics are damaged are moved beside the folder.
 
     Args:
       folder: where they are.
@@ -41,7 +53,24 @@ def open_checkpoints(folder: Path, train: ConfigDict) -> ocp.CheckpointManager:
     )
     # Without `best_fn` Orbax forgets the metrics; the policy alone decides what is kept.
     options = ocp.CheckpointManagerOptions(best_fn=score, preservation_policy=keep)
-    return ocp.CheckpointManager(folder.absolute(), options=options)
+    try:
+        return _Checkpoints(folder.absolute(), options=options)
+    except ValueError:  # It reads the metrics of all.
+        damaged = {
+            path: error for path in folder.glob('*/metrics/metrics') if (error := _flaw(path))
+        }
+        if not damaged:
+            raise
+        _set_aside(folder, {int(x.parts[-3]): f'{x}: {error}' for x, error in damaged.items()})
+        return _Checkpoints(folder.absolute(), options=options)
+
+
+def _flaw(path):
+    """What is wrong with a JSON file, or None."""
+    try:
+        json.loads(path.read_text(encoding='utf-8'))
+    except ValueError as error:
+        return error
 
 
 def has_checkpoint(folder: Path) -> bool:
@@ -144,7 +173,7 @@ def restore_latest(
     Raises:
       UserError: none of them can be read.
     """
-    damaged = {}
+    damaged: dict[int, object] = {}
     for step in sorted(checkpoints.all_steps(), reverse=True):
         try:
             found = restore(checkpoints, step, target)
@@ -152,23 +181,23 @@ def restore_latest(
             damaged[step] = error
             continue
         if damaged:
-            _set_aside(checkpoints, damaged)
+            _set_aside(Path(checkpoints.directory), damaged)
+            checkpoints.reload()
             logger.warning('going on from the checkpoint of step %d', step)
         return found
-    raise UserError(f'no checkpoint can be read; {damaged[max(damaged)]}')
+    reason = damaged[max(damaged)] if damaged else f'{checkpoints.directory} has none left'
+    raise UserError(f'no checkpoint can be read; {reason}')
 
 
-def _set_aside(checkpoints, damaged):
+def _set_aside(folder, damaged):
     for step, error in damaged.items():
-        path = checkpoints.directory / str(step)
-        aside = checkpoints.directory.parent / f'damaged_checkpoint_{step}'
+        aside = folder.parent / f'damaged_checkpoint_{step}'
         logger.warning('%s; moved to %s', error, aside)
         if jax.process_index() == 0:
             if aside.exists():
-                aside.rmtree()
-            path.rename(aside)
+                shutil.rmtree(aside)
+            (folder / str(step)).rename(aside)
     multihost_utils.sync_global_devices('damaged checkpoints moved')
-    checkpoints.reload()
 
 
 def _digest(fields):
