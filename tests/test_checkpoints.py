@@ -114,6 +114,14 @@ def test_run_goes_on_from_the_last_checkpoint_that_is_whole(tmp_path, caplog, fi
         chex.assert_trees_all_equal(checkpoints.restore_latest(manager, state)[0], make_state(30))
 
 
+def test_half_written_checkpoint_is_left_to_orbax(tmp_path):
+    half = tmp_path / '20.orbax-checkpoint-tmp' / 'metrics'
+    half.mkdir(parents=True)
+    (half / 'metrics').write_text('{"softmax_acc')
+    with save_steps(tmp_path, [0.5]) as manager:
+        assert manager.all_steps() == [10]
+
+
 def test_checkpoint_that_cannot_be_written_is_said_to_be_so(tmp_path, monkeypatch):
     def full(*_, **__):
         raise ValueError('RESOURCE_EXHAUSTED: ' + 300 * 'a' + ' No space left on device')

@@ -138,7 +138,7 @@ def test_class_with_one_face(tmp_path, capsys):
         ),
         ('--config.optim.name=lion', 'config.optim.name: expected adamw or sgd'),
         ('--config.loss.distance=cosine', "config.loss: expected distance to be one of"),
-        ('--config.eval.split=test', "no split 'test'; it has train, validation; cross-validate"),
+        ('--config.eval.split=test', "fer2013 has no split 'test'; it has train, validation; cross"),
     ],
 )  # fmt: skip
 def test_wrong_setting(folder, tmp_path, capsys, override, message):

@@ -134,5 +134,5 @@ def test_held_out_classes_are_all_that_is_tested_and_nothing_that_training_sees(
 
 
 def test_part_that_the_set_lacks_is_named(folder):
-    with pytest.raises(UserError, match="no split 'test'; it has train; cross-validate"):
+    with pytest.raises(UserError, match="folder has no split 'test'; it has train; cross-validate"):
         load_part(data_config('folder', folder), 'test')

@@ -53,24 +53,22 @@ def open_checkpoints(folder: Path, train: ConfigDict) -> ocp.CheckpointManager:
     )
     # Without `best_fn` Orbax forgets the metrics; the policy alone decides what is kept.
     options = ocp.CheckpointManagerOptions(best_fn=score, preservation_policy=keep)
-    try:
-        return _Checkpoints(folder.absolute(), options=options)
-    except ValueError:  # It reads the metrics of all.
-        damaged = {
-            path: error for path in folder.glob('*/metrics/metrics') if (error := _flaw(path))
-        }
-        if not damaged:
-            raise
-        _set_aside(folder, {int(x.parts[-3]): f'{x}: {error}' for x, error in damaged.items()})
-        return _Checkpoints(folder.absolute(), options=options)
+    # Orbax reads the metrics of all when it opens.
+    _set_aside(folder, _with_damaged_metrics(folder) if jax.process_index() == 0 else {})
+    return _Checkpoints(folder.absolute(), options=options)
 
 
-def _flaw(path):
-    """What is wrong with a JSON file, or None."""
-    try:
-        json.loads(path.read_text(encoding='utf-8'))
-    except ValueError as error:
-        return error
+def _with_damaged_metrics(folder):
+    """Step -> what is wrong, of the checkpoints whose metrics are no JSON."""
+    damaged = {}
+    for path in folder.glob('*/metrics/metrics'):
+        step = path.parts[-3]
+        try:
+            json.loads(path.read_text(encoding='utf-8'))
+        except ValueError as error:
+            if step.isdigit():  # What was left half-written Orbax does not read.
+                damaged[int(step)] = f'{path}: {error}'
+    return damaged
 
 
 def has_checkpoint(folder: Path) -> bool:
