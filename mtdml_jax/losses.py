@@ -80,8 +80,8 @@ def multi_threshold_loss(
     together: every device returns the loss of the global batch, and the mean of the devices'
     gradients (`jax.lax.pmean`) is the gradient that one device would get on that batch.
 
-    Memory beyond the embeddings is that of a tile of 2^20 distances (2^22 triplets for 'all'), time
-    B^2 E (B^3 S for 'all'); backward is B E for mined triplets.
+    Memory beyond the embeddings is that of a tile of distances, 2^19 on a CPU and 2^24 elsewhere (2^22
+    triplets for 'all'), time B^2 E (B^3 S for 'all'); backward is B E for mined triplets.
 
     Args:
       embeddings: array of embeddings, with shape [B, E], of any length (slices are normalised).

@@ -11,8 +11,11 @@ from jax.typing import ArrayLike
 from mtdml_jax.arguments import as_array, as_labels
 from mtdml_jax.slicing import at_least_float32
 
-# Distances in a tile of anchors by gallery rows: 4 MiB, what a core's cache serves fast.
-_TILE_ENTRIES = 2**20
+# Distances in a tile of anchors by gallery rows: on a CPU 2 MiB, what the caches of its cores hold;
+# elsewhere as many as keep a device busy for longer than it takes to start the next kernel.
+_TILE_ENTRIES = {'cpu': 2**19, 'default': 2**24}
+# Gallery rows whose maximum is taken first.
+_BLOCK_ROWS = 32
 
 
 class Triplets(NamedTuple):
@@ -75,7 +78,8 @@ def mine_batch_hard(
       rows: int [B], the gallery row that holds each anchor itself and that it may not choose; by
         default row i for anchor i without a gallery, and none with one.
       mask: bool [B], False for anchors (and, without a gallery, rows) that take part in nothing.
-      tile: anchors compared at a time; by default as many as make a tile of 2^20 distances.
+      tile: anchors compared at a time; by default as many as make a tile of 2^19 distances on a CPU,
+        2^24 elsewhere.
 
     Returns:
       Triplets with rows of shape [S, B], or [B] for one slice.
@@ -126,12 +130,26 @@ def mine_batch_hard(
         gallery_mask=gallery_mask,
         rows=rows,
         choose=partial(PAIR_MININGS[mining], quantile=quantile),
-        tile=tile or max(1, _TILE_ENTRIES // len(gallery_labels)),
     )
+
+    def mine_slices(anchors, gallery, *, tile):
+        return jax.lax.map(lambda vectors: mine_slice(*vectors, tile=tile), (anchors, gallery))
+
     by_slice = jnp.swapaxes(sliced, 0, 1), jnp.swapaxes(gallery, 0, 1)
-    triplets = jax.lax.map(lambda vectors: mine_slice(*vectors), by_slice)
+    triplets = _with_tile_of_device(mine_slices, by_slice, tile)
     triplets = triplets._replace(valid=triplets.valid & mask)
     return triplets if slices.ndim == 3 else jax.tree.map(lambda x: x[0], triplets)
+
+
+def _with_tile_of_device(mine_slices, by_slice, tile):
+    """`mine_slices` of (anchors [S, B, D], gallery [S, G, D]), in tiles for the device that runs it."""
+    batch, size = (vectors.shape[1] for vectors in by_slice)
+    tiles = {name: min(batch, max(1, n // size)) for name, n in _TILE_ENTRIES.items()}
+    if tile or min(tiles.values()) == batch:
+        return mine_slices(*by_slice, tile=tile or batch)
+    # Decided when XLA compiles: what is traced may be for another device than JAX's default one.
+    branches = {name: partial(mine_slices, tile=tile) for name, tile in tiles.items()}
+    return jax.lax.platform_dependent(*by_slice, **branches)
 
 
 def _mine_slice(anchors, gallery, *, labels, gallery_labels, gallery_mask, rows, choose, tile):
@@ -210,8 +228,10 @@ PAIR_MININGS: dict[str, Callable[..., Triplets]] = {
 def farthest(distances: jax.Array, among: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(row, distance, whether there is one) of the largest distance in each column of [G, tile].
 
-    Two plain reductions, a maximum and the lowest row that attains it: `argmax` compares pairs one by
-    one, which takes a CPU ten times longer. A NaN among the distances counts as one, at any row.
+    The lowest row that attains it, by plain maxima: first of blocks of rows, then of the blocks; the row
+    is sought in the one block that has it. So the distances are read once, and `argmax`, which compares
+    pairs one by one and takes a CPU ten times longer, is not needed. A NaN among the distances counts as
+    one, at any row.
 
     Args:
       distances: [G, tile]; their negatives find the nearest.
@@ -221,9 +241,16 @@ def farthest(distances: jax.Array, among: jax.Array) -> tuple[jax.Array, jax.Arr
       int32, the type of the distances, and bool, each [tile].
     """
     distances = jnp.where(among, distances, -jnp.inf)
-    # The barrier keeps XLA from computing the maximum anew inside the second reduction.
-    largest = jax.lax.optimization_barrier(jnp.max(distances, axis=0))
-    return _first_row(distances == largest), largest, largest != -jnp.inf
+    rest = -len(distances) % _BLOCK_ROWS
+    distances = jnp.pad(distances, ((0, rest), (0, 0)), constant_values=-jnp.inf)
+    blocks = distances.reshape(-1, _BLOCK_ROWS, distances.shape[1])
+    # The barriers keep XLA from computing the maxima anew inside of what compares with them.
+    of_blocks = jax.lax.optimization_barrier(jnp.max(blocks, axis=1))
+    largest = jax.lax.optimization_barrier(jnp.max(of_blocks, axis=0))
+    start = _BLOCK_ROWS * _first_row(of_blocks == largest)
+    rows = start + jnp.arange(_BLOCK_ROWS, dtype=jnp.int32)[:, None]
+    of_rows = jnp.take_along_axis(distances, rows, axis=0, mode='promise_in_bounds')
+    return start + _first_row(of_rows == largest), largest, largest != -jnp.inf
 
 
 def _farthest_but(distances, among, q):
@@ -259,9 +286,9 @@ def _ordered_bits(x):
 
 
 def _first_row(hit):
-    """The lowest row that is True in each column of [G, tile]; the last row where none is."""
+    """The lowest row that is True in each column of [G, tile]; row 0 where none is."""
     rows = jnp.arange(len(hit), dtype=jnp.int32)[:, None]
-    return jnp.min(jnp.where(hit, rows, len(hit) - 1), axis=0)
+    return jnp.min(jnp.where(hit, rows, len(hit)), axis=0) % len(hit)
 
 
 def as_mask(mask: ArrayLike | None, shape: tuple[int, ...], name: str = 'mask') -> jax.Array:

@@ -4,8 +4,11 @@ Most vectors have small whole numbers for entries: their distances are exact in 
 ties, so that the mined rows must be the loops' rows.
 """
 
+import re
+
 import chex
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,7 +18,7 @@ from hypothesis.extra.numpy import arrays
 from reference import batch_hard, batch_hard_within
 from reference import mine as mine_by_loops
 
-from mtdml_jax import Triplets, mine_batch_hard
+from mtdml_jax import Triplets, mine_batch_hard, mining
 
 mine = jax.jit(mine_batch_hard, static_argnames=('tile', 'mining'))
 
@@ -45,6 +48,13 @@ def per_slice(slices, *arguments):
 @pytest.mark.parametrize('seed', range(10))
 def test_random_batches_match_loops(seed):
     slices, labels = random_batch(seed)
+    assert_finds(mine(slices, labels), per_slice(slices, labels))
+
+
+@pytest.mark.parametrize('batch', [32, 33, 70])
+def test_batches_of_one_block_of_rows_and_of_several_match_loops(batch):
+    # Ties within and across blocks; the last one is full or has one row or six.
+    slices, labels = random_batch(0, batch)
     assert_finds(mine(slices, labels), per_slice(slices, labels))
 
 
@@ -253,6 +263,25 @@ def test_tile_does_not_change_the_triplets(tile):
     # 14 anchors: 4 does not divide them, 7 does, 50 exceeds them.
     slices, labels = random_batch(6)
     chex.assert_trees_all_equal(mine(slices, labels, tile=tile), mine(slices, labels))
+
+
+@pytest.mark.parametrize('cpu_entries', [4 * 14, 13])
+def test_tile_that_depends_on_the_device_does_not_change_the_triplets(cpu_entries, monkeypatch):
+    # At 13 not even one anchor fills a tile.
+    batches = [random_batch(seed) for seed in (10, 11)]
+    whole = [mine(*batch, tile=14) for batch in batches]
+    monkeypatch.setattr(mining, '_TILE_ENTRIES', {'cpu': cpu_entries, 'default': 7 * 14})
+    tiled = jax.vmap(mine_batch_hard)(*map(np.stack, zip(*batches, strict=True)))
+    for number, expected in enumerate(whole):
+        chex.assert_trees_all_equal(jax.tree.map(lambda x, n=number: x[n], tiled), expected)
+
+
+@pytest.mark.parametrize(('platform', 'tile'), [('cpu', 512), ('cuda', 1024), ('tpu', 1024)])
+def test_tile_is_that_of_the_device_which_the_program_is_for(platform, tile):
+    shapes = jax.ShapeDtypeStruct((1024, 2, 4), np.float32), jax.ShapeDtypeStruct((1024,), np.int32)
+    program = jax.export.export(jax.jit(mine_batch_hard), platforms=[platform])(*shapes)
+    products = re.findall(r'dot_general.*-> tensor<(\w+)xf32>', program.mlir_module())
+    assert products == [f'1024x{tile}']
 
 
 @pytest.mark.parametrize(('dtype', 'far'), [(jnp.bfloat16, 16.0), (jnp.float16, 300.0)])
