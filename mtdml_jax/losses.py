@@ -80,7 +80,7 @@ def multi_threshold_loss(
     together: every device returns the loss of the global batch, and the mean of the devices'
     gradients (`jax.lax.pmean`) is the gradient that one device would get on that batch.
 
-    Memory beyond the embeddings is that of a tile of distances, 2^19 on a CPU and 2^24 elsewhere (2^22
+    Memory beyond the embeddings is that of a tile of distances, as in `mine_batch_hard` (of 2^22
     triplets for 'all'), time B^2 E (B^3 S for 'all'); backward is B E for mined triplets.
 
     Args:

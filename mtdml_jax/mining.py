@@ -14,6 +14,8 @@ from mtdml_jax.slicing import at_least_float32
 # Distances in a tile of anchors by gallery rows: on a CPU 2 MiB, what the caches of its cores hold;
 # elsewhere as many as keep a device busy for longer than it takes to start the next kernel.
 _TILE_ENTRIES = {'cpu': 2**19, 'default': 2**24}
+# Fewer anchors than these make slow products.
+_TILE_ANCHORS = 64
 # Gallery rows whose maximum is taken first.
 _BLOCK_ROWS = 32
 
@@ -79,7 +81,7 @@ def mine_batch_hard(
         default row i for anchor i without a gallery, and none with one.
       mask: bool [B], False for anchors (and, without a gallery, rows) that take part in nothing.
       tile: anchors compared at a time; by default as many as make a tile of 2^19 distances on a CPU,
-        2^24 elsewhere.
+        2^24 elsewhere, and at least 64.
 
     Returns:
       Triplets with rows of shape [S, B], or [B] for one slice.
@@ -144,7 +146,7 @@ def mine_batch_hard(
 def _with_tile_of_device(mine_slices, by_slice, tile):
     """`mine_slices` of (anchors [S, B, D], gallery [S, G, D]), in tiles for the device that runs it."""
     batch, size = (vectors.shape[1] for vectors in by_slice)
-    tiles = {name: min(batch, max(1, n // size)) for name, n in _TILE_ENTRIES.items()}
+    tiles = {k: min(batch, max(_TILE_ANCHORS, n // size)) for k, n in _TILE_ENTRIES.items()}
     if tile or min(tiles.values()) == batch:
         return mine_slices(*by_slice, tile=tile or batch)
     # Decided when XLA compiles: what is traced may be for another device than JAX's default one.
