@@ -363,7 +363,7 @@ TABLES: dict[str, Callable[[], str]] = {
         ('ours', 'pytorch-metric-learning', 'naive vmapped JAX', 'product of rows'),
         '{value} ({multiple_of_ours})',
         slices='8',
-        rounds='15',
+        commit='455b9e9',
     ),
     'exchange': partial(
         crosstable,
