@@ -6,6 +6,7 @@
 # PyTorch, and exported models in ONNX Runtime, in environments of their own.
 # make hosts: one run on 1 device, on 8, on 2 processes of 4.
 # make gpu-parts: every part of experiments/benchmarks/on_gpu.py, small, on a CPU.
+# make accelerators: what XLA makes of loss and step for a GPU and a TPU, in an environment of its own.
 # make docs: the documentation as a site, in site/.
 # make notebooks: those of docs/, from the first cell to the last.
 # make page: the demo page in a browser (Chromium's), in an environment of its own.
@@ -17,7 +18,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test test-slow test-all lint types parity hosts gpu-parts page package installed demo docs results
+.PHONY: train test test-slow test-all lint types parity hosts gpu-parts accelerators page package installed demo docs results
 
 train: $(VENV)/.installed
 	$(BIN)/python -m mtdml_jax train --config=configs/quickstart.py --workdir=runs/quickstart
@@ -60,6 +61,10 @@ hosts: $(VENV)/.installed
 
 gpu-parts: $(VENV)/.installed
 	$(BIN)/python -m pytest -o addopts=--strict-markers experiments/checks/gpu_parts_on_a_cpu.py
+
+accelerators: .venv-accelerators/.installed
+	.venv-accelerators/bin/python -m pytest -o addopts=--strict-markers -rP \
+		experiments/checks/compiled_for_accelerators.py
 
 # What is built needs no network, and every link and docstring has to hold.
 docs: .venv-docs/.installed
@@ -120,6 +125,15 @@ dist/.built: setup.cfg pyproject.toml MANIFEST.in README.md $(shell find -L mtdm
 .venv-page/.installed: setup.cfg Makefile
 	$(PYTHON) -m venv .venv-page
 	.venv-page/bin/python -m pip install --quiet --editable '.[demo]' matplotlib playwright pytest scipy
+	touch $@
+
+# Of JAX for CUDA the compiler alone: CUDA itself is gigabytes.
+.venv-accelerators/.installed: setup.cfg Makefile
+	$(PYTHON) -m venv .venv-accelerators
+	.venv-accelerators/bin/python -m pip install --quiet --editable '.[predict]' 'jax[tpu]' ml_collections optax pytest
+	version=$$(.venv-accelerators/bin/python -c 'import jax; print(jax.__version__)') && \
+		.venv-accelerators/bin/python -m pip install --quiet --no-deps \
+		jax-cuda13-plugin==$$version jax-cuda13-pjrt==$$version
 	touch $@
 
 .venv-docs/.installed: setup.cfg Makefile

@@ -1,0 +1,178 @@
+"""What XLA makes of the loss and of a training step for a GPU and for a TPU that are not there.
+
+    make accelerators
+
+Compiles for an NVIDIA H200 and for four chips of a TPU v5e, which takes JAX's plugins for them and no
+device. Nothing runs: what is looked at is memory, what the compiled program reads and writes, and what
+crosses devices. The figures are printed.
+"""
+
+import os
+import re
+from functools import partial
+
+# TPU_: who and where the host of the chips is, which it would ask a server of Google's.
+os.environ |= {
+    'JAX_PLATFORMS': 'cpu',
+    'JAX_SKIP_CUDA_CONSTRAINTS_CHECK': '1',
+    'TPU_SKIP_MDS_QUERY': '1',
+    'TPU_WORKER_HOSTNAMES': 'localhost',
+}
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import topologies
+
+import mtdml_jax
+from mtdml_jax.config import load_config
+from mtdml_jax.training import step as training_step
+
+# From NVIDIA's data sheet and CUDA's limits of compute capability 9.0; bytes, bytes/s, GHz.
+H200 = """
+platform_name: "CUDA"
+device_description_str: "NVIDIA H200"
+dnn_version_info { major: 9 minor: 12 }
+runtime_version { major: 13 minor: 0 }
+gpu_device_info {
+  cuda_compute_capability { major: 9 }
+  core_count: 132
+  fpus_per_core: 128
+  clock_rate_ghz: 1.98
+  memory_bandwidth: 4800000000000
+  device_memory_size: 150000000000
+  l2_cache_size: 62914560
+  threads_per_warp: 32
+  threads_per_block_limit: 1024
+  threads_per_core_limit: 2048
+  registers_per_block_limit: 65536
+  registers_per_core_limit: 65536
+  shared_memory_per_block: 49152
+  shared_memory_per_block_optin: 232448
+  shared_memory_per_core: 233472
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+}
+"""
+ROWS, WIDTH, SLICES, CLASSES = 4096, 512, 8, 7
+# Of ROWS x ROWS distances in float32, one slice's and one tile.
+TILE_BYTES = 4 * ROWS**2
+
+
+@pytest.fixture(scope='module')
+def gpu():
+    """The H200, as a list."""
+    return topologies.get_topology_desc(
+        platform='cuda', target_config=H200, topology='1x1x1'
+    ).devices
+
+
+@pytest.fixture(scope='module')
+def tpu():
+    """The four chips."""
+    return topologies.get_topology_desc(platform='tpu', topology_name='v5e:2x2').devices
+
+
+@pytest.fixture(params=['gpu', 'tpu'])
+def devices(request):
+    """Those of the GPU, and those of the TPU."""
+    return request.getfixturevalue(request.param)
+
+
+def compile_loss(devices, rows=ROWS):
+    """Loss and gradient over the rows, which are spread over the devices."""
+    number, axis = len(devices), 'devices'
+    thresholds = jnp.linspace(0.1, 1.4, SLICES)
+
+    def loss(embeddings, labels):
+        return mtdml_jax.multi_threshold_loss(embeddings, labels, thresholds, axis_name=axis)
+
+    step = jax.pmap(jax.value_and_grad(loss, has_aux=True), axis_name=axis, devices=devices)
+    rows_each = number, rows // number
+    embeddings = jax.ShapeDtypeStruct((*rows_each, WIDTH), np.float32)
+    return step.lower(embeddings, jax.ShapeDtypeStruct(rows_each, np.int32)).compile()
+
+
+def compile_step(devices, monkeypatch, *settings):
+    """(compiled training step of the recipe for FER2013 on GPUs, bytes of its state)."""
+    config = load_config('configs/fer2013_gpu.py', [f'--config.{x}' for x in settings])
+    monkeypatch.setattr(jax, 'pmap', partial(jax.pmap, devices=devices))
+    training_step._make_step.cache_clear()
+    _, state, step = training_step.make_training(config, np.ones(CLASSES, int))
+    shape = len(devices), config.data.batch_size // len(devices)
+    side, channels = config.data.image_size, config.data.channels
+    batch = {
+        'image': jax.ShapeDtypeStruct((*shape, side, side, channels), np.float32),
+        'label': jax.ShapeDtypeStruct(shape, np.int32),
+        'mask': jax.ShapeDtypeStruct(shape, bool),
+    }
+    states = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((len(devices), *np.shape(x)), jnp.asarray(x).dtype), state
+    )
+    size = sum(jnp.asarray(x).nbytes for x in jax.tree.leaves(state))
+    return step.lower(states, batch).compile(), size
+
+
+def kernels(compiled):
+    """{name: (shapes that it writes, names of its operands)} of all that XLA starts one by one."""
+    found, fused = {}, False
+    for line in compiled.as_text().splitlines():
+        if line.endswith('{'):
+            fused = 'fused' in line or 'gemm_fusion' in line
+        matched = re.match(r' +(?:ROOT )?%(\S+) = (.*?) ([a-z-]+)\((.*?)\)', line)
+        if matched and not fused:
+            name, written, _, operands = matched.groups()
+            shapes = re.findall(r'\w+\[[\d,]*\]', written)
+            found[name] = shapes, re.findall(r'%([^\s,()]+)', operands)
+    return found
+
+
+def count(compiled, operation):
+    """How often an operation between devices stands in the program."""
+    return len(re.findall(rf' {operation}(?:-start)?\(', compiled.as_text()))
+
+
+def report(name, compiled):
+    """Prints the memory of a program beyond its inputs; returns it in bytes."""
+    temporary = compiled.memory_analysis().temp_size_in_bytes
+    print(f'{name}: {temporary / 1e6:.0f} MB beyond inputs and outputs')
+    return temporary
+
+
+def test_memory_of_the_loss_is_less_than_two_tiles_of_distances(devices):
+    """That is a tenth of what pytorch-metric-learning takes on a CPU, or less."""
+    name = f'loss and gradient, {ROWS} x {WIDTH}, {len(devices)} x {devices[0].device_kind}'
+    assert report(name, compile_loss(devices)) < 2 * TILE_BYTES
+
+
+def test_on_a_gpu_one_kernel_reads_all_distances_and_another_those_of_a_block(gpu):
+    """Both maxima of the blocks come from one reading; then 32 candidates a column are left."""
+    written = kernels(compile_loss(gpu))
+    tile = f'f32[{ROWS},{ROWS}]'
+    (products,) = (name for name, (shapes, _) in written.items() if shapes == [tile])
+    readers = [shapes for shapes, operands in written.values() if products in operands]
+    blocks, candidates = f'f32[{ROWS // 32},{ROWS}]', f's32[32,{ROWS}]'
+    assert sorted(readers) == sorted([[blocks, blocks], [candidates, candidates]])
+
+
+def test_chips_of_a_tpu_swap_slices_instead_of_gathering_embeddings(tpu):
+    """As on devices of a CPU: nothing is gathered but labels, masks and weights."""
+    compiled = compile_loss(tpu)
+    assert count(compiled, 'all-to-all') == 2  # there and, for the gradient, back
+    gathered = re.findall(r'= \w+\[([\d,]*)\]\S* all-gather', compiled.as_text())
+    assert all(shape == str(ROWS) for shape in gathered)
+
+
+def test_training_step_overwrites_its_state_and_convolves_in_bfloat16(devices, monkeypatch):
+    """The recipe for FER2013 on GPUs, with a network of half the layers."""
+    settings = 'model.dtype=bfloat16', 'model.backbone=resnet10'
+    compiled, state_bytes = compile_step(devices, monkeypatch, *settings)
+    report(f'step of resnet10, {len(devices)} x {devices[0].device_kind}', compiled)
+    # Padded on a TPU.
+    assert compiled.memory_analysis().alias_size_in_bytes >= state_bytes
+    convolution = r'= \(?(\w+)\[[^=]* (?:convolution|custom-call)\(.*conv_general_dilated'
+    outputs = re.findall(convolution, compiled.as_text())
+    assert len(outputs) == 3 * 12 - 1  # 12 layers, their two gradients, none of the image
+    assert set(outputs) == {'bf16'}
