@@ -2,11 +2,12 @@
 
     make accelerators
 
-Compiles for an NVIDIA H200 and for four chips of a TPU v5e, which takes JAX's plugins for them and no
-device. Nothing runs: what is looked at is memory, what the compiled program reads and writes, and what
-crosses devices. The figures are printed.
+Compiles for NVIDIA H200s, one and eight, and for four chips of a TPU v5e, which takes JAX's plugins for
+them and no device. Nothing runs: what is looked at is memory, what the compiled program reads and writes,
+and what crosses devices. The figures are printed.
 """
 
+import math
 import os
 import re
 from functools import partial
@@ -62,11 +63,17 @@ TILE_BYTES = 4 * ROWS**2
 
 
 @pytest.fixture(scope='module')
-def gpu():
-    """The H200, as a list."""
+def gpus():
+    """Eight H200s."""
     return topologies.get_topology_desc(
-        platform='cuda', target_config=H200, topology='1x1x1'
+        platform='cuda', target_config=H200, topology='1x1x8'
     ).devices
+
+
+@pytest.fixture(scope='module')
+def gpu(gpus):
+    """One of them, as a list."""
+    return gpus[:1]
 
 
 @pytest.fixture(scope='module')
@@ -157,12 +164,13 @@ def test_on_a_gpu_one_kernel_reads_all_distances_and_another_those_of_a_block(gp
     assert sorted(readers) == sorted([[blocks, blocks], [candidates, candidates]])
 
 
-def test_chips_of_a_tpu_swap_slices_instead_of_gathering_embeddings(tpu):
-    """As on devices of a CPU: nothing is gathered but labels, masks and weights."""
-    compiled = compile_loss(tpu)
+@pytest.mark.parametrize('several', ['gpus', 'tpu'])
+def test_devices_swap_slices_instead_of_gathering_embeddings(several, request):
+    """As those of a CPU do: nothing is gathered but labels, masks and weights."""
+    compiled = compile_loss(request.getfixturevalue(several))
     assert count(compiled, 'all-to-all') == 2  # there and, for the gradient, back
     gathered = re.findall(r'= \w+\[([\d,]*)\]\S* all-gather', compiled.as_text())
-    assert all(shape == str(ROWS) for shape in gathered)
+    assert all(math.prod(map(int, shape.split(','))) == ROWS for shape in gathered)
 
 
 def test_training_step_overwrites_its_state_and_convolves_in_bfloat16(devices, monkeypatch):
