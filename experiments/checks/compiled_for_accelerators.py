@@ -3,8 +3,8 @@
     make accelerators
 
 Compiles for NVIDIA H200s, one and eight, and for four chips of a TPU v5e, which takes JAX's plugins for
-them and no device. Nothing runs: what is looked at is memory, what the compiled program reads and writes,
-and what crosses devices. The figures are printed.
+them and no device. Nothing runs: what is looked at is memory, what the compiled program reads and
+writes, and what crosses devices. The figures are printed.
 """
 
 import math
