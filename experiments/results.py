@@ -256,6 +256,13 @@ TABLES: dict[str, Callable[[], str]] = {
         BOTH,
         'Points by a memory of 64 batches',
     ),
+    'precision': partial(
+        differences,
+        'precision',
+        minus('float32', {'bfloat16': 'bfloat16'}),
+        BOTH,
+        'Points over float32',
+    ),
     'memory_digits': partial(
         differences,
         'memory_digits',
