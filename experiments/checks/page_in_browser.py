@@ -378,7 +378,10 @@ def test_page_that_is_ended_leaves_no_folder(tmp_path, sent):
         assert process.stdout.readline().startswith('http://127.0.0.1:')
         assert [x.name[:10] for x in tmp_path.iterdir()] == ['mtdml_jax_']
         process.send_signal(sent)
-        process.wait(timeout=60)
+        try:
+            process.wait(timeout=60)
+        finally:
+            process.kill()  # Else the end of `with` would wait for it without end.
     assert list(tmp_path.iterdir()) == []
 
 
