@@ -76,12 +76,13 @@ def describe_machine(commit):
     return found | ({'commit': commit} if commit else {})
 
 
-def run(command, *, flags='', **environment):
+def run(command, *, flags='', each=None, **environment):
     """Runs a command of Python in the project's folder; its printed text, also into the log.
 
     Args:
       command: arguments of Python.
       flags: put in front of XLA_FLAGS.
+      each: called with each line as it comes.
       environment: variables added to the environment.
     """
     variables = os.environ | environment
@@ -100,6 +101,8 @@ def run(command, *, flags='', **environment):
     for line in process.stdout:  # Into the log at once: the part may be stopped at its limit.
         print(line, end='', flush=True)
         lines.append(line)
+        if each is not None:
+            each(line)
     if process.wait():
         code, last = process.returncode, lines[-1].strip() if lines else ''
         raise RuntimeError(f'exit code {code} of {" ".join(map(str, command))}: {last}')
@@ -334,9 +337,13 @@ def step(results, options):
     """How fast is the training step, beside PyTorch's?"""
     networks = ['tiny'] if options.small else ['resnet18', 'resnet50']
     command = [f'{BENCHMARKS}/benchmark_training.py', '--gpu', '--networks', *networks]
-    for line in run([*command, f'--seconds={options.seconds - 5}']).splitlines():
+
+    def add(line):
         if line.startswith('{'):
             results.add('step', **json.loads(line))
+
+    # At once: who compiles for longer than there is time costs no other its row.
+    run([*command, f'--seconds={options.seconds - 5}'], each=add)
 
 
 def feed(results, options):
