@@ -375,10 +375,10 @@ def test_page_that_is_ended_leaves_no_folder(tmp_path, sent):
     environment = os.environ | {'TMPDIR': str(tmp_path)}
     command = [sys.executable, '-c', script]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline().startswith('http://127.0.0.1:')
-        assert [x.name[:10] for x in tmp_path.iterdir()] == ['mtdml_jax_']
-        process.send_signal(sent)
         try:
+            assert process.stdout.readline().startswith('http://127.0.0.1:')
+            assert [x.name[:10] for x in tmp_path.iterdir()] == ['mtdml_jax_']
+            process.send_signal(sent)
             process.wait(timeout=60)
         finally:
             process.kill()  # Else the end of `with` would wait for it without end.
