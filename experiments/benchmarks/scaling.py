@@ -194,14 +194,16 @@ def _add(jaxpr, found, times, devices):
             found['convolutions'] += times * _work_of_convolution(equation)
         elif kind == 'dot_general':
             found['products'] += times * _work_of_product(equation)
-        elif kind in ('reduce_max', 'reduce_min') and equation.params['axes'] == (0,):
-            # Of distances, gallery rows by anchors.
+        elif kind == 'reduce_max' and equation.params['axes'] == (1,):
+            # Of distances, in blocks of gallery rows, by anchors.
             found['reduced'] += times * _bytes(equation.invars)
         elif kind.removesuffix('_invariant') in COLLECTIVES and devices > 1:
             found['collectives'] += times
             found['received'] += times * _received(kind, equation, devices)
         inner = times * equation.params['length'] if kind == 'scan' else times
-        for part in _inner(equation.params.values()):
+        parts = list(_inner(equation.params.values()))
+        # Mining has a branch for each kind of device, the last for all but CPUs.
+        for part in parts[-1:] if kind == 'cond' else parts:
             _add(part, found, inner, devices)
 
 
