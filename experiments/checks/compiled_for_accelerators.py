@@ -10,7 +10,9 @@ writes, and what crosses devices. The figures are printed.
 import math
 import os
 import re
+import sys
 from functools import partial
+from pathlib import Path
 
 # TPU_: who and where the host of the chips is, which it would ask a server of Google's.
 os.environ |= {
@@ -20,14 +22,13 @@ os.environ |= {
     'TPU_WORKER_HOSTNAMES': 'localhost',
 }
 
+sys.path.insert(0, str(Path(__file__).absolute().parents[1] / 'benchmarks'))
+
 import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
+import scaling
 from jax.experimental import topologies
 
-import mtdml_jax
-from mtdml_jax.config import load_config
 from mtdml_jax.training import step as training_step
 
 # From NVIDIA's data sheet and CUDA's limits of compute capability 9.0; bytes, bytes/s, GHz.
@@ -57,7 +58,7 @@ gpu_device_info {
   block_dim_limit_z: 65535
 }
 """
-ROWS, WIDTH, SLICES, CLASSES = 4096, 512, 8, 7
+ROWS = scaling.LOSS_BATCH
 # Of ROWS x ROWS distances in float32, one slice's and one tile.
 TILE_BYTES = 4 * ROWS**2
 
@@ -88,38 +89,18 @@ def devices(request):
     return request.getfixturevalue(request.param)
 
 
-def compile_loss(devices, rows=ROWS):
-    """Loss and gradient over the rows, which are spread over the devices."""
-    number, axis = len(devices), 'devices'
-    thresholds = jnp.linspace(0.1, 1.4, SLICES)
+@pytest.fixture
+def compile_for(monkeypatch):
+    """(devices, function of scaling.py, its arguments) -> (compiled program, shapes of its inputs)."""
+    pmap = jax.pmap
 
-    def loss(embeddings, labels):
-        return mtdml_jax.multi_threshold_loss(embeddings, labels, thresholds, axis_name=axis)
+    def compile_for(devices, trace, *arguments):
+        monkeypatch.setattr(jax, 'pmap', partial(pmap, devices=devices))
+        training_step._make_step.cache_clear()
+        step, shapes, _ = trace(*arguments, len(devices))
+        return step.lower(*shapes).compile(), shapes
 
-    step = jax.pmap(jax.value_and_grad(loss, has_aux=True), axis_name=axis, devices=devices)
-    rows_each = number, rows // number
-    embeddings = jax.ShapeDtypeStruct((*rows_each, WIDTH), np.float32)
-    return step.lower(embeddings, jax.ShapeDtypeStruct(rows_each, np.int32)).compile()
-
-
-def compile_step(devices, monkeypatch, *settings):
-    """(compiled training step of the recipe for FER2013 on GPUs, bytes of its state)."""
-    config = load_config('configs/fer2013_gpu.py', [f'--config.{x}' for x in settings])
-    monkeypatch.setattr(jax, 'pmap', partial(jax.pmap, devices=devices))
-    training_step._make_step.cache_clear()
-    _, state, step = training_step.make_training(config, np.ones(CLASSES, int))
-    shape = len(devices), config.data.batch_size // len(devices)
-    side, channels = config.data.image_size, config.data.channels
-    batch = {
-        'image': jax.ShapeDtypeStruct((*shape, side, side, channels), np.float32),
-        'label': jax.ShapeDtypeStruct(shape, np.int32),
-        'mask': jax.ShapeDtypeStruct(shape, bool),
-    }
-    states = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((len(devices), *np.shape(x)), jnp.asarray(x).dtype), state
-    )
-    size = sum(jnp.asarray(x).nbytes for x in jax.tree.leaves(state))
-    return step.lower(states, batch).compile(), size
+    return compile_for
 
 
 def kernels(compiled):
@@ -136,11 +117,6 @@ def kernels(compiled):
     return found
 
 
-def count(compiled, operation):
-    """How often an operation between devices stands in the program."""
-    return len(re.findall(rf' {operation}(?:-start)?\(', compiled.as_text()))
-
-
 def report(name, compiled):
     """Prints the memory of a program beyond its inputs; returns it in bytes."""
     temporary = compiled.memory_analysis().temp_size_in_bytes
@@ -148,15 +124,16 @@ def report(name, compiled):
     return temporary
 
 
-def test_memory_of_the_loss_is_less_than_two_tiles_of_distances(devices):
+def test_memory_of_the_loss_is_less_than_two_tiles_of_distances(devices, compile_for):
     """That is a tenth of what pytorch-metric-learning takes on a CPU, or less."""
-    name = f'loss and gradient, {ROWS} x {WIDTH}, {len(devices)} x {devices[0].device_kind}'
-    assert report(name, compile_loss(devices)) < 2 * TILE_BYTES
+    compiled, _ = compile_for(devices, scaling.loss_alone)
+    name = f'gradient of the loss, {ROWS} rows, {len(devices)} x {devices[0].device_kind}'
+    assert report(name, compiled) < 2 * TILE_BYTES
 
 
-def test_on_a_gpu_one_kernel_reads_all_distances_and_another_those_of_a_block(gpu):
+def test_on_a_gpu_one_kernel_reads_all_distances_and_another_those_of_a_block(gpu, compile_for):
     """Both maxima of the blocks come from one reading; then 32 candidates a column are left."""
-    written = kernels(compile_loss(gpu))
+    written = kernels(compile_for(gpu, scaling.loss_alone)[0])
     tile = f'f32[{ROWS},{ROWS}]'
     (products,) = (name for name, (shapes, _) in written.items() if shapes == [tile])
     readers = [shapes for shapes, operands in written.values() if products in operands]
@@ -165,19 +142,24 @@ def test_on_a_gpu_one_kernel_reads_all_distances_and_another_those_of_a_block(gp
 
 
 @pytest.mark.parametrize('several', ['gpus', 'tpu'])
-def test_devices_swap_slices_instead_of_gathering_embeddings(several, request):
+def test_devices_swap_slices_instead_of_gathering_embeddings(several, request, compile_for):
     """As those of a CPU do: nothing is gathered but labels, masks and weights."""
-    compiled = compile_loss(request.getfixturevalue(several))
-    assert count(compiled, 'all-to-all') == 2  # there and, for the gradient, back
-    gathered = re.findall(r'= \w+\[([\d,]*)\]\S* all-gather', compiled.as_text())
+    program = compile_for(request.getfixturevalue(several), scaling.loss_alone)[0].as_text()
+    swaps = re.findall(r' all-to-all(?:-start)?\(', program)
+    assert len(swaps) == 2  # there and, for the gradient, back
+    gathered = re.findall(r'= \w+\[([\d,]*)\]\S* all-gather', program)
     assert all(math.prod(map(int, shape.split(','))) == ROWS for shape in gathered)
 
 
-def test_training_step_overwrites_its_state_and_convolves_in_bfloat16(devices, monkeypatch):
+def test_training_step_overwrites_its_state_and_convolves_in_bfloat16(
+    devices, compile_for, monkeypatch
+):
     """The recipe for FER2013 on GPUs, with half the layers and a quarter of the width."""
     settings = 'model.dtype=bfloat16', 'model.backbone=resnet10', 'model.width_factor=0.25'
-    compiled, state_bytes = compile_step(devices, monkeypatch, *settings)
+    monkeypatch.setitem(scaling.CASES, 'small', ('fer2013_gpu', 32, *settings))
+    compiled, (state, _) = compile_for(devices, scaling.training, 'small')
     report(f'step of resnet10, {len(devices)} x {devices[0].device_kind}', compiled)
+    state_bytes = sum(math.prod(x.shape[1:]) * x.dtype.itemsize for x in jax.tree.leaves(state))
     # Padded on a TPU.
     assert compiled.memory_analysis().alias_size_in_bytes >= state_bytes
     convolution = r'= \(?(\w+)\[[^=]* (?:convolution|custom-call)\(.*conv_general_dilated'
