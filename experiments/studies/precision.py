@@ -2,8 +2,8 @@
 
     python experiments/studies/precision.py --data FOLDER
 
-A third of FER2013 (configs/fer2013_third.py), float32 and bfloat16, 3 seeds. On a CPU, where bfloat16 is
-emulated and gains no time. study.py has the options.
+A third of FER2013 (configs/fer2013_third.py), float32 and bfloat16, 3 seeds. study.py has
+the options.
 """
 
 import sys
