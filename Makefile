@@ -49,22 +49,22 @@ types: $(VENV)/.installed
 # Without pytest-xdist, which setup.cfg's options ask for.
 parity: .venv-parity/.installed .venv-onnx/.installed
 	.venv-parity/bin/python -m pytest -o addopts=--strict-markers -rP \
-		experiments/peers/parity_pml.py experiments/peers/parity_backbones.py
-	.venv-onnx/bin/python -m pytest -o addopts=--strict-markers experiments/peers/parity_onnx.py
+		tests/environments/parity_pml.py tests/environments/parity_backbones.py
+	.venv-onnx/bin/python -m pytest -o addopts=--strict-markers tests/environments/parity_onnx.py
 
 installed: .venv-wheel/.installed .venv-sdist/.installed
-	.venv-wheel/bin/python experiments/checks/installed.py
-	.venv-sdist/bin/python experiments/checks/installed.py
+	.venv-wheel/bin/python tests/environments/installed.py
+	.venv-sdist/bin/python tests/environments/installed.py
 
 hosts: $(VENV)/.installed
-	$(BIN)/python -m pytest -o addopts=--strict-markers -m 'not slow' experiments/checks/several_hosts.py
+	$(BIN)/python -m pytest -o addopts=--strict-markers -m 'not slow' tests/environments/several_hosts.py
 
 gpu-parts: $(VENV)/.installed
-	$(BIN)/python -m pytest -o addopts=--strict-markers experiments/checks/gpu_parts_on_a_cpu.py
+	$(BIN)/python -m pytest -o addopts=--strict-markers tests/environments/gpu_parts_on_a_cpu.py
 
 accelerators: .venv-accelerators/.installed
 	.venv-accelerators/bin/python -m pytest -o addopts=--strict-markers -rP \
-		experiments/checks/compiled_for_accelerators.py
+		tests/environments/compiled_for_accelerators.py
 
 # What is built needs no network, and every link and docstring has to hold.
 docs: .venv-docs/.installed
@@ -80,7 +80,7 @@ notebooks: $(VENV)/.installed
 # Gradio's threads meet warnings of pandas, which setup.cfg would make errors.
 page: .venv-page/.installed
 	.venv-page/bin/python -m pytest -o addopts=--strict-markers -o filterwarnings=default -rP \
-		experiments/checks/page_in_browser.py
+		tests/environments/page_in_browser.py
 
 $(VENV)/.installed: setup.cfg
 	@echo 'Installing into $(VENV), which takes some minutes.'

@@ -15,8 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).absolute().parents[1]))
 
-from mtdml_jax.evaluation.classify import accuracy_interval
-from mtdml_jax.inference.model_file import read_model, write_model
+from mtdml_jax.models.model_file import read_model, write_model
+from mtdml_jax.scoring.classify import accuracy_interval
 
 MODELS = Path(__file__).absolute().parents[1] / 'models'
 LICENSE = (

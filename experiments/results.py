@@ -3,7 +3,7 @@
     make results
 
 A page has its table between `<!-- table: NAME -->` and `<!-- end of table -->`; `TABLES` says how it is
-made. Twice changes nothing, and `tests/test_results.py` holds the pages to the files.
+made. Twice changes nothing, and `tests/experiments/test_results.py` holds the pages to the files.
 """
 
 import re
@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).absolute().parent / 'studies'))
 from study import read_rows
 from study_tables import SCORES, in_per_cent, paired_differences, scores_by_cell
 
-from mtdml_jax.evaluation.intervals import markdown_table
+from mtdml_jax.scoring.intervals import markdown_table
 
 EXPERIMENTS = Path(__file__).absolute().parent
 PAGES = EXPERIMENTS.parent / 'docs' / 'results'

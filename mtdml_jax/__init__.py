@@ -13,13 +13,13 @@ Importing this package imports jax and nothing heavier; training lives in `mtdml
 
 from typing import TYPE_CHECKING
 
-from mtdml_jax.losses import LossAux, multi_threshold_loss
-from mtdml_jax.memory import Memory, empty_memory, remember
-from mtdml_jax.mining import Triplets, mine_batch_hard
-from mtdml_jax.parts import embed_in_parts
-from mtdml_jax.slicing import merge_slices, split_slices
-from mtdml_jax.thresholds import sample_thresholds, threshold_range
-from mtdml_jax.triplets import dual_triplet_loss, triplet_loss
+from mtdml_jax.loss.memory import Memory, empty_memory, remember
+from mtdml_jax.loss.microbatch import embed_in_parts
+from mtdml_jax.loss.mining import Triplets, mine_batch_hard
+from mtdml_jax.loss.multi_threshold import LossAux, multi_threshold_loss
+from mtdml_jax.loss.slicing import merge_slices, split_slices
+from mtdml_jax.loss.thresholds import sample_thresholds, threshold_range
+from mtdml_jax.loss.triplets import dual_triplet_loss, triplet_loss
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,8 +5,10 @@ import os
 import shlex
 import sys
 
-from mtdml_jax.command import Command
-from mtdml_jax.errors import (
+from mtdml_jax.cli import train as training
+from mtdml_jax.cli import use as inference
+from mtdml_jax.cli.command import Command
+from mtdml_jax.host.errors import (
     DIVERGED,
     INTERRUPTED,
     STOPPED,
@@ -16,9 +18,7 @@ from mtdml_jax.errors import (
     UserError,
     one_line,
 )
-from mtdml_jax.inference import commands as inference
-from mtdml_jax.system import restart_with_huge_pages
-from mtdml_jax.training import commands as training
+from mtdml_jax.host.system import restart_with_huge_pages
 
 COMMANDS: dict[str, Command] = {
     'prepare': training.PREPARE,

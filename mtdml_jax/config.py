@@ -15,8 +15,8 @@ from ml_collections import ConfigDict, config_flags
 
 from mtdml_jax import configs
 from mtdml_jax.configs import default
-from mtdml_jax.errors import UserError, check_choice
-from mtdml_jax.losses import MININGS
+from mtdml_jax.host.errors import UserError, check_choice
+from mtdml_jax.loss.multi_threshold import MININGS
 
 # Where things are is not what they are: a run may move to another machine.
 LOCATION_KEYS = ('data.dir', 'data.prepared_dir')

@@ -13,7 +13,7 @@ from mtdml_jax.config import (
     load_config,
     read_config,
 )
-from mtdml_jax.errors import UserError
+from mtdml_jax.host.errors import UserError
 
 
 def test_overrides_keep_the_type_of_their_key():

@@ -11,17 +11,17 @@ from test_docs import ROOT, blocks
 
 import mtdml_jax
 from mtdml_jax import __main__ as command_line
-from mtdml_jax import distances, mining
 from mtdml_jax.config import check_config
 from mtdml_jax.data.pipeline import load_split
-from mtdml_jax.errors import UserError
-from mtdml_jax.evaluation import classify
-from mtdml_jax.evaluation.report import class_table
+from mtdml_jax.host.errors import UserError
 from mtdml_jax.inference import classifiers
 from mtdml_jax.inference.model import Model
-from mtdml_jax.inference.model_file import NetworkSettings, read_model, write_model
-from mtdml_jax.inference.slices import take_slices
+from mtdml_jax.loss import distances, mining
 from mtdml_jax.models import backbones
+from mtdml_jax.models.choose_slices import take_slices
+from mtdml_jax.models.model_file import NetworkSettings, read_model, write_model
+from mtdml_jax.reports.report import class_table
+from mtdml_jax.scoring import classify
 from mtdml_jax.training import loop
 
 SET, BACKBONE, MINING, DISTANCE, OF_EVALUATION, OF_PREDICT, COMMAND = range(7)

@@ -3,7 +3,7 @@
     python experiments/benchmarks/benchmark_exchange.py [--batch 4096] [--size 512] [--slices 8]
         [--devices 8]
 
-Compiles loss and gradient for forced CPU devices with both exchanges of `mtdml_jax/exchange.py` and
+Compiles loss and gradient for forced CPU devices with both exchanges of `mtdml_jax/loss/exchange.py` and
 prints, per device: the bytes that its collectives receive, by operation, as read from the compiled
 program; the work and the bytes of `compiled.cost_analysis()`; and the milliseconds of a step (all
 devices share the cores: they say which is not slower here, not what a network costs).
@@ -22,7 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtdml_jax import exchange, multi_threshold_loss
+from mtdml_jax import multi_threshold_loss
+from mtdml_jax.loss import exchange
 
 ROUNDS = 7
 COLLECTIVE = re.compile(r' = (.*?) (all-gather|all-to-all|reduce-scatter|all-reduce)(?:-start)?\(')

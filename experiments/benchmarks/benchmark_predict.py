@@ -26,9 +26,9 @@ from PIL import Image
 import mtdml_jax
 from mtdml_jax.config import apply_overrides, read_config
 from mtdml_jax.data.protocol import load_part
-from mtdml_jax.evaluation.classify import accuracy_interval
-from mtdml_jax.evaluation.embed import make_embedder
 from mtdml_jax.inference.predict import predict_files
+from mtdml_jax.scoring.classify import accuracy_interval
+from mtdml_jax.scoring.embed import make_embedder
 
 LOOP = 300
 

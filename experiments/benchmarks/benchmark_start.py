@@ -29,8 +29,9 @@ def measure(config, steps, folder, started):
     """Trains in this process; (seconds to the end of the first step, share outside the steps)."""
     import jax
 
+    from mtdml_jax.cli import train as commands
     from mtdml_jax.config import load_config
-    from mtdml_jax.training import commands, loop
+    from mtdml_jax.training import loop
 
     times = []
     make_training = loop.make_training

@@ -39,7 +39,7 @@ sys.path.insert(0, str(Path(__file__).absolute().parents[1] / 'peers'))
 
 import numpy as np
 
-from mtdml_jax.system import TUNABLES
+from mtdml_jax.host.system import TUNABLES
 
 # jax and torch are imported in the processes that measure them.
 

@@ -37,8 +37,25 @@ DETERMINISM = {
 # The case of `feed` that is the recipe for FER2013 on GPUs.
 RECIPE = '48 px from memory, batch 128'
 # Those that need neither 8 devices nor several processes.
-TESTS = ('losses', 'loss_options', 'mining', 'slicing', 'distances', 'thresholds', 'exchange')
-TESTS_WITH_DATA = ('network', 'resnet', 'step', 'state', 'checkpoints')
+TESTS = tuple(
+    f'loss/test_{name}.py'
+    for name in (
+        'multi_threshold',
+        'loss_options',
+        'mining',
+        'slicing',
+        'distances',
+        'thresholds',
+        'exchange',
+    )
+)
+TESTS_WITH_DATA = (
+    'models/test_network.py',
+    'models/test_resnet.py',
+    'training/test_step.py',
+    'training/test_state.py',
+    'training/test_checkpoints.py',
+)
 SEVERAL_DEVICES = ('devices', 'processes', 'replicas')
 
 
@@ -147,8 +164,8 @@ def check_tests(results, options):
     import importlib.util
 
     names = TESTS + TESTS_WITH_DATA if importlib.util.find_spec('tensorflow') else TESTS
-    names = ('thresholds',) if options.small else names
-    files = [f'tests/test_{name}.py' for name in names]
+    names = ('loss/test_thresholds.py',) if options.small else names
+    files = [f'tests/{name}' for name in names]
     without = ' and '.join(f'not {word}' for word in SEVERAL_DEVICES)
     flags = {'XLA_FLAGS': '', 'JAX_DEFAULT_MATMUL_PRECISION': 'highest'}
     workers = '0' if options.small else '8'

@@ -30,8 +30,8 @@ from benchmark_loss import foreign_cpu_seconds, time_in_turns, timed
 from jax import export
 
 import mtdml_jax
-from mtdml_jax.inference.model_file import read_model
 from mtdml_jax.inference.runtimes import COMPUTATION, write_onnx, write_stablehlo
+from mtdml_jax.models.model_file import read_model
 
 MANY, LOOP, THREADS = 64, 300, 2
 OUTPUTS = ('embeddings', 'probabilities', 'slice_probabilities')

@@ -38,8 +38,8 @@ from torch_resnet import TorchResNet
 from mtdml_jax.config import apply_overrides, read_config
 from mtdml_jax.data.pipeline import eval_batches, train_batches
 from mtdml_jax.data.protocol import load_part
-from mtdml_jax.evaluation.classify import predict_classes
-from mtdml_jax.evaluation.embed import EmbeddedSplit
+from mtdml_jax.scoring.classify import predict_classes
+from mtdml_jax.scoring.embed import EmbeddedSplit
 from mtdml_jax.training.state import make_schedule
 
 MARGIN, LOOKS, RATE_STEPS = 0.2, 8, 200

@@ -26,12 +26,12 @@ import mtdml_jax
 from mtdml_jax.config import apply_overrides, read_config
 from mtdml_jax.data.pipeline import eval_batches
 from mtdml_jax.data.protocol import load_part
-from mtdml_jax.evaluation.classify import classify_and_score
-from mtdml_jax.evaluation.embed import EmbeddedSplit
 from mtdml_jax.inference.model import Model
-from mtdml_jax.inference.model_file import read_model, write_model
-from mtdml_jax.inference.slices import choose_slices, take_slices
-from mtdml_jax.slicing import merge_slices
+from mtdml_jax.loss.slicing import merge_slices
+from mtdml_jax.models.choose_slices import choose_slices, take_slices
+from mtdml_jax.models.model_file import read_model, write_model
+from mtdml_jax.scoring.classify import classify_and_score
+from mtdml_jax.scoring.embed import EmbeddedSplit
 
 RESULTS = Path(__file__).parents[1] / 'results' / 'fewer_slices.csv'
 COUNTS, ROUNDS = (1, 64), 30

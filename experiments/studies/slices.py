@@ -21,12 +21,12 @@ from study_figures import save
 
 from mtdml_jax.config import read_config
 from mtdml_jax.data.protocol import load_part
-from mtdml_jax.evaluation.classify import accuracy_interval, fit_neighbors
-from mtdml_jax.evaluation.embed import make_embedder
-from mtdml_jax.evaluation.evaluate import load_checkpoint
-from mtdml_jax.evaluation.intervals import markdown_table
+from mtdml_jax.loss.slicing import split_slices
 from mtdml_jax.models import make_network
-from mtdml_jax.slicing import split_slices
+from mtdml_jax.reports.evaluate import load_checkpoint
+from mtdml_jax.scoring.classify import accuracy_interval, fit_neighbors
+from mtdml_jax.scoring.embed import make_embedder
+from mtdml_jax.scoring.intervals import markdown_table
 from mtdml_jax.training.step import make_thresholds
 
 FIGURE = Path(__file__).parents[1] / 'figures' / 'slices.png'

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mtdml_jax.evaluation.intervals import markdown_table, mean_interval
+from mtdml_jax.scoring.intervals import markdown_table, mean_interval
 
 # Title -> column.
 SCORES = {

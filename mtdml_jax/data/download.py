@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 from tensorflow_datasets.core.download import downloader
 
-from mtdml_jax.errors import UserError
+from mtdml_jax.host.errors import UserError
 
 # To a host that does not answer; a host may have two addresses, and each is tried again once.
 SECONDS_TO_CONNECT = 3

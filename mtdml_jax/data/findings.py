@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mtdml_jax.data.folders import Face
-from mtdml_jax.errors import UserError, listed
+from mtdml_jax.host.errors import UserError, listed
+from mtdml_jax.images.folders import Face
 
 logger = logging.getLogger(__name__)
 

@@ -22,10 +22,10 @@ from mtdml_jax.data.findings import (
     describe_unusable,
     drop_repeated,
 )
-from mtdml_jax.data.folders import Face, find_patterns
 from mtdml_jax.data.images import decode_image
-from mtdml_jax.errors import UserError, listed
-from mtdml_jax.paths import user_path
+from mtdml_jax.host.errors import UserError, listed
+from mtdml_jax.host.paths import user_path
+from mtdml_jax.images.folders import Face, find_patterns
 
 logger = logging.getLogger(__name__)
 

@@ -1,13 +1,13 @@
 """Images as they come: decoding, square crops, resizing and normalisation, inside tf.data.
 
-What inference/pixels.py does without TensorFlow; tests/test_pixels.py holds both to one result.
+What inference/pixels.py does without TensorFlow; tests/images/test_pixels.py holds both to one result.
 """
 
 import numpy as np
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from mtdml_jax.inference.pixels import open_upright
+from mtdml_jax.images.pixels import open_upright
 
 # What `load_pixels` reads of the section `data` of the config.
 PIXEL_KEYS = ('channels', 'crop', 'crop_margin')

@@ -17,8 +17,8 @@ from mtdml_jax.data.augment import augment, draw_uniforms
 from mtdml_jax.data.images import PIXEL_KEYS, load_pixels, normalize
 from mtdml_jax.data.prepare import damaged, prepare
 from mtdml_jax.data.sampling import fits_all_classes, index_by_class, sample_rows
-from mtdml_jax.errors import UserError, listed
-from mtdml_jax.paths import user_path
+from mtdml_jax.host.errors import UserError, listed
+from mtdml_jax.host.paths import user_path
 
 # TensorFlow only feeds: the accelerators belong to JAX.
 tf.config.set_visible_devices([], 'GPU')

@@ -21,8 +21,8 @@ from mtdml_jax.data.download import downloading
 from mtdml_jax.data.findings import describe_unusable
 from mtdml_jax.data.image_files import FaceBuilder
 from mtdml_jax.data.images import decode_image
-from mtdml_jax.errors import UserError
-from mtdml_jax.paths import user_path
+from mtdml_jax.host.errors import UserError
+from mtdml_jax.host.paths import user_path
 
 
 def prepare(data: ConfigDict) -> tfds.core.DatasetBuilder:

@@ -5,7 +5,7 @@ from ml_collections import ConfigDict
 
 from mtdml_jax.data.pipeline import Split, has_split, load_split
 from mtdml_jax.data.prepare import prepare
-from mtdml_jax.errors import UserError
+from mtdml_jax.host.errors import UserError
 
 
 def load_part(data: ConfigDict, part: str) -> Split:

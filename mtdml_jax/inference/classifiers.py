@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mtdml_jax.errors import UserError
+from mtdml_jax.host.errors import UserError
 
 if TYPE_CHECKING:  # It imports this module.
     from mtdml_jax.inference.model import Gallery, Model

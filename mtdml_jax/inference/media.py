@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from mtdml_jax.data.folders import files_below, is_image, natural_order, warn_left_out
-from mtdml_jax.inference.pixels import MAX_PIXELS
+from mtdml_jax.images.folders import files_below, is_image, natural_order, warn_left_out
+from mtdml_jax.images.pixels import MAX_PIXELS
 
 # What is decoded as a video; of animated images the first frame is the image.
 VIDEO_SUFFIXES = {

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple, overload
 import jax
 import numpy as np
 
-from mtdml_jax.errors import UserError, listed
+from mtdml_jax.host.errors import UserError, listed
+from mtdml_jax.host.paths import user_path
+from mtdml_jax.images.pixels import ImageLike, load_pixels
 from mtdml_jax.inference.classifiers import CLASSIFIERS, find_nearest, need_faces, side_by_side
-from mtdml_jax.inference.embedding import make_look
-from mtdml_jax.inference.model_file import ModelData, read_model, write_model
-from mtdml_jax.inference.pixels import ImageLike, load_pixels
-from mtdml_jax.paths import user_path
+from mtdml_jax.models.forward import make_look
+from mtdml_jax.models.model_file import ModelData, read_model, write_model
 
 # Of a run's folder, where its evaluation leaves the model.
 MODEL_NAME = 'model.safetensors'

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mtdml_jax.errors import UserError
+from mtdml_jax.host.errors import UserError
+from mtdml_jax.images.pixels import open_image
 from mtdml_jax.inference.media import read_pictures
 from mtdml_jax.inference.model import join_predictions, load
-from mtdml_jax.inference.pixels import open_image
 from mtdml_jax.inference.rows import NO_FACE, WRITERS, EmbeddingWriter, Row, open_output
 from mtdml_jax.inference.stream import find_boxes, predict_rows
 

@@ -8,7 +8,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-from mtdml_jax.errors import UserError, one_line
+from mtdml_jax.host.errors import UserError, one_line
 from mtdml_jax.inference.media import Picture
 from mtdml_jax.inference.model import Predictions
 

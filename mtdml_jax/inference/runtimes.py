@@ -19,10 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from mtdml_jax.errors import UserError, one_line
-from mtdml_jax.inference.embedding import make_look
-from mtdml_jax.inference.model_file import KEY, ModelData, to_json
-from mtdml_jax.slicing import merge_slices
+from mtdml_jax.host.errors import UserError, one_line
+from mtdml_jax.loss.slicing import merge_slices
+from mtdml_jax.models.forward import make_look
+from mtdml_jax.models.model_file import KEY, ModelData, to_json
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 # The oldest that jax2onnx writes right, for runtimes that are not of this year.

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mtdml_jax.errors import UserError
+from mtdml_jax.host.errors import UserError
+from mtdml_jax.images.pixels import cut_pixels, opened
 from mtdml_jax.inference.media import Picture
 from mtdml_jax.inference.model import Classifier, Model, Predictions, in_batches, one_behind
-from mtdml_jax.inference.pixels import cut_pixels, opened
 from mtdml_jax.inference.rows import NO_FACE, Row
 
 # A function (picture, its image) -> boxes (left, top, width, height) of its faces; None: it is the face.

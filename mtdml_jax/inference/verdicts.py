@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mtdml_jax.distances import from_squares
 from mtdml_jax.inference.model import Gallery, Model, Predictions
+from mtdml_jax.loss.distances import from_squares
 
 
 class Verdict(NamedTuple):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mtdml_jax.errors import check_choice
+from mtdml_jax.host.errors import check_choice
 from mtdml_jax.models import layers
 from mtdml_jax.models.layers import DepthwiseConv, conv, make_norm
 

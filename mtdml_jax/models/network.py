@@ -7,14 +7,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mtdml_jax.errors import UserError, check_choice
+from mtdml_jax.host.errors import UserError, check_choice
+from mtdml_jax.loss.slicing import split_slices
 from mtdml_jax.models.backbones import BACKBONES
-from mtdml_jax.slicing import split_slices
 
 if TYPE_CHECKING:  # Neither is needed to make a network.
     from ml_collections import ConfigDict
-
-    from mtdml_jax.inference.model_file import NetworkSettings
 
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 # Key of the section `model` of the config -> its values.
@@ -23,6 +21,20 @@ CHOICES: dict[str, Collection[object]] = {
     'embedding_norm': ('none', 'batch'),
     'dtype': DTYPES,
 }
+
+
+class NetworkSettings(NamedTuple):
+    """What `make_network` needs; keys of the section `model` of a config, explained there."""
+
+    backbone: str
+    width_factor: float
+    stem: str
+    embedding_size: int
+    num_slices: int
+    embedding_norm: str
+    logit_scale: float
+    learn_logit_scale: bool
+    dtype: str
 
 
 class Outputs(NamedTuple):

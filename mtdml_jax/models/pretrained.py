@@ -35,9 +35,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from mtdml_jax.errors import UserError, listed
+from mtdml_jax.host.errors import UserError, listed
+from mtdml_jax.host.paths import user_path
 from mtdml_jax.models.backbones import BACKBONES
-from mtdml_jax.paths import user_path
 
 if TYPE_CHECKING:  # Whoever has a file of weights may have none of it.
     from ml_collections import ConfigDict

@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from mtdml_jax.errors import UserError, one_line
+from mtdml_jax.host.errors import UserError, one_line
 from mtdml_jax.training.state import TrainState
 
 logger = logging.getLogger(__name__)

@@ -18,12 +18,12 @@ from mtdml_jax.config import LOCATION_KEYS, check_config, claim_workdir, flatten
 from mtdml_jax.data.pipeline import Split, check_trainable, train_batches
 from mtdml_jax.data.prepare import prepare
 from mtdml_jax.data.protocol import has_validation, load_part
-from mtdml_jax.errors import UserError
-from mtdml_jax.evaluation.classify import fit_neighbors
-from mtdml_jax.evaluation.embed import make_embedder
-from mtdml_jax.evaluation.retrieval import retrieval_scores
+from mtdml_jax.host.errors import UserError
+from mtdml_jax.host.process import check_processes_agree, code_digest
 from mtdml_jax.models import Network
-from mtdml_jax.process import check_processes_agree, code_digest
+from mtdml_jax.scoring.classify import fit_neighbors
+from mtdml_jax.scoring.embed import make_embedder
+from mtdml_jax.scoring.retrieval import retrieval_scores
 from mtdml_jax.training import checkpoints
 from mtdml_jax.training.metrics import RunLog
 from mtdml_jax.training.profile import Profile

@@ -17,7 +17,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
-from mtdml_jax.errors import DivergenceError, listed
+from mtdml_jax.host.errors import DivergenceError, listed
 from mtdml_jax.training.step import on_host
 
 logger = logging.getLogger(__name__)

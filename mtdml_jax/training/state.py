@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtdml_jax.errors import UserError
-from mtdml_jax.memory import Memory, empty_memory
+from mtdml_jax.host.errors import UserError
+from mtdml_jax.loss.memory import Memory, empty_memory
 from mtdml_jax.models import Network
 from mtdml_jax.models.pretrained import load_backbone
 

@@ -10,12 +10,12 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from mtdml_jax.errors import UserError, check_choice
-from mtdml_jax.losses import global_mean, multi_threshold_loss
-from mtdml_jax.memory import remember
+from mtdml_jax.host.errors import UserError, check_choice
+from mtdml_jax.loss.memory import remember
+from mtdml_jax.loss.microbatch import embed_in_parts
+from mtdml_jax.loss.multi_threshold import global_mean, multi_threshold_loss
+from mtdml_jax.loss.thresholds import sample_thresholds, threshold_range
 from mtdml_jax.models import Network, make_network
-from mtdml_jax.parts import embed_in_parts
-from mtdml_jax.thresholds import sample_thresholds, threshold_range
 from mtdml_jax.training.state import TrainState, create_state, make_optimizer, make_schedule
 
 # The mapped axis over whose devices a batch is spread.

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
-from mtdml_jax.data.folders import Face, find_patterns
 from mtdml_jax.data.image_files import FaceBuilder
-from mtdml_jax.data.tables import parse_pixels, read_csv
-from mtdml_jax.errors import UserError
+from mtdml_jax.host.errors import UserError
+from mtdml_jax.images.folders import Face, find_patterns
+from mtdml_jax.images.tables import parse_pixels, read_csv
 
 NAMES = ('Neutral', 'Happy', 'Sad', 'Surprise', 'Fear', 'Disgust', 'Anger', 'Contempt')
 LAST_CODE = 10  # 8, 9 and 10: none of them, uncertain, no face.

@@ -4,10 +4,10 @@ import re
 from itertools import groupby
 from pathlib import Path
 
-from mtdml_jax.data.folders import Face, faces_in_class_folders, find_patterns, image_files
 from mtdml_jax.data.image_files import FaceBuilder
-from mtdml_jax.data.tables import read_text
-from mtdml_jax.errors import UserError
+from mtdml_jax.host.errors import UserError
+from mtdml_jax.images.folders import Face, faces_in_class_folders, find_patterns, image_files
+from mtdml_jax.images.tables import read_text
 
 IMAGES, LABELS, CUT = 'cohn-kanade-images', 'Emotion', 'CK+48'
 NEUTRAL = 'neutral'

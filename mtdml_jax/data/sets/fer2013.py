@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mtdml_jax.data.folders import SPLIT_FOLDERS, Face, faces_in_splits, split_folders
 from mtdml_jax.data.image_files import FaceBuilder
-from mtdml_jax.data.tables import read_csv
-from mtdml_jax.errors import UserError
+from mtdml_jax.host.errors import UserError
+from mtdml_jax.images.folders import SPLIT_FOLDERS, Face, faces_in_splits, split_folders
+from mtdml_jax.images.tables import read_csv
 
 FILE_NAMES = ('fer2013.csv', 'fer2013.csv.gz', 'icml_face_data.csv', 'icml_face_data.csv.gz')
 CLASS_NAMES = ('Angry', 'Disgust', 'Fear', 'Happy', 'Sad', 'Surprise', 'Neutral')

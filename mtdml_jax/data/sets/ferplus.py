@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
-from mtdml_jax.data.folders import Face
 from mtdml_jax.data.image_files import FaceBuilder
 from mtdml_jax.data.sets import fer2013
-from mtdml_jax.data.tables import read_csv
-from mtdml_jax.errors import UserError
+from mtdml_jax.host.errors import UserError
+from mtdml_jax.images.folders import Face
+from mtdml_jax.images.tables import read_csv
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,9 @@ import logging
 import re
 from pathlib import Path
 
-from mtdml_jax.data.folders import (
+from mtdml_jax.data.image_files import FaceBuilder
+from mtdml_jax.host.errors import UserError
+from mtdml_jax.images.folders import (
     Face,
     faces_in_splits,
     has_images,
@@ -13,8 +15,6 @@ from mtdml_jax.data.folders import (
     split_folders,
     visible_folders,
 )
-from mtdml_jax.data.image_files import FaceBuilder
-from mtdml_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 

@@ -10,12 +10,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
-from mtdml_jax.data.folders import SPLIT_NAMES, Face, natural_order
 from mtdml_jax.data.image_files import FaceBuilder, FaceConfig
 from mtdml_jax.data.sets.folder import find_subject
-from mtdml_jax.data.tables import parse_box, read_csv
-from mtdml_jax.errors import UserError
-from mtdml_jax.paths import user_path
+from mtdml_jax.host.errors import UserError
+from mtdml_jax.host.paths import user_path
+from mtdml_jax.images.folders import SPLIT_NAMES, Face, natural_order
+from mtdml_jax.images.tables import parse_box, read_csv
 
 BOX = ('x', 'y', 'w', 'h')
 ROLES = ('query', 'gallery')

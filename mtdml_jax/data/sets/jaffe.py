@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
-from mtdml_jax.data.folders import Face
 from mtdml_jax.data.image_files import FaceBuilder
-from mtdml_jax.errors import UserError
+from mtdml_jax.host.errors import UserError
+from mtdml_jax.images.folders import Face
 
 CODES = {
     'AN': 'Anger',

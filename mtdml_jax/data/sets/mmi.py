@@ -6,9 +6,9 @@ from collections import defaultdict
 from pathlib import Path
 from xml.etree import ElementTree
 
-from mtdml_jax.data.folders import Face, find_patterns, image_files, visible_folders
 from mtdml_jax.data.image_files import FaceBuilder
-from mtdml_jax.errors import UserError
+from mtdml_jax.host.errors import UserError
+from mtdml_jax.images.folders import Face, find_patterns, image_files, visible_folders
 
 logger = logging.getLogger(__name__)
 

@@ -4,9 +4,9 @@ import itertools
 import re
 from pathlib import Path
 
-from mtdml_jax.data.folders import Face, faces_in_class_folders, visible_folders
 from mtdml_jax.data.image_files import FaceBuilder
-from mtdml_jax.errors import UserError
+from mtdml_jax.host.errors import UserError
+from mtdml_jax.images.folders import Face, faces_in_class_folders, visible_folders
 
 NAMES = ('Anger', 'Disgust', 'Fear', 'Happiness', 'Sadness', 'Surprise')
 NUM_SEQUENCES = 480

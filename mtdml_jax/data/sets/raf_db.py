@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from mtdml_jax.data.folders import SPLIT_FOLDERS, Face, faces_in_splits, split_folders
 from mtdml_jax.data.image_files import FaceBuilder
-from mtdml_jax.data.tables import read_words
-from mtdml_jax.errors import UserError
+from mtdml_jax.host.errors import UserError
+from mtdml_jax.images.folders import SPLIT_FOLDERS, Face, faces_in_splits, split_folders
+from mtdml_jax.images.tables import read_words
 
 LIST = 'EmoLabel/list_patition_label.txt'  # Spelled so by the set.
 NAMES = ('Surprise', 'Fear', 'Disgust', 'Happiness', 'Sadness', 'Anger', 'Neutral')

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from mtdml_jax.data.folders import Face, faces_in_class_folders
 from mtdml_jax.data.image_files import FaceBuilder
+from mtdml_jax.images.folders import Face, faces_in_class_folders
 
 NAMES = ('Angry', 'Disgust', 'Fear', 'Happy', 'Neutral', 'Sad', 'Surprise')
 SPLITS = {'Train': 'train', 'Val': 'test'}

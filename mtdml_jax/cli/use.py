@@ -1,0 +1,177 @@
+"""The commands that use what was trained: export, predict and demo."""
+
+import sys
+
+from mtdml_jax.cli.command import Command, path_argument
+from mtdml_jax.host.compile_cache import use_compile_cache
+from mtdml_jax.host.errors import UserError
+from mtdml_jax.host.process import find_devices, quieten
+from mtdml_jax.inference.classifiers import CLASSIFIERS
+
+
+def _add_demo(parser):
+    parser.add_argument('--model', required=True, help='a model file, or the folder of a run')
+    parser.add_argument('--host', default='127.0.0.1', help='default: this machine alone')
+    parser.add_argument('--port', type=int, default=7860)
+    parser.add_argument(
+        '--faces',
+        choices=('detect', 'none'),
+        default='detect',
+        help='none: the picture is the face',
+    )
+
+
+def _add_export(parser):
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument('--workdir', type=path_argument, help='folder of an evaluated run')
+    source.add_argument('--model', type=path_argument, help='a model file, for another format')
+    parser.add_argument('--out', type=path_argument, required=True, metavar='FILE')
+    parser.add_argument(
+        '--format',
+        choices=('safetensors', 'onnx', 'stablehlo'),
+        help='default: as --out ends, or safetensors',
+    )
+    parser.add_argument(
+        '--dtype',
+        choices=('float32', 'bfloat16', 'float16'),
+        default='float32',
+        help='of the weights in the file',
+    )
+    parser.add_argument(
+        '--slices', metavar='K', help="the K best by the validation part, or their numbers: '0,3,5'"
+    )
+    parser.add_argument('--license', metavar='TEXT', help="what the data's licence allows")
+
+
+def _add_predict(parser):
+    parser.add_argument(
+        'paths',
+        nargs='+',
+        metavar='PATH',
+        help="images, videos, folders, patterns ('*.png'); - for a list on standard input",
+    )
+    parser.add_argument('--model', required=True, help='a model file, or the folder of a run')
+    parser.add_argument(
+        '--faces',
+        default='none',
+        help='none: the picture is the face (the default); detect; or a csv file of path,x,y,w,h',
+    )
+    parser.add_argument(
+        '--by',
+        choices=CLASSIFIERS,
+        help='default: softmax, or centroid where there is no softmax',
+    )
+    parser.add_argument(
+        '--every', type=int, default=1, metavar='N', help='of videos every N-th frame'
+    )
+    parser.add_argument(
+        '--format',
+        choices=('table', 'csv', 'jsonl'),
+        help='default: as --out ends; else a table on a terminal, or csv',
+    )
+    parser.add_argument(
+        '--out', type=path_argument, metavar='FILE', help='instead of standard output'
+    )
+    parser.add_argument(
+        '--embeddings', type=path_argument, metavar='FILE.npy', help='embedding of each row'
+    )
+    parser.add_argument(
+        '--annotate', type=path_argument, metavar='DIR', help='copies with the faces marked'
+    )
+
+
+def _export(arguments, overrides, command) -> int:
+    find_devices()
+    is_smaller = arguments.slices is not None or arguments.dtype != 'float32'
+    if is_smaller and not arguments.workdir:
+        raise UserError(
+            '--model: slices and types are measured on the data of a run: --workdir=RUN'
+        )
+    if overrides and not is_smaller:
+        raise UserError(f'unexpected argument {overrides[0]!r}')
+    style = arguments.format or {'.onnx': 'onnx', '.stablehlo': 'stablehlo'}.get(
+        arguments.out.suffix, 'safetensors'
+    )
+    from mtdml_jax.inference import runtimes
+    from mtdml_jax.inference.model import find_model
+    from mtdml_jax.models import model_file
+
+    data = model_file.read_model(find_model(arguments.workdir or arguments.model))
+    if is_smaller:
+        from mtdml_jax.config import apply_overrides, read_config
+
+        config = apply_overrides(read_config(arguments.workdir), overrides)
+        quieten()
+        from mtdml_jax.reports.export import shrink
+
+        data = shrink(config, data, slices=_parse_slices(arguments.slices), dtype=arguments.dtype)
+    if arguments.license is not None:
+        data = data._replace(settings=data.settings._replace(license=arguments.license))
+    if style == 'safetensors':
+        model_file.write_model(arguments.out, data, arguments.dtype)
+    else:
+        write = {'onnx': runtimes.write_onnx, 'stablehlo': runtimes.write_stablehlo}[style]
+        write(data, arguments.out)
+    print(f'{arguments.out}: {arguments.out.stat().st_size:,} bytes, {_describe(data.settings)}')
+    return 0
+
+
+def _parse_slices(text) -> int | list[int] | None:
+    """'4' is how many, '0,3,5' and '3,' are which."""
+    try:
+        if text is None or ',' not in text:
+            return text and int(text)
+        return [int(number) for number in text.split(',') if number]
+    except ValueError as error:
+        raise UserError(f'--slices: expected a number, or some as 0,3,5, found {text!r}') from error
+
+
+def _describe(settings) -> str:
+    scores = settings.measured.get('classifiers', {})
+    accuracies = ', '.join(f'{name} {value["accuracy"]:.2%}' for name, value in scores.items())
+    text = f'{settings.network.num_slices} slices'
+    return f'{text}; on {settings.measured["split"]}: {accuracies}' if accuracies else text
+
+
+def _predict(arguments, overrides, command) -> int:
+    # argparse has taken the first paths that follow one another.
+    paths = arguments.paths + [x for x in overrides if x == '-' or not x.startswith('-')]
+    unknown = [x for x in overrides if x not in paths]
+    if unknown:
+        raise UserError(f'unexpected argument {unknown[0]!r}')
+    find_devices()
+    use_compile_cache()
+    from mtdml_jax.inference.predict import predict_files
+
+    counts = predict_files(
+        paths,
+        arguments.model,
+        faces=arguments.faces,
+        by=arguments.by,
+        every=arguments.every,
+        style=arguments.format,
+        out=arguments.out,
+        embeddings=arguments.embeddings,
+        annotate=arguments.annotate,
+    )
+    print(counts.describe(), file=sys.stderr)
+    return 0 if counts.pictures else 2
+
+
+def _demo(arguments, overrides, command) -> int:
+    if overrides:
+        raise UserError(f'unexpected argument {overrides[0]!r}')
+    find_devices()
+    use_compile_cache()
+    from mtdml_jax.demo.page import serve
+    from mtdml_jax.inference.faces import find_faces
+    from mtdml_jax.inference.model import load
+
+    detect = find_faces if arguments.faces == 'detect' else None
+    serve(load(arguments.model), arguments.host, arguments.port, detect)
+    return 0
+
+
+EXPORT = Command(_export, 'write the model of a run as one file', _add_export)
+PREDICT = Command(_predict, 'say what is in images, folders and videos', _add_predict)
+DEMO = Command(_demo, 'a page to try a model on: a picture in, expressions out', _add_demo)

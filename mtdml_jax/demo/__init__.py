@@ -1,0 +1,1 @@
+"""The demo page: a picture in, expressions out."""

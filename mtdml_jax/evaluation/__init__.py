@@ -1,1 +1,0 @@
-"""Embeddings of whole splits, classifiers and retrieval on them, and the report."""

@@ -1,0 +1,1 @@
+"""The machine below: errors, paths, processes, files."""

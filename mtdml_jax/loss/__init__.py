@@ -1,0 +1,1 @@
+"""The method: pure functions of arrays that need jax alone."""

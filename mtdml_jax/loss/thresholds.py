@@ -1,0 +1,65 @@
+"""The valid range of triplet-loss thresholds on the unit sphere, and its sampling."""
+
+import jax
+import jax.numpy as jnp
+
+from mtdml_jax.loss.distances import check_distance, from_squares
+
+
+def threshold_range(
+    num_classes: int, slice_dim: int | None = None, distance: str = 'euclidean'
+) -> tuple[float, float]:
+    """The thresholds that a triplet loss on unit vectors can satisfy for all classes at once.
+
+    A threshold asks every negative to be that much farther away than the farthest positive, so no
+    threshold above the largest common distance of C class centres on the sphere can be met:
+
+        C <= d + 1:  D^2_max = 2C / (C - 1)   (regular simplex, attained)
+        C >  d + 1:  D^2_max = 2              (Rankin's upper bound, attained up to C = 2d)
+
+    The paper samples thresholds "over the valid range"; this geometric reading of it is ours.
+
+    Args:
+      num_classes: number of classes C, at least 2.
+      slice_dim: dimension d of a slice; None for a dimension that is large enough for the simplex.
+      distance: a name in `DISTANCES`: the unit of the thresholds.
+
+    Returns:
+      (low, high) in units of the distance; low is 0.
+
+    Raises:
+      ValueError: fewer than 2 classes, a dimension below 1, or an unknown distance.
+
+    References:
+      R. A. Rankin, "The closest packing of spherical caps in n dimensions", Glasgow Math. J. 2, 1955.
+      Yang et al., Pattern Recognition 156, 110711, 2024.
+    """
+    check_distance(distance)
+    if num_classes < 2:
+        raise ValueError(f'expected num_classes of at least 2, found {num_classes}')
+    if slice_dim is not None and slice_dim < 1:
+        raise ValueError(f'expected slice_dim of at least 1, found {slice_dim}')
+    fits_simplex = slice_dim is None or num_classes <= slice_dim + 1
+    squared_high = 2.0 * num_classes / (num_classes - 1) if fits_simplex else 2.0
+    return 0.0, float(from_squares(squared_high, distance))
+
+
+def sample_thresholds(num_slices: int, low: float, high: float) -> jax.Array:
+    """Midpoints of `num_slices` equal bins of [low, high], ascending.
+
+    Args:
+      num_slices: number of slices S, at least 1.
+      low: lower end of the range.
+      high: upper end of the range.
+
+    Returns:
+      Thresholds, shape [S], float32.
+
+    Raises:
+      ValueError: fewer than 1 slice, or an empty range.
+    """
+    if num_slices < 1:
+        raise ValueError(f'expected num_slices of at least 1, found {num_slices}')
+    if not low < high:
+        raise ValueError(f'expected low < high, found low={low}, high={high}')
+    return low + (high - low) * (jnp.arange(num_slices, dtype=jnp.float32) + 0.5) / num_slices

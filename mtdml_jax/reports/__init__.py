@@ -1,0 +1,1 @@
+"""What a run leaves for people: evaluation, report, cross-validation, export."""

@@ -1,0 +1,182 @@
+"""Cross-validation: a run for each fold, and their test sets pooled."""
+
+import json
+from html import escape
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from mtdml_jax.config import check_config, claim_workdir
+from mtdml_jax.data.protocol import count_folds
+from mtdml_jax.host.errors import UserError
+from mtdml_jax.reports.evaluate import evaluate
+from mtdml_jax.reports.figures import confusion_figure
+from mtdml_jax.reports.html import command as command_html
+from mtdml_jax.reports.html import definitions, fill_page, percent, plot, table, tiles
+from mtdml_jax.reports.report import class_table, main_settings
+from mtdml_jax.scoring.classify import CLASSIFIERS, best_classifier, classification_scores
+from mtdml_jax.scoring.intervals import mean_interval
+from mtdml_jax.training.loop import train
+
+
+def cross_validate(config: ConfigDict, workdir: Path, command: str = '') -> dict | None:
+    """Trains and tests every fold, or those that are not done yet, and pools them.
+
+    A fold is an ordinary run in `workdir`/fold_00, fold_01, ... Writes crossval.json and report.html.
+
+    Args:
+      config: the whole config, with config.data.folds.
+      workdir: folder of all folds.
+      command: how it was started, for the report.
+
+    Returns:
+      The content of crossval.json, or None if a run was asked to stop.
+
+    Raises:
+      UserError: settings without folds, of classes that training does not see, or that cannot be trained
+        with; a folder of other settings.
+    """
+    config = with_fold(config, 0)
+    check_config(config, jax.device_count())
+    if config.data.heldout_classes:
+        raise UserError(
+            'config.data.heldout_classes: crossval pools classifications, and unseen classes are only '
+            'retrieved; train and evaluate one fold (config.data.fold) by itself'
+        )
+    num_folds = count_folds(config.data)
+    claim_workdir(workdir, config)
+    evaluations = []
+    for fold in range(num_folds):
+        folder = workdir / f'fold_{fold:02d}'
+        if not _is_tested(folder / 'evaluation.json'):
+            print(f'fold {fold + 1} of {num_folds}: {folder}')
+            fold_config = with_fold(config, fold)
+            if not train(fold_config, folder):
+                return None
+            evaluate(fold_config, folder, 'test', command)
+        evaluations.append(json.loads((folder / 'evaluation.json').read_text(encoding='utf-8')))
+    pooled = pool_folds(evaluations)
+    text = json.dumps(pooled, indent=2) + '\n'
+    (workdir / 'crossval.json').write_text(text, encoding='utf-8')
+    write_crossval_report(workdir / 'report.html', config.to_dict(), pooled, command)
+    return pooled
+
+
+def _is_tested(path):
+    """Whether an evaluation is there and of the test part: a fold can be evaluated on any other."""
+    return path.is_file() and json.loads(path.read_text(encoding='utf-8'))['split'] == 'test'
+
+
+def with_fold(config: ConfigDict, fold: int) -> ConfigDict:
+    """The config of one fold."""
+    config = config.copy_and_resolve_references()
+    config.data.fold = fold
+    return config.lock()
+
+
+def pool_folds(evaluations: list[dict]) -> dict:
+    """The test sets of all folds taken together.
+
+    Args:
+      evaluations: content of each fold's evaluation.json.
+
+    Returns:
+      'num_folds', 'num_examples', 'class_names', and 'classifiers': for each one the scores of
+      `classification_scores` over all images, with 'fold_accuracies', their mean 'accuracy_mean', and as
+      'accuracy_ci95' the 95 % t interval of that mean. Images of a fold are not independent (they are of
+      the same people), folds nearly are. Of few folds that interval may be short by luck: it is never
+      shorter on either side than that of as many independent images.
+    """
+    names = evaluations[0]['class_names']
+    return {
+        'num_folds': len(evaluations),
+        'num_examples': sum(found['num_examples'] for found in evaluations),
+        'fold_examples': [found['num_examples'] for found in evaluations],
+        'class_names': names,
+        'classifiers': {
+            classifier: _pool_scores([found['classifiers'][classifier] for found in evaluations])
+            for classifier in evaluations[0]['classifiers']
+        },
+    }
+
+
+def _pool_scores(folds):
+    confusion = np.sum([fold['confusion_matrix'] for fold in folds], axis=0)
+    num_classes = len(confusion)
+    labels, predictions = (
+        np.repeat(index.ravel(), confusion.ravel()) for index in np.indices(confusion.shape)
+    )
+    accuracies = [fold['accuracy'] for fold in folds]
+    mean, low, high = mean_interval(accuracies)
+    scores = classification_scores(labels, predictions, num_classes)
+    lowest, highest = scores['accuracy_ci95']
+    return scores | {
+        'accuracy_mean': mean,
+        'accuracy_ci95': [max(0.0, min(low, lowest)), min(1.0, max(high, highest))],
+        'fold_accuracies': accuracies,
+    }
+
+
+def write_crossval_report(path: Path, config: dict, pooled: dict, command: str) -> None:
+    """Writes the report of all folds.
+
+    Args:
+      path: file to write; the folds' own reports are in fold_00/, ... beside it.
+      config: nested config of the runs.
+      pooled: as `pool_folds` returns it.
+      command: how it was started.
+    """
+    classifiers = pooled['classifiers']
+    best = best_classifier(classifiers)
+    scores = classifiers[best]
+    low, high = scores['accuracy_ci95']
+    figure = confusion_figure(scores['confusion_matrix'], pooled['class_names'])
+    content = {
+        'title': escape(path.absolute().parent.name),
+        'verdict': (
+            f'The best classifier ({CLASSIFIERS[best].title.lower()}) is right on '
+            f'<strong>{percent(scores["accuracy"])}</strong> of the {pooled["num_examples"]:,} images '
+            f'of {pooled["num_folds"]} folds (mean of the folds {percent(scores["accuracy_mean"])}, '
+            f'95 % interval {100 * low:.1f} to {percent(high)}).'
+        ),
+        'tiles': tiles(
+            [
+                (percent(scores['accuracy']), 'accuracy'),
+                (percent(scores['mean_class_accuracy']), 'mean-class accuracy'),
+                (f'{scores["macro_f1"]:.3f}', 'macro-F1'),
+            ]
+        ),
+        'command': command_html(command),
+        'settings': definitions(main_settings(config)),
+        'classifiers': _classifier_table(classifiers),
+        'folds': _fold_table(pooled),
+        'class_table': class_table(pooled['class_names'], classifiers),
+        'best': CLASSIFIERS[best].title.lower(),
+        'confusion_figure': plot('confusion', figure),
+        'config': f'<pre>{escape(json.dumps(config, indent=2))}</pre>',
+    }
+    path.write_text(fill_page('crossval_template.html', content), encoding='utf-8')
+
+
+def _classifier_table(classifiers):
+    header = ('Classifier', 'Accuracy', 'Mean of folds', '95 % interval', 'Mean-class', 'Macro-F1')
+    rows = []
+    for name, scores in classifiers.items():
+        low, high = scores['accuracy_ci95']
+        shares = (percent(scores[key]) for key in ('accuracy', 'accuracy_mean'))
+        interval, mean_class = f'{100 * low:.1f} – {100 * high:.1f}', scores['mean_class_accuracy']
+        others = interval, percent(mean_class), f'{scores["macro_f1"]:.3f}'
+        rows.append((CLASSIFIERS[name].title, *shares, *others))
+    return table(header, rows, list(classifiers).index(best_classifier(classifiers)))
+
+
+def _fold_table(pooled):
+    classifiers = pooled['classifiers']
+    accuracies = zip(*(scores['fold_accuracies'] for scores in classifiers.values()), strict=True)
+    rows = [
+        (f'<a href="fold_{i:02d}/report.html">{i}</a>', f'{count:,}', *map(percent, values))
+        for i, (count, values) in enumerate(zip(pooled['fold_examples'], accuracies, strict=True))
+    ]
+    return table(('Fold', 'Images', *(CLASSIFIERS[name].title for name in classifiers)), rows)

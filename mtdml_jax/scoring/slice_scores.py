@@ -1,0 +1,157 @@
+"""What every slice of the embedding has learned at its threshold."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import jax
+import numpy as np
+
+from mtdml_jax.loss.multi_threshold import LossAux, multi_threshold_loss
+from mtdml_jax.loss.slicing import split_slices
+from mtdml_jax.scoring.classify import fit_neighbors
+
+if TYPE_CHECKING:  # It loads TensorFlow, which nothing here needs.
+    from mtdml_jax.scoring.embed import EmbeddedSplit
+
+TRIPLET_STATISTICS = (
+    'active_share',
+    'positive_distance',
+    'negative_distance',
+    'spread',
+    'collapse',
+)
+# Below this spread of unit vectors a slice is a single point.
+POINT_SPREAD = 1e-6
+
+
+def slice_study(
+    gallery: EmbeddedSplit | None,
+    queries: EmbeddedSplit,
+    thresholds: np.ndarray,
+    *,
+    num_neighbors: int,
+    distance: str,
+    dual: bool,
+    batch_size: int,
+) -> list[dict[str, float]]:
+    """Accuracy and triplet statistics of each slice.
+
+    Args:
+      gallery: labelled faces to compare with, [G, E]; None if it has none of the queries' classes.
+      queries: faces to classify, [N, E].
+      thresholds: one threshold a slice, [S], in units of the distance.
+      num_neighbors: k of the kNN classifier.
+      distance: 'euclidean' or 'squared_euclidean', of the triplet statistics.
+      dual: whether the active share is that of the dual triplet loss.
+      batch_size: number of queries mined together.
+
+    Returns:
+      For each slice 'threshold'; as in `mtdml_jax.LossAux`, 'active_share', 'positive_distance',
+      'negative_distance', 'spread' and 'collapse' over batches of the queries, with batch-hard mining;
+      with a gallery 'knn_accuracy' of this slice alone and 'knn_accuracy_first' of the slices up to this
+      one together; and, of several slices, how alike they are, as means over the other slices: 'cka'
+      (`linear_cka` of the queries) and, with a gallery, 'agreement' (`agreement` of the predictions).
+    """
+    thresholds = np.asarray(thresholds, np.float32)
+    num_slices = len(thresholds)
+    query_slices = np.asarray(split_slices(queries.embeddings, num_slices))
+    columns = {
+        'threshold': thresholds,
+        **_triplet_statistics(queries, thresholds, distance, dual, batch_size),
+    }
+    if num_slices > 1:
+        columns['cka'] = _mean_over_others(linear_cka(query_slices))
+    if gallery is not None:
+        gallery_slices = np.asarray(split_slices(gallery.embeddings, num_slices))
+
+        def predict(first: int, last: int) -> np.ndarray:
+            chosen = gallery_slices[:, first:last], query_slices[:, first:last]
+            known, asked = (slices.reshape(len(slices), -1) for slices in chosen)
+            return fit_neighbors(known, gallery.labels, num_neighbors).predict(asked)
+
+        alone = np.stack([predict(s, s + 1) for s in range(num_slices)])
+        first = np.stack([predict(0, s + 1) for s in range(num_slices)])
+        columns['knn_accuracy'] = np.mean(alone == queries.labels, axis=1)
+        columns['knn_accuracy_first'] = np.mean(first == queries.labels, axis=1)
+        if num_slices > 1:
+            columns['agreement'] = _mean_over_others(agreement(alone))
+    return [{name: float(x[s]) for name, x in columns.items()} for s in range(num_slices)]
+
+
+def agreement(predictions: np.ndarray) -> np.ndarray:
+    """Share of the queries that two classifiers give the same class, [S, S].
+
+    Args:
+      predictions: predicted classes of S classifiers, int [S, N].
+    """
+    return np.stack([np.mean(predictions == row, axis=1) for row in predictions])
+
+
+def linear_cka(slices: np.ndarray) -> np.ndarray:
+    """Linear centred kernel alignment of every two slices, [S, S], from 0 to 1.
+
+      CKA(X, Y) = ||X^T Y||_F^2 / (||X^T X||_F ||Y^T Y||_F),  columns of X and Y centred
+
+    1 for slices that differ by a rotation and a scale; 0 where a slice is a single point.
+
+    Args:
+      slices: unit vectors of N queries, [N, S, D].
+
+    References:
+      Kornblith et al., "Similarity of neural network representations revisited", ICML 2019.
+    """
+    num_rows, num_slices, slice_dim = slices.shape
+    centred = np.asarray(slices, np.float64) - np.mean(slices, axis=0, dtype=np.float64)
+    rows = centred.reshape(num_rows, -1)
+    blocks = (rows.T @ rows).reshape(num_slices, slice_dim, num_slices, slice_dim)
+    products = np.sum(np.square(blocks), axis=(1, 3))
+    norms = np.sqrt(np.diag(products))
+    # Of a point the float32 rounding alone is left, which is no direction to compare.
+    extended = norms > num_rows * POINT_SPREAD**2
+    scale, known = np.outer(norms, norms), np.outer(extended, extended)
+    return np.divide(products, scale, out=np.zeros_like(products), where=known)
+
+
+def _mean_over_others(similarity: np.ndarray) -> np.ndarray:
+    """Means over the rows of [S, S] without the diagonal, [S]."""
+    return (similarity.sum(axis=1) - np.diag(similarity)) / (len(similarity) - 1)
+
+
+def _triplet_statistics(queries, thresholds, distance, dual, batch_size) -> dict[str, np.ndarray]:
+    """Fields of `LossAux` of the queries, each [S]: means over the anchors mined, of
+    the spread over the faces.
+
+    Batches follow one another in a fixed random order of the rows; the last is padded under a mask,
+    so that one trace serves all.
+    """
+    order = np.random.default_rng(0).permutation(len(queries.labels))
+    num_batches = -(-len(order) // batch_size)
+    rows = np.resize(order, (num_batches, batch_size))
+    mask = (np.arange(rows.size) < len(order)).reshape(rows.shape)
+    batches = [
+        jax.device_get(
+            _measure_batch(
+                queries.embeddings[row], queries.labels[row], thresholds, used, distance, dual
+            )
+        )
+        for row, used in zip(rows, mask, strict=True)
+    ]
+    # A batch without a triplet reports distances of 0: it must not pull the means down.
+    anchors = np.stack([aux.num_valid for aux in batches])
+    faces = np.broadcast_to(mask.sum(axis=1, keepdims=True), anchors.shape)
+
+    def mean(name):
+        weights = faces if name == 'spread' else anchors
+        total = np.sum(weights * np.stack([getattr(aux, name) for aux in batches]), axis=0)
+        return total / np.maximum(weights.sum(axis=0), 1)
+
+    return {name: mean(name) for name in TRIPLET_STATISTICS}
+
+
+@partial(jax.jit, static_argnames=('distance', 'dual'))
+def _measure_batch(embeddings, labels, thresholds, mask, distance, dual) -> LossAux:
+    return multi_threshold_loss(
+        embeddings, labels, thresholds, distance=distance, dual=dual, mask=mask
+    )[1]

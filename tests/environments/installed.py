@@ -1,0 +1,61 @@
+"""What users have who install the package with [predict] and no clone: does it work, and how fast?
+
+    make installed
+
+installs wheel and sdist, each into an environment of its own, and runs this there, from an empty folder:
+`mtdml predict` on one face of 48 px, with an empty cache of compiled programs and again. Prints the
+seconds from the start of the process to its end, and its peak memory.
+"""
+
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+MODEL = Path(__file__).absolute().parents[2] / 'models' / 'fer2013.safetensors'
+NOT_LOADED = ('tensorflow', 'orbax', 'optax', 'sklearn', 'matplotlib')
+USE = f"""
+import sys, mtdml_jax
+found = mtdml_jax.load({str(MODEL)!r}).predict('face.png')
+assert found.probabilities.shape == (1, 7)
+print([name for name in {NOT_LOADED} if name in sys.modules])
+"""
+
+
+def main():
+    """Checks what is loaded, and times two starts."""
+    from PIL import Image
+
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        os.environ['XDG_CACHE_HOME'] = folder
+        Image.linear_gradient('L').resize((48, 48)).save('face.png')
+        for start in ('first', 'second'):
+            run_predict(start)
+        use = subprocess.run(
+            [sys.executable, '-c', USE], capture_output=True, text=True, check=True
+        )
+        assert use.stdout.strip() == '[]', f'loaded without need: {use.stdout}'
+        assert find_spec('mtdml_jax.configs.quickstart'), 'no configs in the package'
+        package = Path(find_spec('mtdml_jax').origin).parent
+        assert package.parent != MODEL.parents[2], f'this is the clone: {package}'
+        assert (package / 'py.typed').exists(), 'no py.typed in the package'
+
+
+def run_predict(start):
+    """One start of the command; fails unless it says what it should."""
+    command = [Path(sys.executable).with_name('mtdml'), 'predict', f'--model={MODEL}', 'face.png']
+    began = time.perf_counter()
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    seconds = time.perf_counter() - began
+    assert found.stdout.splitlines()[1].startswith('face.png,'), found.stdout
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    print(f'{start} start: {seconds:.1f} s, peak memory {peak:.0f} MB so far')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,166 @@
+"""Our backbones with the weights of a PyTorch file against PyTorch's own forward pass with them.
+
+    make parity
+
+runs the tests of this file too. The networks are those of torchvision and face.evoLVe, by their names,
+with random weights and running statistics; torchvision and face.evoLVe themselves are not needed.
+"""
+
+import argparse
+import re
+import shlex
+import subprocess
+import sys
+from functools import partial
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch_ir import TorchIR
+from torch_mobilenet import TorchMobileNet
+from torch_resnet import NETWORKS, TorchResNet
+
+from mtdml_jax.host.errors import UserError
+from mtdml_jax.models.backbones import BACKBONES
+from mtdml_jax.models.pretrained import load_backbone, read_arrays
+
+# Our name -> PyTorch's network, its stem, sides of images, of which the second makes maps of odd sides:
+# there paddings differ most.
+PEERS = {
+    **{name: (partial(TorchResNet, name), 'imagenet', (224, 100)) for name in NETWORKS},
+    'mobilenet_v3_small': (TorchMobileNet, 'imagenet', (224, 100)),
+    'ir50': (TorchIR, 'small', (112, 75)),
+}
+# Tensors under numbers, as in an optimizer's state.
+OPTIMIZER = {'state': {0: {'momentum_buffer': torch.zeros(2)}}, 'param_groups': [{'lr': 0.1}]}
+
+
+def random_network(name='resnet18'):
+    """A network in evaluation mode, with random statistics and kernels that keep images apart."""
+    torch.manual_seed(0)
+    network = PEERS[name][0]()
+    network.fc = nn.Linear(network.num_features, 10)  # As files of weights have one.
+    network.eval()
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+        if isinstance(module, nn.BatchNorm2d):
+            for x in (module.weight.data, module.running_var):
+                x.uniform_(0.5, 1.5)
+            for x in (module.bias.data, module.running_mean):
+                x.normal_(std=0.5)
+        if isinstance(module, nn.PReLU):
+            module.weight.data.uniform_(-0.2, 0.6)
+    return network
+
+
+def load(path, name='resnet18'):
+    """(module, its variables) of our backbone, the latter read from a file."""
+    model = SimpleNamespace(
+        backbone=name, stem=PEERS[name][1], width_factor=1.0, pretrained=str(path)
+    )
+    module = BACKBONES[name].make(model, dtype=jnp.float32, axis_name=None)
+    init = partial(module.init, train=False)
+    shapes = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    blank = {
+        kind: {'backbone': jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), tree)}
+        for kind, tree in shapes.items()
+    }
+    variables = load_backbone(blank, model)
+    return module, {kind: tree['backbone'] for kind, tree in variables.items()}
+
+
+@pytest.mark.parametrize(
+    ('name', 'side'), [(name, side) for name, peer in PEERS.items() for side in peer[2]]
+)
+def test_features_are_those_of_pytorch(name, side, tmp_path):
+    """With all arrays read from a file."""
+    network = random_network(name)
+    torch.save({'state_dict': network.state_dict()}, tmp_path / 'weights.pth')
+    module, variables = load(tmp_path / 'weights.pth', name)
+    # Coarse patterns: noise of single pixels would average out.
+    images = nn.functional.interpolate(torch.randn(4, 3, 8, 8), (side, side), mode='bilinear')
+    with torch.inference_mode():
+        expected = network(images).numpy()
+    apply = jax.jit(partial(module.apply, train=False))
+    found = np.asarray(apply(variables, images.permute(0, 2, 3, 1).numpy()))
+    difference, largest = np.max(np.abs(found - expected)), np.max(np.abs(expected))
+    spread = np.mean(np.std(expected, axis=0))
+    print(
+        f'{name}, {side} px: largest difference {difference:.1e}, relative {difference / largest:.1e} '
+        f'(largest feature {largest:.2f}, spread over images {spread:.2f})'
+    )
+    assert difference < 1e-4 * largest
+    assert difference < 1e-3 * spread
+
+
+@pytest.mark.parametrize(
+    ('name', 'wrap', 'prefix'),
+    [
+        ('bare.pt', lambda arrays: arrays, ''),
+        ('wrapped.pth', lambda arrays: {'model': arrays, 'epoch': 3}, 'model.'),
+        ('kept.pth', lambda arrays: {'net': arrays, 'optimizer': OPTIMIZER}, 'net.'),
+        ('deep.pth', lambda arrays: {'ema': {'module': arrays}}, 'ema.module.'),
+    ],
+)
+def test_ways_to_keep_the_arrays_are_seen_through(name, wrap, prefix, tmp_path):
+    """As training scripts write them."""
+    arrays = random_network().state_dict()
+    torch.save(wrap(arrays), tmp_path / name)
+    found = read_arrays(tmp_path / name)
+    assert found.keys() == {prefix + key for key in arrays}
+    for key, array in arrays.items():
+        np.testing.assert_array_equal(found[prefix + key], array)
+
+
+def test_prefix_and_extra_layers_are_seen_through(tmp_path, capsys):
+    """As in ijba_res18_naive.pth.tar."""
+    arrays = random_network().state_dict()
+    arrays['feature.weight'] = torch.zeros(2, 2)
+    wrapped = {'state_dict': {f'module.{name}': x for name, x in arrays.items()}, 'best': 0.5}
+    torch.save(wrapped, tmp_path / 'weights.pth.tar')
+    _, variables = load(tmp_path / 'weights.pth.tar')
+    bias = variables['params']['BasicBlock_7']['BatchNorm_1']['bias']
+    np.testing.assert_array_equal(bias, arrays['layer4.1.bn2.bias'])
+    names = ('fc.weight', 'fc.bias', 'feature.weight')
+    unexpected = f'3 ({", ".join(f"state_dict.module.{name}" for name in names)}) unexpected'
+    message = capsys.readouterr().err
+    assert unexpected in message
+    assert '(under state_dict.module.)' in message
+
+
+def command_in(error):
+    """The arguments of the command at the end of a message, for this Python."""
+    (command,) = re.findall(r'python -c .*$', str(error.value))
+    return [sys.executable, *shlex.split(command)[1:]]
+
+
+def test_command_without_pytorch_makes_the_same_arrays(tmp_path, monkeypatch):
+    """Run where PyTorch is."""
+    path = tmp_path / 'some weights.pth'
+    arrays = random_network().state_dict()
+    torch.save({'net': {'state_dict': arrays}, 'optimizer': OPTIMIZER, 0: arrays, 'epoch': 3}, path)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, 'torch', None)
+        with pytest.raises(UserError, match='takes PyTorch') as error:
+            read_arrays(path)
+    subprocess.run(command_in(error), check=True)
+    expected, found = read_arrays(path), read_arrays(tmp_path / 'some weights.pth.npz')
+    assert found.keys() == expected.keys() == {f'net.state_dict.{name}' for name in arrays}
+    assert all(np.array_equal(found[name], x) for name, x in expected.items())
+
+
+def test_file_with_more_than_weights_is_refused_with_the_command_for_those_who_trust_it(tmp_path):
+    """Reading it could run code that it holds."""
+    path = tmp_path / 'weights.pth'
+    arrays = random_network().state_dict()
+    torch.save({'state_dict': arrays, 'args': argparse.Namespace(lr=1)}, path)
+    with pytest.raises(UserError, match='If you trust') as error:
+        read_arrays(path)
+    subprocess.run(command_in(error), check=True)
+    found = read_arrays(tmp_path / 'weights.pth.npz')
+    assert found.keys() == {f'state_dict.{name}' for name in arrays}

@@ -1,0 +1,17 @@
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+from small_data import CONFIG
+
+from mtdml_jax.config import load_config
+from mtdml_jax.reports.evaluate import describe_run
+
+
+def test_run_is_described_where_there_is_no_git_and_no_system_that_tells_the_processor(monkeypatch):
+    monkeypatch.setenv('PATH', '')
+    monkeypatch.setattr('sys.platform', 'another')
+    state = SimpleNamespace(step=3, variables={'params': {'kernel': np.zeros((2, 5))}})
+    info = {'seconds': {'total': 4.0, 'steps': 2.0}}
+    found = describe_run(load_config(CONFIG), Path('a'), state, info, 'train')
+    assert (found['commit'], found['device'], found['num_parameters']) == ('', 'cpu', 10)

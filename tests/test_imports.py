@@ -1,0 +1,69 @@
+"""Imports of the package point one way: down to the rooms below."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import mtdml_jax
+
+PACKAGE = Path(mtdml_jax.__file__).parent
+# Room -> the rooms below it, from which its files may import; also for type checking alone.
+BELOW: dict[str, set[str]] = {'host': set(), 'loss': set()}
+BELOW['images'] = {'host', 'loss'}
+BELOW['models'] = BELOW['data'] = {'images', *BELOW['images']}
+BELOW['config'] = {'configs', 'host', 'loss'}
+BELOW['inference'] = {'models', *BELOW['models']}
+BELOW['scoring'] = {'models', 'data', *BELOW['models']}
+BELOW['training'] = {'scoring', 'config', *BELOW['scoring']}
+BELOW['demo'] = {'inference', *BELOW['inference']}
+BELOW['reports'] = {'training', 'inference', *BELOW['training']}
+BELOW['cli'] = {'reports', 'demo', *BELOW['reports']}
+BELOW['__init__'] = {'loss', 'inference'}
+BELOW['__main__'] = {'cli', 'host'}
+
+
+def imports_of(code):
+    """Names of modules of the package that code imports, without 'mtdml_jax.'."""
+    for node in ast.walk(ast.parse(code)):
+        match node:
+            case ast.Import(names=names):
+                found = [name.name for name in names]
+            case ast.ImportFrom(module=str(module), names=names):
+                found = [f'{module}.{name.name}' for name in names]
+            case _:
+                continue
+        for name in found:
+            package, _, rest = name.partition('.')
+            if package == 'mtdml_jax' and rest:
+                yield rest
+
+
+def files():
+    """(room, file below the package, its code) of all files."""
+    for path in sorted(PACKAGE.rglob('*.py')):
+        place = path.relative_to(PACKAGE)
+        if place.parts[0] != 'configs':
+            yield place.parts[0].removesuffix('.py'), place, path.read_text(encoding='utf-8')
+
+
+def test_files_import_from_their_own_room_and_those_below_it():
+    upward = [
+        f'{place} imports {name}'
+        for room, place, code in files()
+        for name in imports_of(code)
+        if name.split('.')[0] not in {room, '__version__', *BELOW[room]}
+    ]
+    assert upward == []
+
+
+@pytest.mark.parametrize(
+    'code',
+    [
+        'import mtdml_jax.reports.evaluate',
+        'def f():\n    from mtdml_jax.reports import evaluate',
+        'if TYPE_CHECKING:\n    from mtdml_jax.reports.evaluate import evaluate',
+    ],
+)
+def test_an_import_is_found_wherever_it_stands(code):
+    assert {name.split('.')[0] for name in imports_of(code)} == {'reports'}

@@ -1,0 +1,199 @@
+import json
+import os
+import signal
+
+import chex
+import numpy as np
+import pytest
+from filelock import FileLock
+from small_data import CONFIG, csv_rows, png, small_config, small_overrides, write_csv
+
+from mtdml_jax.__main__ import main
+from mtdml_jax.host.errors import UNWRITABLE, UserError
+from mtdml_jax.models import make_network
+from mtdml_jax.reports.evaluate import load_checkpoint
+from mtdml_jax.scoring.embed import make_embedder
+from mtdml_jax.training import loop
+from mtdml_jax.training.metrics import read_metrics
+
+pytestmark = pytest.mark.usefixtures('resnet4')
+
+
+@pytest.fixture(scope='module')
+def config(folder):
+    memory = '--config.loss.memory_size=40', '--config.loss.memory_start=2'
+    return small_config(folder, '--config.eval.checkpoint=latest', *memory)
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(config, folder):
+    assert loop.train(config, folder / 'uninterrupted')
+    return folder / 'uninterrupted'
+
+
+def final_state(config, workdir):
+    state, _ = load_checkpoint(make_network(config.model, 7), config, workdir)
+    return state
+
+
+def interrupt_before(monkeypatch, step, action):
+    """Lets something happen when the batch of `step` is asked for."""
+    make_batches = loop.train_batches
+
+    def batches(*args, start_step, **kwargs):
+        for number, batch in enumerate(make_batches(*args, start_step=start_step, **kwargs)):
+            if start_step + number + 1 == step:
+                action()
+            yield batch
+
+    monkeypatch.setattr(loop, 'train_batches', batches)
+
+
+def test_same_seed_gives_the_same_metrics_bit_for_bit(config, uninterrupted, tmp_path):
+    loop.train(config, tmp_path)
+    text = (tmp_path / 'metrics.jsonl').read_text()
+    assert text == (uninterrupted / 'metrics.jsonl').read_text()
+    assert [line['step'] for line in read_metrics(tmp_path / 'metrics.jsonl')] == [
+        *(1, 2, 3, 3, 4, 5, 6, 6)
+    ]
+
+
+def test_another_seed_gives_other_metrics(folder, uninterrupted, tmp_path):
+    loop.train(small_config(folder, '--config.seed=1'), tmp_path)
+    first, other = (read_metrics(x / 'metrics.jsonl')[0] for x in (uninterrupted, tmp_path))
+    assert first['train/loss'] != other['train/loss']
+
+
+def test_run_that_crashed_and_is_resumed_ends_with_the_same_bits(
+    config, uninterrupted, tmp_path, monkeypatch
+):
+    def crash():
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt_before(patch, 5, crash)
+        loop.train(config, tmp_path)
+    assert read_metrics(tmp_path / 'metrics.jsonl')[-1]['step'] == 4
+    # What was being written is whole.
+    assert (tmp_path / 'checkpoints' / '3').is_dir()
+    assert loop.train(config, tmp_path)
+    chex.assert_trees_all_equal(final_state(config, tmp_path), final_state(config, uninterrupted))
+    # The lines after the checkpoint of step 3 were written again.
+    assert read_metrics(tmp_path / 'metrics.jsonl') == read_metrics(uninterrupted / 'metrics.jsonl')
+
+
+@pytest.mark.slow
+def test_run_whose_images_vanish_says_so_and_goes_on_when_they_are_back(
+    tmp_path, monkeypatch, capsys
+):
+    for number, (emotion, pixels, usage) in enumerate(csv_rows()):
+        split = 'train' if usage == 'Training' else 'validation'
+        path = tmp_path / 'data' / split / str(emotion) / f'{number}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        face = np.array(pixels.split(), np.uint8).reshape(48, 48, 1)
+        path.write_bytes(png(face))
+    settings = '--config.data.name=folder', '--config.data.in_memory=False'
+    command = ['train', f'--config={CONFIG}', *small_overrides(tmp_path), *settings]
+    assert main([*command, f'--workdir={tmp_path / "sound"}']) == 0
+    capsys.readouterr()
+    command.append(f'--workdir={tmp_path / "run"}')
+    with monkeypatch.context() as patch:
+        interrupt_before(patch, 5, lambda: (tmp_path / 'data').rename(tmp_path / 'gone'))
+        assert main(command) == UNWRITABLE
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert 'images that could be read when they were prepared cannot be now: ' in line
+    assert 'No such file' in line
+    assert main(command) == 2
+    (tmp_path / 'gone').rename(tmp_path / 'data')
+    assert main(command) == 0
+    found, expected = (
+        json.loads((tmp_path / name / 'evaluation.json').read_text()) for name in ('run', 'sound')
+    )
+    del found['run'], expected['run']  # How long it took, and where.
+    assert found == expected
+    lines, expected = (read_metrics(tmp_path / name / 'metrics.jsonl') for name in ('run', 'sound'))
+    assert lines == expected
+
+
+@pytest.mark.parametrize(('step', 'sent'), [(3, signal.SIGTERM), (5, signal.SIGINT)])
+def test_signal_saves_the_step_at_which_it_came(
+    config, uninterrupted, tmp_path, monkeypatch, step, sent
+):
+    """At step 3 a look at the validation split is due, which the resumed run would not make up for."""
+    with monkeypatch.context() as patch:
+        interrupt_before(patch, step, lambda: os.kill(os.getpid(), sent))
+        assert not loop.train(config, tmp_path)
+    assert int(final_state(config, tmp_path).step) == step
+    assert loop.train(config, tmp_path)
+    chex.assert_trees_all_equal(final_state(config, tmp_path), final_state(config, uninterrupted))
+    assert read_metrics(tmp_path / 'metrics.jsonl') == read_metrics(uninterrupted / 'metrics.jsonl')
+
+
+def test_finished_run_is_left_as_it_is(config, uninterrupted):
+    before = (uninterrupted / 'metrics.jsonl').read_text()
+    assert loop.train(config, uninterrupted)
+    assert (uninterrupted / 'metrics.jsonl').read_text() == before
+
+
+def test_every_device_mines_the_global_batch(config, uninterrupted):
+    lines = read_metrics(uninterrupted / 'metrics.jsonl')
+    found = [x['train/slice_num_valid'] for x in lines if 'train/loss' in x]
+    # 16 faces, 2 a device, which has hardly a pair of one class.
+    assert found == [[16.0] * 4] * 6
+    network, *_ = loop.make_training(config, np.full(7, 6))
+    assert network.backbone.axis_name == loop.AXIS
+    alone = config.copy_and_resolve_references()
+    alone.model.batch_norm = 'device'
+    network, *_ = loop.make_training(alone, np.full(7, 6))
+    assert network.backbone.axis_name is None
+
+
+def test_validation_judges_the_running_mean_by_neighbours_in_the_train_split(config, uninterrupted):
+    state = final_state(config, uninterrupted)
+    splits = loop.load_training_splits(config.data)
+    network = make_network(config.model, 7)
+    validate = loop.make_validation(network, config, *splits)
+    scores = validate(state.ema)
+    *_, line = read_metrics(uninterrupted / 'metrics.jsonl')
+    assert {f'validation/{name}': score for name, score in scores.items()} == {
+        name: x for name, x in line.items() if name != 'step'
+    }
+    train, validation = (make_embedder(network, config)(state.ema, x) for x in splits)
+    similarity = validation.embeddings.astype(np.float64) @ train.embeddings.T
+    nearest = np.argsort(-similarity, axis=1)[:, : config.eval.num_neighbors]
+    votes = [np.bincount(x, minlength=7) for x in train.labels[nearest]]
+    found = np.mean(np.argmax(votes, axis=1) == validation.labels)
+    assert scores['knn_accuracy'] == found
+    assert validate(state.variables) != scores
+
+
+def test_workdir_of_another_run_is_refused_and_left_alone(config, folder, uninterrupted):
+    before = {path: path.stat().st_mtime_ns for path in uninterrupted.rglob('*')}
+    other = small_config(folder, '--config.optim.learning_rate=0.5')
+    with pytest.raises(UserError, match='optim.learning_rate'):
+        loop.train(other, uninterrupted)
+    assert {path: path.stat().st_mtime_ns for path in uninterrupted.rglob('*')} == before
+
+
+def test_second_run_in_a_workdir_is_refused_while_the_first_trains(config, tmp_path):
+    refused = pytest.raises(UserError, match='another process is training in')
+    with FileLock(tmp_path / '.lock'), refused:
+        loop.train(config, tmp_path)
+    assert not (tmp_path / 'config.json').exists()
+
+
+def test_data_without_the_validation_split_train_without_looking(folder, tmp_path):
+    write_csv(tmp_path / 'data' / 'fer2013.csv', csv_rows({'Training': 2}))
+    config = small_config(tmp_path, '--config.eval.split=train')
+    assert loop.train(config, tmp_path / 'run')
+    lines = read_metrics(tmp_path / 'run' / 'metrics.jsonl')
+    assert [line['step'] for line in lines] == [1, 2, 3, 4, 5, 6]
+
+
+def test_head_that_is_not_trained_is_not_looked_at(config, folder, uninterrupted):
+    without = small_config(folder, '--config.loss.softmax_weight=0')
+    network = make_network(config.model, 7)
+    scores = loop.make_validation(network, without, *loop.load_training_splits(config.data))(
+        final_state(config, uninterrupted).ema
+    )
+    assert scores.keys() == {'map_at_r', 'knn_accuracy'}
