@@ -1,11 +1,12 @@
 """Multi-threshold deep metric learning in JAX: the functional API.
 
-An embedding is cut into slices; every slice learns the (dual) triplet loss at its own threshold with
-batch-hard mining, so that nobody has to search for "the" threshold. After Yang et al., "Multi-threshold
-deep metric learning for facial expression recognition", Pattern Recognition 156 (2024) 110711.
+The loss cuts an embedding into slices. Every slice learns the (dual) triplet loss at its own threshold
+with batch-hard mining, so nobody has to search for "the" threshold. It follows Yang et al.,
+"Multi-threshold deep metric learning for facial expression recognition", Pattern Recognition 156 (2024)
+110711.
 
-Importing this package imports jax and nothing heavier; training lives in `mtdml_jax.training` and
-`python -m mtdml_jax`. What was trained is used by `load`:
+`import mtdml_jax` imports jax and nothing heavier. `python -m mtdml_jax` trains. `load` loads a trained
+model:
 
     model = mtdml_jax.load('models/fer2013.safetensors')
     model.predict('face.png').names
@@ -27,13 +28,13 @@ if TYPE_CHECKING:
     from mtdml_jax.inference.model import Model
 
 
-# What it takes is imported by it alone: flax and safetensors, pip install '.[predict]'.
+# `load` alone imports flax and safetensors, which the extra [predict] installs.
 def load(path: 'str | Path') -> 'Model':
-    """Loads a trained model: `mtdml_jax.inference.model.load`."""
+    """Loads a trained model; see `mtdml_jax.inference.model.load`."""
     try:
         from mtdml_jax.inference.model import load
     except ModuleNotFoundError as error:
-        error.add_note("mtdml_jax.load takes more than the loss does: pip install '.[predict]'")
+        error.add_note("mtdml_jax.load needs more packages than the loss: pip install '.[predict]'")
         raise
 
     return load(path)

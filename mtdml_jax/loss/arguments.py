@@ -1,4 +1,7 @@
-"""Arguments of the functional API as arrays: anything that `jax.numpy.asarray` takes."""
+"""Turns arguments of the functional API into arrays: anything that `jax.numpy.asarray` takes.
+
+Public functions call these once for each argument; private functions compute without checks.
+"""
 
 from typing import Any
 
@@ -8,10 +11,10 @@ import numpy as np
 
 
 def as_array(x: Any, name: str) -> jax.Array:
-    """`x` as an array.
+    """Returns `x` as an array.
 
     Raises:
-      ValueError: something that is no array of numbers.
+      ValueError: `x` is not an array of numbers.
     """
     try:
         return jnp.asarray(x)
@@ -20,11 +23,11 @@ def as_array(x: Any, name: str) -> jax.Array:
 
 
 def as_labels(labels: Any, name: str = 'labels') -> jax.Array:
-    """`labels` as an array of integers or booleans.
+    """Returns `labels` as an array of integers or booleans.
 
     Raises:
-      ValueError: labels of another type: floating-point numbers above 2^24 would melt into one class;
-        or integers that JAX would wrap, as far as they are not traced.
+      ValueError: the labels have another type (floating-point numbers above 2^24 would merge classes),
+        or they are concrete integers that JAX would wrap.
     """
     if isinstance(labels, np.ndarray | list | tuple):
         _check_range(labels, name)
@@ -37,7 +40,7 @@ def as_labels(labels: Any, name: str = 'labels') -> jax.Array:
 def _check_range(labels, name):
     try:
         host = np.asarray(labels)
-    except (TypeError, ValueError):  # Traced numbers, or a list that is no array: `as_array` tells.
+    except (TypeError, ValueError):  # `as_array` reports traced numbers and ragged lists.
         return
     if not np.issubdtype(host.dtype, np.integer) or not host.size:
         return

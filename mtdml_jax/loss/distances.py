@@ -1,4 +1,4 @@
-"""Distances between paired vectors, with gradients that are finite where the vectors are equal."""
+"""Distances of pairs of vectors, with gradients that are finite where the vectors are equal."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Distance(NamedTuple):
-    """A distance as a function of the squared Euclidean distance, which is what mining compares.
+    """A distance as a function of the squared Euclidean distance, which mining compares.
 
     Attributes:
       of_squares: (squares, xp) -> distances, elementwise, with `xp` either `jax.numpy` or `numpy`. It
@@ -27,19 +27,20 @@ DISTANCES = {
 }
 
 
-def check_distance(distance: str) -> None:
-    """Raises ValueError unless `distance` is one of `DISTANCES`."""
+def check_distance(distance: str) -> Distance:
+    """Returns the distance of that name; raises ValueError unless it is one of `DISTANCES`."""
     if distance not in DISTANCES:
         raise ValueError(f'expected distance to be one of {tuple(DISTANCES)}, found {distance!r}')
+    return DISTANCES[distance]
 
 
 def paired_distance(x: jax.Array, y: jax.Array, distance: str = 'euclidean') -> jax.Array:
     """Distance of each vector of `x` to its partner in `y`.
 
-    Computed from the difference, which keeps the digits that |x|^2 - 2xy + |y|^2 would cancel. Where
-    the partners are equal up to rounding (|x - y| <= 4 eps |x|), a distance that is steep at 0, as the
-    Euclidean is, is 0 and takes the subgradient 0: normalising equal rows may round them apart, and the
-    direction between them would be noise of length 1.
+    The difference of the vectors keeps the digits that |x|^2 - 2xy + |y|^2 would cancel. Partners that
+    are equal up to rounding (|x - y| <= 4 eps |x|) have distance 0 and subgradient 0 if the distance is
+    steep at 0, as the Euclidean distance is: normalising may round equal rows apart, and the direction
+    between them would be noise of length 1.
 
     Args:
       x: vectors, shape [..., D].
@@ -50,28 +51,26 @@ def paired_distance(x: jax.Array, y: jax.Array, distance: str = 'euclidean') -> 
       Distances, shape [...].
 
     Raises:
-      ValueError: an unknown distance.
+      ValueError: the distance is unknown.
     """
-    check_distance(distance)
+    of_squares, is_steep_at_zero = check_distance(distance)
     squared = jnp.sum(jnp.square(x - y), axis=-1)
-    of_squares, is_steep_at_zero = DISTANCES[distance]
     if not is_steep_at_zero:
         return of_squares(squared, jnp)
     rounding = 4 * jnp.finfo(squared.dtype).eps
     is_zero = squared <= rounding**2 * jnp.sum(jnp.square(x), axis=-1)
-    # Of a stand-in, chosen before the root: `where` after it would still multiply 0 by inf.
+    # 1 stands in for 0 before the root: a `where` after the root would still multiply 0 by inf.
     return jnp.where(is_zero, 0.0, of_squares(jnp.where(is_zero, 1.0, squared), jnp))
 
 
 def from_squares(squares: np.ndarray | float, distance: str) -> np.ndarray:
-    """Distances of squared Euclidean distances, outside of JAX, of the same shape.
+    """Turns squared Euclidean distances into distances of the same shape, in NumPy.
 
     Args:
       squares: squared Euclidean distances, any shape.
       distance: a name in `DISTANCES`.
 
     Raises:
-      ValueError: an unknown distance.
+      ValueError: the distance is unknown.
     """
-    check_distance(distance)
-    return np.asarray(DISTANCES[distance].of_squares(np.asarray(squares), np))
+    return np.asarray(check_distance(distance).of_squares(np.asarray(squares), np))

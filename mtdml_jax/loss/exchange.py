@@ -1,4 +1,7 @@
-"""Which device judges what: the slices of the global batch, exchanged between devices."""
+"""Which device computes what: devices exchange the slices of the global batch.
+
+Slices are the leading axis of all arrays here, because the loss of one slice is mapped over them.
+"""
 
 from functools import partial
 from typing import NamedTuple
@@ -8,17 +11,17 @@ import jax.numpy as jnp
 
 
 class Share(NamedTuple):
-    """One device's share of the S slices of the global batch's G rows.
+    """The share of one device: T of the S slices, and some or all of the global batch's G rows.
 
     Attributes:
-      anchors: the anchors to judge, [N, T, D].
-      labels: their classes, int [N].
+      anchors: the anchors of this device, [T, N, D].
+      labels: classes of the anchors, int [N].
       mask: False for anchors that do not count, bool [N].
-      weights: their weights, [N].
+      weights: weights of the anchors, [N].
       rows: the gallery row of each anchor, int [N].
-      gallery: the rows to choose from, [G, T, D].
-      gallery_labels: their classes, int [G].
-      gallery_mask: False for rows that nobody may choose, bool [G].
+      gallery: the rows that mining chooses from, [T, G, D].
+      gallery_labels: classes of the gallery's rows, int [G].
+      gallery_mask: False for rows that no anchor may choose, bool [G].
       first_slice: number of the first of the T slices.
     """
 
@@ -34,11 +37,11 @@ class Share(NamedTuple):
 
 
 def swaps_slices(num_slices: int, axis_name: str | None) -> bool:
-    """Whether devices swap slices for rows: each then judges some of the slices of all rows.
+    """Whether devices swap slices for rows, so that each device computes some slices of all rows.
 
-    Where the number of devices n divides the number of slices, an all-to-all sends every device the
-    rows of its slices, which moves 1/n of the bytes of an all-gather of everything. Otherwise every
-    device gathers all rows and judges its own.
+    If the number of devices n divides the number of slices, an all-to-all sends the rows of its slices
+    to every device. It moves 1/n of the bytes that an all-gather of all embeddings would move.
+    Otherwise every device gathers all rows and computes the loss of its own anchors.
     """
     return axis_name is not None and num_slices % jax.lax.axis_size(axis_name) == 0
 
@@ -50,10 +53,10 @@ def share_out(
     weights: jax.Array,
     axis_name: str | None,
 ) -> Share:
-    """This device's share; gradients flow back to the rows of all devices.
+    """Returns the share of this device; gradients flow back to the rows of all devices.
 
     Args:
-      slices: the device's rows, [B, S, D].
+      slices: slices of the device's rows, [S, B, D].
       labels: int [B].
       mask: bool [B].
       weights: [B].
@@ -62,26 +65,26 @@ def share_out(
     rows = jnp.arange(len(labels))
     if axis_name is None:
         return Share(slices, labels, mask, weights, rows, slices, labels, mask, 0)
-    # No stop_gradient on the exchanged slices: other devices' anchors pull on this device's rows.
+    # The exchange passes gradients on: anchors of other devices pull on the rows of this device.
     gather = partial(jax.lax.all_gather, axis_name=axis_name, tiled=True)
     device = jax.lax.axis_index(axis_name)
     all_labels, all_mask = gather(labels), gather(mask)
-    if swaps_slices(slices.shape[1], axis_name):
+    if swaps_slices(len(slices), axis_name):
         rows = jnp.arange(len(all_labels))
-        own = jax.lax.all_to_all(slices, axis_name, split_axis=1, concat_axis=0, tiled=True)
+        own = jax.lax.all_to_all(slices, axis_name, split_axis=0, concat_axis=1, tiled=True)
         anchors = own, all_labels, all_mask, gather(weights), rows
-        return Share(*anchors, own, all_labels, all_mask, device * own.shape[1])
+        return Share(*anchors, own, all_labels, all_mask, device * len(own))
     rows += device * len(labels)
-    return Share(slices, labels, mask, weights, rows, gather(slices), all_labels, all_mask, 0)
+    gallery = gather(slices, axis=1)
+    return Share(slices, labels, mask, weights, rows, gallery, all_labels, all_mask, 0)
 
 
 def add_memory(share: Share, slices: jax.Array, labels: jax.Array, mask: jax.Array) -> Share:
-    """The share with rows of all slices [M, S, D] behind its gallery, which take no gradient."""
-    num_slices = share.gallery.shape[1]
-    own = jax.lax.dynamic_slice_in_dim(slices, share.first_slice, num_slices, axis=1)
+    """Appends rows of all slices [S, M, D] to the gallery of a share; these rows get no gradient."""
+    own = jax.lax.dynamic_slice_in_dim(slices, share.first_slice, len(share.gallery))
     own = jax.lax.stop_gradient(own).astype(share.gallery.dtype)
     return share._replace(
-        gallery=jnp.concatenate([share.gallery, own]),
+        gallery=jnp.concatenate([share.gallery, own], axis=1),
         gallery_labels=jnp.concatenate(
             [share.gallery_labels, labels.astype(share.gallery_labels.dtype)]
         ),
@@ -90,7 +93,7 @@ def add_memory(share: Share, slices: jax.Array, labels: jax.Array, mask: jax.Arr
 
 
 def sum_shares(x: jax.Array, share: Share, num_slices: int, axis_name: str | None) -> jax.Array:
-    """Sums [..., T] of the devices' shares -> sums [..., S] of the global batch, on all devices."""
+    """Turns sums [..., T] of each device's share into sums [..., S] of the global batch."""
     if axis_name is None:
         return x
     if swaps_slices(num_slices, axis_name):
@@ -100,7 +103,7 @@ def sum_shares(x: jax.Array, share: Share, num_slices: int, axis_name: str | Non
 
 
 def return_to_rows(x: jax.Array, num_slices: int, axis_name: str | None) -> jax.Array:
-    """Values [T, N] of the share's anchors -> values [S, B] of the device's own rows."""
+    """Turns values [T, N] of the share's anchors into values [S, B] of the device's own rows."""
     if not swaps_slices(num_slices, axis_name):
         return x
     return jax.lax.all_to_all(x, axis_name, split_axis=1, concat_axis=0, tiled=True)

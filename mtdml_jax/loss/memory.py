@@ -1,4 +1,4 @@
-"""Embeddings of earlier batches, from which a batch chooses positives and negatives too."""
+"""Embeddings of earlier batches, in which mining looks for positives and negatives too."""
 
 from typing import NamedTuple
 
@@ -11,13 +11,13 @@ from mtdml_jax.loss.mining import as_mask
 
 
 class Memory(NamedTuple):
-    """The last M embeddings, the same on all devices. A new one replaces the oldest.
+    """The last M embeddings, the same on all devices. A new embedding replaces the oldest one.
 
     Attributes:
       embeddings: embeddings of earlier batches, [M, E].
-      labels: their classes, int [M].
+      labels: classes of the embeddings, int [M].
       filled: False for rows that hold nothing yet, bool [M].
-      next: the row that is written next, int scalar.
+      next: the row that the next embedding replaces, int scalar.
     """
 
     embeddings: jax.Array
@@ -27,11 +27,11 @@ class Memory(NamedTuple):
 
 
 def empty_memory(size: int, embedding_size: int) -> Memory:
-    """A memory for `size` embeddings [embedding_size] that holds none yet.
+    """Makes a memory for `size` embeddings that holds none yet.
 
     Args:
       size: number of embeddings M.
-      embedding_size: size E of each.
+      embedding_size: size E of an embedding.
     """
     return Memory(
         jnp.zeros((size, embedding_size)),
@@ -49,25 +49,25 @@ def remember(
     mask: ArrayLike | None = None,
     axis_name: str | None = None,
 ) -> Memory:
-    """The memory after a batch, whose embeddings replace the oldest; they carry no gradient.
+    """Replaces the oldest embeddings of the memory with those of a batch; they carry no gradient.
 
-    Call it after the loss of the batch, which has its own rows to choose from already:
+    Call it after the loss of the batch, which can choose among the rows of the batch anyway:
 
         loss, aux = multi_threshold_loss(embeddings, labels, thresholds, memory=memory)
         memory = remember(memory, embeddings, labels)
 
-    Embeddings age as the network learns. It helps where they drift slowly: late in training, and after
-    a warm-up without it (Wang et al. take 1,000 steps).
+    Embeddings age as the network learns. A memory helps where they drift slowly: late in training, and
+    after a warm-up without a memory (Wang et al. take 1,000 steps).
 
     Args:
-      memory: the memory before, of M rows.
-      embeddings: the batch's, [B, E]; B rows on all devices together are at most M.
-      labels: their classes, integers or booleans, [B].
-      mask: bool [B], False for rows (padding) that are not kept.
+      memory: the memory before the batch, of M rows.
+      embeddings: embeddings of the batch, [B, E]; all devices together may have M rows at most.
+      labels: classes of the embeddings, integers or booleans, [B].
+      mask: bool [B], False for rows (padding) that the memory leaves out.
       axis_name: mapped axis over whose devices the batch is spread.
 
     Raises:
-      ValueError: shapes that do not fit, or a batch larger than the memory.
+      ValueError: shapes do not match, or the batch is larger than the memory.
 
     References:
       Wang et al., "Cross-batch memory for embedding learning", CVPR 2020.
@@ -83,7 +83,7 @@ def remember(
             f'expected embeddings of shape [B, {width}] with B at most {size}, the rows of the memory, '
             f'found {embeddings.shape}'
         )
-    # Rows that are not kept go to a row that does not exist, and are dropped.
+    # Rows that are left out go to a row that does not exist, and JAX drops them.
     places = jnp.where(mask, (memory.next + jnp.cumsum(mask) - 1) % size, size)
 
     def write(kept, new):

@@ -1,4 +1,4 @@
-"""Batches larger than a device's memory: embedded in parts, judged as one."""
+"""Batches larger than the memory of a device: embedded in micro-batches, one loss for all rows."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,37 +10,38 @@ import jax.numpy as jnp
 def embed_in_parts(
     embed: Callable[[Any], Any], inputs: Any, part_size: int, *, has_aux: bool = False
 ) -> Any:
-    """What `embed` makes of a batch, computed part by part, to be differentiated as a whole.
+    """Embeds a batch in micro-batches; the result can be differentiated as a whole.
 
     A loss that compares all rows of a batch cannot be split, but the network can: embeddings are small.
-    Under `jax.grad` each part is computed again, when its turn comes, instead of being remembered:
-    memory is that of one part, of the inputs and of all outputs, for one more pass forward. (On a CPU
-    that takes jax 0.12; before, it is more.) The gradient is that of the whole batch, if `embed` treats
-    its rows one by one; statistics of a batch, as BatchNorm takes them in training, become those of a
-    part.
+    `jax.grad` computes the forward pass of each micro-batch again instead of storing it. Memory is that
+    of one micro-batch, of the inputs and of all outputs, at the cost of one more forward pass. (On a CPU
+    this needs jax 0.12; older versions take more memory.) The gradient is that of the whole batch if
+    `embed` treats rows independently. Statistics of a batch, which BatchNorm computes in training,
+    become those of a micro-batch.
 
         def loss(params):
             embed = lambda images: network.apply(params, images)
             embeddings = embed_in_parts(embed, images, 128)
             return multi_threshold_loss(embeddings, labels, thresholds)[0]
 
-    Part i of n has the rows i, i + n, i + 2n, ..., so that batches sorted by class make mixed parts.
+    Micro-batch i of n has the rows i, i + n, i + 2n, ..., so a batch that is sorted by class gives mixed
+    micro-batches.
 
     Args:
-      embed: inputs [N, ...] -> outputs [N, ...], arrays or trees of them; pure, for any N.
+      embed: inputs [N, ...] -> outputs [N, ...], arrays or trees of arrays; pure, for any N.
       inputs: an array [B, ...], or a tree of such arrays.
-      part_size: rows N of a part; divides B.
-      has_aux: whether `embed` returns (outputs, aux), aux a tree of floats of any shape.
+      part_size: number of rows N of a micro-batch; must divide B.
+      has_aux: whether `embed` returns (outputs, aux), where aux is a tree of floats of any shape.
 
     Returns:
-      Outputs [B, ...] in the order of the inputs; with has_aux also the mean of aux over the parts.
+      Outputs [B, ...] in the order of the inputs; with has_aux also the mean of aux over micro-batches.
 
     Raises:
-      ValueError: a part size that does not divide B.
+      ValueError: the size of a micro-batch does not divide B.
 
     References:
       Gao et al., "Scaling deep contrastive learning batch size under memory limited setup", RepL4NLP
-      2021 (GradCache). Here rematerialisation does what is done there by hand: Chen et al., "Training
+      2021 (GradCache). Rematerialisation does here what GradCache does by hand: Chen et al., "Training
       deep nets with sublinear memory cost", 2016.
     """
     count = jax.tree.leaves(inputs)[0].shape[0]
@@ -50,33 +51,33 @@ def embed_in_parts(
         )
     if part_size == count:
         return embed(inputs)
-    num_parts = count // part_size
+    num_batches = count // part_size
 
     def split(rows):
-        return jnp.swapaxes(rows.reshape(part_size, num_parts, *rows.shape[1:]), 0, 1)
+        return jnp.swapaxes(rows.reshape(part_size, num_batches, *rows.shape[1:]), 0, 1)
 
-    def join(parts):
-        return jnp.swapaxes(parts, 0, 1).reshape(count, *parts.shape[2:])
+    def join(outputs):
+        return jnp.swapaxes(outputs, 0, 1).reshape(count, *outputs.shape[2:])
 
-    parts = jax.tree.map(split, inputs)
+    micro_batches = jax.tree.map(split, inputs)
     one_by_one = _unrolled if jax.default_backend() == 'cpu' else jax.lax.map
-    found = one_by_one(jax.checkpoint(embed), parts)
+    found = one_by_one(jax.checkpoint(embed), micro_batches)
     outputs, aux = found if has_aux else (found, None)
     outputs = jax.tree.map(join, outputs)
     return (outputs, jax.tree.map(lambda x: x.mean(axis=0), aux)) if has_aux else outputs
 
 
-def _unrolled(embed, parts):
-    """`jax.lax.map` without a loop, in which XLA's convolutions on a CPU take fifteen times as long.
+def _unrolled(embed, micro_batches):
+    """Does the work of `jax.lax.map` without a loop, which slows XLA's convolutions on a CPU 15 times.
 
-    What nothing keeps in order XLA computes side by side. So each part takes the parameters from the one
-    before it, and through their gradients the parts wait for one another on the way back, too. XLA heeds
-    such barriers from jax 0.12 on.
+    XLA computes side by side what nothing keeps in order. So each micro-batch takes the parameters from
+    the one before it. Through the gradients of the parameters, micro-batches wait for one another in the
+    backward pass, too. XLA respects such barriers from jax 0.12 on.
     """
-    count = jax.tree.leaves(parts)[0].shape[0]
-    pure, params = jax.closure_convert(embed, jax.tree.map(lambda x: x[0], parts))
+    count = jax.tree.leaves(micro_batches)[0].shape[0]
+    pure, params = jax.closure_convert(embed, jax.tree.map(lambda x: x[0], micro_batches))
 
-    def next_part(params, part):
-        return jax.lax.optimization_barrier((params, pure(part, *params)))
+    def next_batch(params, micro_batch):
+        return jax.lax.optimization_barrier((params, pure(micro_batch, *params)))
 
-    return jax.lax.scan(next_part, params, parts, unroll=count)[1]
+    return jax.lax.scan(next_batch, params, micro_batches, unroll=count)[1]

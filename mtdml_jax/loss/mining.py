@@ -1,6 +1,6 @@
-"""Batch-hard mining and its softer relatives: one positive and one negative an anchor, per slice."""
+"""Batch-hard mining and softer minings: one positive and one negative for each anchor of a slice."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,12 +11,12 @@ from jax.typing import ArrayLike
 from mtdml_jax.loss.arguments import as_array, as_labels
 from mtdml_jax.loss.slicing import at_least_float32
 
-# Distances in a tile of anchors by gallery rows: on a CPU 2 MiB, what the caches of its cores hold;
-# elsewhere as many as keep a device busy for longer than it takes to start the next kernel.
+# Number of distances in a tile of anchors by gallery rows. On a CPU they take 2 MiB, which fits the
+# caches of its cores. Other devices get enough work to outlast the start of the next kernel.
 _TILE_ENTRIES = {'cpu': 2**19, 'default': 2**24}
-# Fewer anchors than these make slow products.
+# A product of fewer anchors is slow.
 _TILE_ANCHORS = 64
-# Gallery rows whose maximum is taken first.
+# Number of gallery rows in a block; `farthest` takes the maxima of blocks first.
 _BLOCK_ROWS = 32
 
 
@@ -26,8 +26,8 @@ class Triplets(NamedTuple):
     Attributes:
       positive: the positive's row, int32 [S, B] ([B] for unsliced input).
       negative: the negative's row, int32, same shape.
-      valid: True where the anchor counts and has both a positive and a negative; elsewhere the
-        rows are meaningless, though in range.
+      valid: True where the anchor counts and has both a positive and a negative. Elsewhere the rows
+        are in range but mean nothing.
     """
 
     positive: jax.Array
@@ -35,8 +35,10 @@ class Triplets(NamedTuple):
     valid: jax.Array
 
 
-def check_quantile(quantile: float | jax.Array) -> None:
-    """Raises ValueError unless `quantile` lies in [0, 1], as far as it is a Python number."""
+def check_mining(mining: str, quantile: float | jax.Array, minings: Collection[str]) -> None:
+    """Raises ValueError for an unknown mining, or for a Python number outside [0, 1] as quantile."""
+    if mining not in minings:
+        raise ValueError(f'expected mining to be one of {tuple(minings)}, found {mining!r}')
     if isinstance(quantile, int | float) and not 0 <= quantile <= 1:
         raise ValueError(f'expected quantile from 0 to 1, found {quantile}')
 
@@ -54,7 +56,7 @@ def mine_batch_hard(
     mask: ArrayLike | None = None,
     tile: int | None = None,
 ) -> Triplets:
-    """The hardest positive and the hardest negative of every anchor, in each slice by itself.
+    """Finds the hardest positive and the hardest negative of every anchor, in each slice by itself.
 
     With P_a the other members of the anchor's class and N_a the members of other classes:
 
@@ -63,68 +65,104 @@ def mine_batch_hard(
         quantile:  p of rank floor(q (|P_a| - 1)) among P_a from the farthest, counted from 0,
                    n of rank floor(q (|N_a| - 1)) among N_a from the nearest
 
-    A quantile q of 0 is `hard`, 0.5 the median, 1 the easiest; where labels are noisy, the very hardest
-    pairs are the wrong labels. Ties go to the lowest row. No gradient flows through the choice. Works
-    on any vectors, of unit length or not, under jit, vmap, pmap and shard_map. Memory is O(tile * G):
-    the distances of one tile of anchors of one slice.
+    A quantile q of 0 is `hard`, 0.5 is the median, 1 is the easiest. If labels are noisy, the very
+    hardest pairs have the wrong labels. Ties go to the lowest row. No gradient flows through the choice.
+    The vectors may have any length. The function works under jit, vmap, pmap and shard_map. Memory is
+    O(tile * G): the distances of one tile of anchors of one slice.
 
     Args:
       slices: anchors, shape [B, S, D], or [B, D] for one slice.
       labels: class of each anchor, integers or booleans, [B]. Under jit, JAX without x64 wraps labels of
-        int64 beyond 2^31 unseen: renumber such with `numpy.unique(labels, return_inverse=True)[1]`.
-      mining: 'hard', 'semihard', 'quantile', or what else `PAIR_MININGS` has.
+        int64 beyond 2^31 silently: renumber them with `numpy.unique(labels, return_inverse=True)[1]`.
+      mining: 'hard', 'semihard', 'quantile', or another name in `PAIR_MININGS`.
       quantile: q in [0, 1], for mining 'quantile'; may be traced.
       gallery: vectors to choose from, shape [G, S, D] or [G, D]; by default the anchors themselves.
-      gallery_labels: class of each gallery row, int [G]; goes with gallery.
-      gallery_mask: bool [G], False for rows that nobody may choose; goes with gallery.
-      rows: int [B], the gallery row that holds each anchor itself and that it may not choose; by
-        default row i for anchor i without a gallery, and none with one.
+      gallery_labels: class of each gallery row, int [G]; required with a gallery.
+      gallery_mask: bool [G], False for rows that no anchor may choose; only with a gallery.
+      rows: int [B], the gallery row that holds the anchor itself, which the anchor may not choose. The
+        default is row i for anchor i without a gallery, and no row with one.
       mask: bool [B], False for anchors (and, without a gallery, rows) that take part in nothing.
-      tile: anchors compared at a time; by default as many as make a tile of 2^19 distances on a CPU,
-        2^24 elsewhere, and at least 64.
+      tile: number of anchors that are compared at a time. The default makes a tile of 2^19 distances on
+        a CPU and of 2^24 elsewhere, with at least 64 anchors.
 
     Returns:
       Triplets with rows of shape [S, B], or [B] for one slice.
 
     Raises:
-      ValueError: shapes that do not fit each other, no rows, labels of another type, an unknown mining,
-        or a quantile outside [0, 1] that is not traced.
+      ValueError: shapes do not match, or there are no rows; labels have another type; the mining is
+        unknown; or a quantile that is not traced lies outside [0, 1].
 
     References:
       Hermans et al., "In defense of the triplet loss", 2017 (batch hard). Schroff et al., "FaceNet",
       CVPR 2015 (semi-hard).
     """
-    if mining not in PAIR_MININGS:
-        raise ValueError(f'expected mining to be one of {tuple(PAIR_MININGS)}, found {mining!r}')
-    check_quantile(quantile)
+    check_mining(mining, quantile, PAIR_MININGS)
     slices, labels = as_array(slices, 'slices'), as_labels(labels)
     if slices.ndim not in (2, 3) or labels.shape != slices.shape[:1]:
         raise ValueError(
             f'expected slices of shape [B, S, D] or [B, D] and labels of shape [B], found '
             f'{slices.shape} and {labels.shape}'
         )
-    sliced = slices if slices.ndim == 3 else slices[:, None]
+    is_sliced = slices.ndim == 3
+    slices = slices if is_sliced else slices[:, None]
     mask = as_mask(mask, labels.shape)
-    if gallery is None:
-        if gallery_labels is not None or gallery_mask is not None:
-            raise ValueError(
-                'found gallery_labels or gallery_mask without a gallery, which they go with'
-            )
-        gallery, gallery_labels, gallery_mask = sliced, labels, mask
-        rows = jnp.arange(len(labels)) if rows is None else rows
-    else:
-        gallery = as_array(gallery, 'gallery')
-        gallery = gallery[:, None] if gallery.ndim == 2 else gallery
-        if gallery_labels is None:
-            raise ValueError(
-                f'expected gallery_labels of shape {gallery.shape[:1]} with the gallery, found None'
-            )
-        gallery_labels = as_labels(gallery_labels, 'gallery_labels')
-    rows = jnp.full(labels.shape, -1) if rows is None else as_labels(rows, 'rows')
-    _check_shapes(sliced, rows, gallery, gallery_labels)
-    gallery_mask = as_mask(gallery_mask, gallery_labels.shape, 'gallery_mask')
+    if gallery is None and (gallery_labels is not None or gallery_mask is not None):
+        raise ValueError('found gallery_labels or gallery_mask without a gallery')
+    if rows is None:
+        rows = jnp.arange(len(labels)) if gallery is None else jnp.full(labels.shape, -1)
+    rows = as_labels(rows, 'rows')
+    choices, choice_labels, choice_mask = (
+        (slices, labels, mask)
+        if gallery is None
+        else _as_gallery(gallery, gallery_labels, gallery_mask)
+    )
+    _check_shapes(slices, rows, choices)
+    triplets = mine_slices(
+        jnp.swapaxes(slices, 0, 1),
+        labels,
+        gallery=jnp.swapaxes(choices, 0, 1),
+        gallery_labels=choice_labels,
+        gallery_mask=choice_mask,
+        rows=rows,
+        mask=mask,
+        mining=mining,
+        quantile=quantile,
+        tile=tile,
+    )
+    return triplets if is_sliced else jax.tree.map(lambda x: x[0], triplets)
 
-    sliced, gallery = jax.lax.stop_gradient((at_least_float32(sliced), at_least_float32(gallery)))
+
+def mine_slices(
+    anchors: jax.Array,
+    labels: jax.Array,
+    *,
+    gallery: jax.Array,
+    gallery_labels: jax.Array,
+    gallery_mask: jax.Array,
+    rows: jax.Array,
+    mask: jax.Array,
+    mining: str,
+    quantile: float | jax.Array,
+    tile: int | None = None,
+) -> Triplets:
+    """Mines every slice of anchors [S, B, D] in a gallery [S, G, D], without checking arguments.
+
+    `jax.lax.map` takes the slices one after the other. `jax.vmap` would hold the distances of all slices
+    in memory at the same time.
+
+    Args:
+      anchors: anchors of all slices, [S, B, D].
+      labels: see `mine_batch_hard`, like the arguments that follow; none may be missing.
+      gallery: gallery of all slices, [S, G, D].
+      gallery_labels: int [G].
+      gallery_mask: bool [G].
+      rows: int [B].
+      mask: bool [B].
+      mining: a name in `PAIR_MININGS`.
+      quantile: for mining 'quantile'.
+      tile: number of anchors in a tile; None for the tile that suits the device.
+    """
+    by_slice = jax.lax.stop_gradient((at_least_float32(anchors), at_least_float32(gallery)))
     mine_slice = partial(
         _mine_slice,
         labels=labels,
@@ -134,39 +172,37 @@ def mine_batch_hard(
         choose=partial(PAIR_MININGS[mining], quantile=quantile),
     )
 
-    def mine_slices(anchors, gallery, *, tile):
+    def mine_one_by_one(anchors, gallery, *, tile):
         return jax.lax.map(lambda vectors: mine_slice(*vectors, tile=tile), (anchors, gallery))
 
-    by_slice = jnp.swapaxes(sliced, 0, 1), jnp.swapaxes(gallery, 0, 1)
-    triplets = _with_tile_of_device(mine_slices, by_slice, tile)
-    triplets = triplets._replace(valid=triplets.valid & mask)
-    return triplets if slices.ndim == 3 else jax.tree.map(lambda x: x[0], triplets)
+    triplets = _with_tile_of_device(mine_one_by_one, by_slice, tile)
+    return triplets._replace(valid=triplets.valid & mask)
 
 
-def _with_tile_of_device(mine_slices, by_slice, tile):
-    """`mine_slices` of (anchors [S, B, D], gallery [S, G, D]), in tiles for the device that runs it."""
+def _with_tile_of_device(mine, by_slice, tile):
+    """Runs `mine` on (anchors [S, B, D], gallery [S, G, D]) in tiles that suit the device."""
     batch, size = (vectors.shape[1] for vectors in by_slice)
     tiles = {k: min(batch, max(_TILE_ANCHORS, n // size)) for k, n in _TILE_ENTRIES.items()}
     if tile or min(tiles.values()) == batch:
-        return mine_slices(*by_slice, tile=tile or batch)
-    # Decided when XLA compiles: what is traced may be for another device than JAX's default one.
-    branches = {name: partial(mine_slices, tile=tile) for name, tile in tiles.items()}
+        return mine(*by_slice, tile=tile or batch)
+    # XLA decides when it compiles: the traced code may be for another device than JAX's default one.
+    branches = {name: partial(mine, tile=tile) for name, tile in tiles.items()}
     return jax.lax.platform_dependent(*by_slice, **branches)
 
 
 def _mine_slice(anchors, gallery, *, labels, gallery_labels, gallery_mask, rows, choose, tile):
-    """Triplets of one slice: anchors [B, D], gallery [G, D]."""
-    # Seen from one of the rows: where all vectors nearly agree, |g|^2 - 2ag would cancel their
-    # differences. A row, not the mean, because whole numbers stay whole.
+    """Mines one slice: anchors [B, D], gallery [G, D]."""
+    # One of the rows becomes the origin: |g|^2 - 2ag would cancel the differences of vectors that are
+    # nearly equal. A row keeps whole numbers whole; the mean would not.
     origin = gallery[jnp.argmax(gallery_mask)]
     anchors, gallery = anchors - origin, gallery - origin
     squared_norms = jnp.sum(jnp.square(gallery), axis=-1)
 
     def mine_tile(tile_of_anchors):
         anchors, labels, rows = tile_of_anchors
-        # |a - g|^2 without |a|^2, which is the same for all, as [G, tile]: reductions over the leading
-        # axis are vectorised. Full precision: a TPU's default product of bfloat16 terms would choose
-        # other rows.
+        # |a - g|^2 without |a|^2, which is the same for all rows of a column, as [G, tile]: XLA
+        # vectorises reductions over the leading axis. The product needs full precision: a TPU's default
+        # product of bfloat16 terms would choose other rows.
         products = jnp.matmul(gallery, anchors.T, precision='highest')
         distances = squared_norms[:, None] - 2.0 * products
         same_class = gallery_labels[:, None] == labels
@@ -179,10 +215,10 @@ def _mine_slice(anchors, gallery, *, labels, gallery_labels, gallery_mask, rows,
 
 
 def map_tiles(function: Callable[[Any], Any], arrays: Any, tile: int) -> Any:
-    """`function` of `tile` rows of the arrays at a time, put together; its outputs end in [tile].
+    """Calls `function` on `tile` rows of the arrays at a time and joins its outputs, [..., tile].
 
-    Unlike `jax.lax.map(batch_size=tile)`, the function sees the tile as a whole. The last tile is
-    filled up with copies of row 0, whose results are dropped.
+    Unlike `jax.lax.map(batch_size=tile)`, it passes the tile as a whole. Copies of row 0 fill up the
+    last tile; their results are dropped.
     """
     batch = len(jax.tree.leaves(arrays)[0])
     num_tiles = -(-batch // tile)
@@ -205,7 +241,7 @@ def _hardest(distances, is_positive, is_negative, quantile):
 
 def _semihard(distances, is_positive, is_negative, quantile):
     positive, positive_distance, has_positive = farthest(distances, is_positive)
-    # Not `distances > positive_distance`: a NaN shall stay in, and be seen in the loss.
+    # Not `distances > positive_distance`: a NaN must stay in and show in the loss.
     is_farther = ~(distances <= positive_distance)
     negative, _, has_negative = farthest(-distances, is_negative & is_farther)
     return Triplets(positive, negative, has_positive & has_negative)
@@ -218,8 +254,8 @@ def _quantile(distances, is_positive, is_negative, quantile):
 
 
 # Name -> function (distances, is_positive, is_negative, quantile) -> Triplets of a tile of anchors: rows
-# [tile], chosen by columns of [G, tile]. The distances are squared, without a term that is the same for
-# all rows of a column; what else is in mine_batch_hard, such as masks, is seen to.
+# [tile], one chosen in each column of [G, tile]. The distances are squared and lack a term that is the
+# same for all rows of a column. `mine_batch_hard` takes care of everything else, such as masks.
 PAIR_MININGS: dict[str, Callable[..., Triplets]] = {
     'hard': _hardest,
     'semihard': _semihard,
@@ -228,25 +264,24 @@ PAIR_MININGS: dict[str, Callable[..., Triplets]] = {
 
 
 def farthest(distances: jax.Array, among: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(row, distance, whether there is one) of the largest distance in each column of [G, tile].
+    """Finds the largest distance in each column of [G, tile], and the lowest row that attains it.
 
-    The lowest row that attains it, by plain maxima: first of blocks of rows, then of the blocks; the row
-    is sought in the one block that has it. So the distances are read once, and `argmax`, which compares
-    pairs one by one and takes a CPU ten times longer, is not needed. A NaN among the distances counts as
-    one, at any row.
+    It takes plain maxima: first of blocks of rows, then of the blocks, and then it looks for the row in
+    the one block that has the maximum. This reads the distances once. `argmax` compares pairs one by one
+    and takes a CPU ten times longer. If a column has a NaN, the distance is NaN, at any row.
 
     Args:
       distances: [G, tile]; their negatives find the nearest.
       among: bool, False for rows that do not count, same shape.
 
     Returns:
-      int32, the type of the distances, and bool, each [tile].
+      (row, distance, whether any row counts): int32, the type of the distances, and bool, each [tile].
     """
     distances = jnp.where(among, distances, -jnp.inf)
     rest = -len(distances) % _BLOCK_ROWS
     distances = jnp.pad(distances, ((0, rest), (0, 0)), constant_values=-jnp.inf)
     blocks = distances.reshape(-1, _BLOCK_ROWS, distances.shape[1])
-    # The barriers keep XLA from computing the maxima anew inside of what compares with them.
+    # The barriers keep XLA from computing the maxima again inside the comparisons.
     of_blocks = jax.lax.optimization_barrier(jnp.max(blocks, axis=1))
     largest = jax.lax.optimization_barrier(jnp.max(of_blocks, axis=0))
     start = _BLOCK_ROWS * _first_row(of_blocks == largest)
@@ -256,10 +291,10 @@ def farthest(distances: jax.Array, among: jax.Array) -> tuple[jax.Array, jax.Arr
 
 
 def _farthest_but(distances, among, q):
-    """Row of rank floor(q (n - 1)) from the largest of the n distances of each column that count.
+    """Finds the row of rank floor(q (n - 1)) among the n distances that count, from the largest.
 
-    Bisects the range of the numbers' bit patterns, one bit of the answer a step: exact, and on a CPU
-    hundreds of times faster than sorting columns.
+    It bisects the range of the numbers' bit patterns, one bit of the answer in each step. This is exact,
+    and on a CPU hundreds of times faster than sorting the columns.
     """
     keys = jnp.where(among, _ordered_bits(distances), jnp.iinfo(_bits_type(distances)).min)
     rank = jnp.floor(q * (jnp.sum(among, axis=0) - 1)).astype(jnp.int32)
@@ -281,20 +316,20 @@ def _bits_type(x):
 
 
 def _ordered_bits(x):
-    """Integers in the order of the floating-point numbers."""
-    # -0.0 equals 0.0 and gets its bits.
+    """Maps floating-point numbers to integers in the same order."""
+    # -0.0 equals 0.0 and gets the same bits.
     bits = jax.lax.bitcast_convert_type(jnp.where(x == 0, 0.0, x), _bits_type(x))
     return jnp.where(bits < 0, bits ^ jnp.iinfo(bits.dtype).max, bits)
 
 
 def _first_row(hit):
-    """The lowest row that is True in each column of [G, tile]; row 0 where none is."""
+    """Returns the lowest row that is True in each column of [G, tile]; row 0 if none is."""
     rows = jnp.arange(len(hit), dtype=jnp.int32)[:, None]
     return jnp.min(jnp.where(hit, rows, len(hit)), axis=0) % len(hit)
 
 
 def as_mask(mask: ArrayLike | None, shape: tuple[int, ...], name: str = 'mask') -> jax.Array:
-    """`mask` as booleans of that shape (True for None); raises ValueError for another shape."""
+    """Returns `mask` as booleans, True everywhere for None; raises ValueError for another shape."""
     if mask is None:
         return jnp.ones(shape, bool)
     mask = as_array(mask, name)
@@ -303,14 +338,26 @@ def as_mask(mask: ArrayLike | None, shape: tuple[int, ...], name: str = 'mask') 
     return mask.astype(bool)
 
 
-def _check_shapes(slices, rows, gallery, gallery_labels):
-    if rows.shape != slices.shape[:1]:
-        raise ValueError(f'expected rows of shape {slices.shape[:1]}, found {rows.shape}')
-    if gallery_labels.shape != gallery.shape[:1]:
+def _as_gallery(gallery, labels, mask):
+    """Returns the gallery as [G, S, D], its labels and its mask."""
+    gallery = as_array(gallery, 'gallery')
+    gallery = gallery[:, None] if gallery.ndim == 2 else gallery
+    if labels is None:
+        raise ValueError(
+            f'expected gallery_labels of shape {gallery.shape[:1]} with the gallery, found None'
+        )
+    labels = as_labels(labels, 'gallery_labels')
+    if labels.shape != gallery.shape[:1]:
         raise ValueError(
             f'expected gallery_labels of shape {gallery.shape[:1]} with the gallery, found '
-            f'{gallery_labels.shape}'
+            f'{labels.shape}'
         )
+    return gallery, labels, as_mask(mask, labels.shape, 'gallery_mask')
+
+
+def _check_shapes(slices, rows, gallery):
+    if rows.shape != slices.shape[:1]:
+        raise ValueError(f'expected rows of shape {slices.shape[:1]}, found {rows.shape}')
     if not len(slices) or not len(gallery):
         raise ValueError(f'expected at least one row, found {len(slices)} and {len(gallery)}')
     if gallery.shape[1:] != slices.shape[1:]:

@@ -1,4 +1,4 @@
-"""Cutting an embedding into unit slices, and putting it together again."""
+"""Cutting an embedding into unit slices, and joining unit slices into one embedding."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from mtdml_jax.loss.arguments import as_array
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:
-    """`x` in float32, or in its own type where that is wider: bfloat16 sums lose the triplets' order."""
+    """Returns `x` in float32, or in its own type if that is wider: bfloat16 would reorder triplets."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -25,19 +25,29 @@ def split_slices(embeddings: ArrayLike, num_slices: int) -> jax.Array:
       Unit slices, shape [B, S, E/S], float32 (float64 for float64 input).
 
     Raises:
-      ValueError: embeddings that are not [B, E], or an E that S does not divide.
+      ValueError: the embeddings are not [B, E], or S does not divide E.
     """
     embeddings = as_array(embeddings, 'embeddings')
     if embeddings.ndim != 2:
         raise ValueError(f'expected embeddings of shape [B, E], found {embeddings.shape}')
-    batch, size = embeddings.shape
+    check_num_slices(embeddings.shape[1], num_slices)
+    return unit_slices(embeddings, num_slices)
+
+
+def check_num_slices(size: int, num_slices: int) -> None:
+    """Raises ValueError unless an embedding of that size can be cut into that many slices."""
     if num_slices < 1 or size % num_slices:
         raise ValueError(
             f'expected an embedding size divisible by the number of slices, found '
             f'{size} and {num_slices}'
         )
+
+
+def unit_slices(embeddings: jax.Array, num_slices: int) -> jax.Array:
+    """Computes `split_slices` without checking its arguments."""
+    batch, size = embeddings.shape
     slices = at_least_float32(embeddings).reshape(batch, num_slices, size // num_slices)
-    # Scaled by the largest entry first: the squares of very small or large entries leave the range.
+    # The largest entry scales a slice first: squares of very small or large entries leave the range.
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(slices), axis=-1, keepdims=True))
     is_zero = largest == 0
     slices = jnp.where(is_zero, 0.0, slices) / jnp.where(is_zero, 1.0, largest)
@@ -46,13 +56,17 @@ def split_slices(embeddings: ArrayLike, num_slices: int) -> jax.Array:
 
 
 def merge_slices(slices: ArrayLike) -> jax.Array:
-    """Puts unit slices side by side and scales the whole to length 1.
+    """Joins unit slices side by side and scales the whole embedding to length 1.
 
     Args:
       slices: unit slices, shape [B, S, D].
 
     Returns:
-      Embeddings, shape [B, S * D]; squared distances are the mean of the slices' squared distances.
+      Embeddings, shape [B, S * D]; their squared distances are the means of the slices' squared
+      distances.
+
+    Raises:
+      ValueError: the slices are not an array of numbers.
     """
     slices = as_array(slices, 'slices')
     batch, num_slices, dim = slices.shape

@@ -1,4 +1,4 @@
-"""The valid range of triplet-loss thresholds on the unit sphere, and its sampling."""
+"""The valid range of triplet-loss thresholds on the unit sphere, and thresholds sampled from it."""
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +9,10 @@ from mtdml_jax.loss.distances import check_distance, from_squares
 def threshold_range(
     num_classes: int, slice_dim: int | None = None, distance: str = 'euclidean'
 ) -> tuple[float, float]:
-    """The thresholds that a triplet loss on unit vectors can satisfy for all classes at once.
+    """Returns the range of thresholds that unit vectors of all classes can satisfy at once.
 
-    A threshold asks every negative to be that much farther away than the farthest positive, so no
-    threshold above the largest common distance of C class centres on the sphere can be met:
+    A threshold asks every negative to be that much farther away than the farthest positive. So no
+    embedding meets a threshold above the largest common distance of C class centres on the sphere:
 
         C <= d + 1:  D^2_max = 2C / (C - 1)   (regular simplex, attained)
         C >  d + 1:  D^2_max = 2              (Rankin's upper bound, attained up to C = 2d)
@@ -21,14 +21,14 @@ def threshold_range(
 
     Args:
       num_classes: number of classes C, at least 2.
-      slice_dim: dimension d of a slice; None for a dimension that is large enough for the simplex.
-      distance: a name in `DISTANCES`: the unit of the thresholds.
+      slice_dim: dimension d of a slice; None if it is large enough for the simplex.
+      distance: a name in `DISTANCES`; the thresholds are in its units.
 
     Returns:
       (low, high) in units of the distance; low is 0.
 
     Raises:
-      ValueError: fewer than 2 classes, a dimension below 1, or an unknown distance.
+      ValueError: there are fewer than 2 classes, the dimension is below 1, or the distance is unknown.
 
     References:
       R. A. Rankin, "The closest packing of spherical caps in n dimensions", Glasgow Math. J. 2, 1955.
@@ -45,7 +45,7 @@ def threshold_range(
 
 
 def sample_thresholds(num_slices: int, low: float, high: float) -> jax.Array:
-    """Midpoints of `num_slices` equal bins of [low, high], ascending.
+    """Returns the midpoints of `num_slices` equal bins of [low, high], ascending.
 
     Args:
       num_slices: number of slices S, at least 1.
@@ -56,7 +56,7 @@ def sample_thresholds(num_slices: int, low: float, high: float) -> jax.Array:
       Thresholds, shape [S], float32.
 
     Raises:
-      ValueError: fewer than 1 slice, or an empty range.
+      ValueError: there is no slice, or the range is empty.
     """
     if num_slices < 1:
         raise ValueError(f'expected num_slices of at least 1, found {num_slices}')

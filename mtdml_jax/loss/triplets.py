@@ -1,6 +1,5 @@
-"""Triplet losses: elementwise, and summed over the triplets of each anchor, mined ones or all."""
+"""Triplet losses of distances, and what the triplets of one slice add to the loss."""
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -9,23 +8,33 @@ from jax.typing import ArrayLike
 
 from mtdml_jax.loss.arguments import as_array
 from mtdml_jax.loss.distances import paired_distance
-from mtdml_jax.loss.exchange import Share
 from mtdml_jax.loss.mining import Triplets
 
-# Triplets judged at a time by mining 'all': 16 MiB.
+# Mining 'all' computes the losses of this many triplets at a time: 16 MiB.
 _BLOCK_ENTRIES = 2**22
 
 
-class Judged(NamedTuple):
-    """Sums over the triplets of each anchor in each slice, [T, N]; 0 for anchors without any."""
+class TripletTerms(NamedTuple):
+    """Sums over the triplets of each anchor of one slice, [N]; 0 for anchors without a triplet.
+
+    Attributes:
+      loss: losses.
+      active_loss: losses of the triplets that violate their threshold.
+      active: number of triplets that violate their threshold.
+      incomplete: number of triplets that keep their threshold on the side a-n and violate it on the side
+        p-n.
+      positive_distance: distances of the anchor to the positives.
+      negative_distance: distances of the anchor to the negatives.
+      triplets: number of triplets.
+    """
 
     loss: jax.Array
-    active_loss: jax.Array  # of the triplets that violate their threshold
-    active: jax.Array  # their number
-    incomplete: jax.Array  # those that keep it on the side a-n and violate it on the side p-n
+    active_loss: jax.Array
+    active: jax.Array
+    incomplete: jax.Array
     positive_distance: jax.Array
     negative_distance: jax.Array
-    triplets: jax.Array  # number of triplets
+    triplets: jax.Array
 
 
 def triplet_loss(
@@ -37,20 +46,21 @@ def triplet_loss(
       d_ap: distances of anchors to positives, any shape.
       d_an: distances of anchors to negatives, same shape.
       threshold: the margin that a triplet must keep, broadcastable, in units of the distance.
-      softness: 0 for the hinge [x]_+; above 0 for softness * log(1 + exp(x / softness)), which
-        weighs a triplet by how far it is from its threshold instead of switching it on and off. In
-        units of the distance; a Python number.
+      softness: 0 for the hinge [x]_+; above 0 for softness * log(1 + exp(x / softness)), which weights
+        a triplet by its distance to the threshold instead of switching it on and off. In units of the
+        distance; a Python number.
 
     Returns:
-      Losses, unreduced.
+      Losses, not reduced.
 
     Raises:
-      ValueError: a softness below 0.
+      ValueError: softness is below 0, or an argument is not an array of numbers.
 
     References:
       Schroff et al., "FaceNet", CVPR 2015. Hermans et al., "In defense of the triplet loss", 2017.
     """
-    d_ap, d_an = as_array(d_ap, 'd_ap'), as_array(d_an, 'the distances to negatives')
+    check_softness(softness)
+    d_ap, d_an = as_array(d_ap, 'd_ap'), as_array(d_an, 'd_an')
     return _hinge(d_ap - d_an + as_array(threshold, 'threshold'), softness)
 
 
@@ -62,110 +72,160 @@ def dual_triplet_loss(
     *,
     softness: float = 0.0,
 ) -> jax.Array:
-    """Dual triplet loss, elementwise: the positive pair is judged from both of its ends.
+    """Dual triplet loss, elementwise: it compares the positive pair with the negative from both ends.
 
         1/2 ( [D(a, p) - D(a, n) + threshold]_+  +  [D(a, p) - D(p, n) + threshold]_+ )
 
-    The ordinary triplet loss never judges the side p-n ("incomplete judgements"). The formula is our
-    reconstruction of the paper's dual loss; the 1/2 keeps the scale of the ordinary loss.
+    The ordinary triplet loss ignores the side p-n ("incomplete judgements"). The formula is our
+    reconstruction of the paper's dual loss; the factor 1/2 keeps the scale of the ordinary loss.
 
     Args:
       d_ap: distances of anchors to positives, any shape.
       d_an: distances of anchors to negatives, same shape.
       d_pn: distances of the positives to the same negatives, same shape.
       threshold: the margin that a triplet must keep, broadcastable, in units of the distance.
-      softness: as in `triplet_loss`.
+      softness: see `triplet_loss`.
 
     Returns:
-      Losses, unreduced.
+      Losses, not reduced.
+
+    Raises:
+      ValueError: softness is below 0, or an argument is not an array of numbers.
 
     References:
       Yang et al., Pattern Recognition 156, 110711, 2024.
     """
-    anchor_side = triplet_loss(d_ap, d_an, threshold, softness=softness)
-    return 0.5 * (anchor_side + triplet_loss(d_ap, d_pn, threshold, softness=softness))
+    check_softness(softness)
+    d_ap, d_an, d_pn = as_array(d_ap, 'd_ap'), as_array(d_an, 'd_an'), as_array(d_pn, 'd_pn')
+    threshold = as_array(threshold, 'threshold')
+    return _mean_of_sides(d_ap - d_an + threshold, d_ap - d_pn + threshold, softness)
+
+
+def check_softness(softness: float) -> None:
+    """Raises ValueError if the softness of the hinge is below 0."""
+    if softness < 0:
+        raise ValueError(f'expected softness from 0 to inf, found {softness}')
 
 
 def _hinge(x, softness):
-    if softness < 0:
-        raise ValueError(f'expected softness from 0 to inf, found {softness}')
     return softness * jax.nn.softplus(x / softness) if softness else jax.nn.relu(x)
 
 
-def judge_mined(
-    share: Share,
+def _mean_of_sides(anchor_side, positive_side, softness):
+    return 0.5 * (_hinge(anchor_side, softness) + _hinge(positive_side, softness))
+
+
+def mined_terms(
+    anchors: jax.Array,
+    gallery: jax.Array,
     triplets: Triplets,
-    thresholds: jax.Array,
+    threshold: jax.Array,
+    *,
     distance: str,
     dual: bool,
     softness: float,
-) -> Judged:
-    """One triplet an anchor: backward scatters the chosen rows, similarities carry no gradient."""
-    slice_numbers = jnp.arange(share.gallery.shape[1])
-    positive = share.gallery[triplets.positive.T, slice_numbers]
-    negative = share.gallery[triplets.negative.T, slice_numbers]
-    d_ap = paired_distance(share.anchors, positive, distance).T
-    d_an = paired_distance(share.anchors, negative, distance).T
-    thresholds = thresholds[:, None]
-    d_pn = paired_distance(positive, negative, distance).T
-    active, other_side = (d_ap - d + thresholds > 0 for d in (d_an, d_pn))
-    incomplete = other_side & ~active
+) -> TripletTerms:
+    """Terms of the mined triplets of one slice, one triplet for each anchor.
+
+    A pure function of the arrays of one slice: `jax.vmap` maps it over slices and thresholds. The
+    backward pass adds the gradients of the chosen rows to the gallery; the distances of mining have no
+    gradient.
+
+    Args:
+      anchors: unit vectors, [N, D].
+      gallery: unit vectors, [G, D], that hold the positives and negatives.
+      triplets: mined rows of the gallery, [N].
+      threshold: the threshold of the slice, a scalar in units of the distance.
+      distance: a name in `DISTANCES`.
+      dual: whether the loss is the dual one.
+      softness: see `triplet_loss`.
+    """
+    positive, negative = gallery[triplets.positive], gallery[triplets.negative]
+    d_ap = paired_distance(anchors, positive, distance)
+    d_an = paired_distance(anchors, negative, distance)
+    d_pn = paired_distance(positive, negative, distance)
+    anchor_side, positive_side = d_ap - d_an + threshold, d_ap - d_pn + threshold
+    active = anchor_side > 0
+    incomplete = (positive_side > 0) & ~active
     if dual:
-        active |= other_side
-        losses = dual_triplet_loss(d_ap, d_an, d_pn, thresholds, softness=softness)
+        active |= positive_side > 0
+        loss = _mean_of_sides(anchor_side, positive_side, softness)
     else:
-        losses = triplet_loss(d_ap, d_an, thresholds, softness=softness)
-    valid = triplets.valid
-    active_losses, ones = jnp.where(active, losses, 0), jnp.ones_like(losses)
-    sums = Judged(losses, active_losses, active, incomplete, d_ap, d_an, ones)
-    return Judged(*(jnp.where(valid, x, 0) for x in sums))
+        loss = _hinge(anchor_side, softness)
+    active_loss = jnp.where(active, loss, 0)
+    terms = TripletTerms(
+        loss, active_loss, active, incomplete, d_ap, d_an, triplets=jnp.ones_like(loss)
+    )
+    return TripletTerms(*(jnp.where(triplets.valid, x, 0) for x in terms))
 
 
-def judge_all(share: Share, thresholds: jax.Array, distance: str, softness: float) -> Judged:
-    """Every triplet, a block at a time; backward judges the blocks again instead of keeping them."""
-    size = len(share.gallery)
+def all_terms(
+    anchors: jax.Array,
+    gallery: jax.Array,
+    threshold: jax.Array,
+    *,
+    labels: jax.Array,
+    rows: jax.Array,
+    mask: jax.Array,
+    gallery_labels: jax.Array,
+    gallery_mask: jax.Array,
+    distance: str,
+    softness: float,
+) -> TripletTerms:
+    """Terms of every triplet of one slice, a block of triplets at a time.
+
+    The backward pass computes the blocks again instead of storing them. Memory is that of one block, so
+    slices are mapped one after the other (`jax.lax.map`) and not vmapped.
+
+    Args:
+      anchors: unit vectors, [N, D].
+      gallery: unit vectors, [G, D].
+      threshold: the threshold of the slice, a scalar.
+      labels: class of each anchor, int [N].
+      rows: the gallery row of each anchor, int [N].
+      mask: False for anchors that do not count, bool [N].
+      gallery_labels: class of each gallery row, int [G].
+      gallery_mask: False for rows that do not count, bool [G].
+      distance: a name in `DISTANCES`.
+      softness: see `triplet_loss`.
+    """
+    size = len(gallery)
     positives_at_a_time = max(1, min(size, _BLOCK_ENTRIES // size))
     anchors_at_a_time = max(1, _BLOCK_ENTRIES // (size * positives_at_a_time))
 
-    def judge_anchor(anchor, label, row, counts, *, gallery, threshold):
+    def anchor_terms(anchor, label, row, counts):
         distances = paired_distance(anchor, gallery, distance)
-        same_class = share.gallery_labels == label
-        others = share.gallery_mask & counts & (jnp.arange(size) != row)
-        is_positive, is_negative = others & same_class, others & ~same_class
+        others = gallery_mask & counts & (jnp.arange(size) != row)
+        is_positive = others & (gallery_labels == label)
+        is_negative = others & (gallery_labels != label)
 
-        def judge_positive(d_ap, is_positive):
+        def positive_terms(d_ap, is_positive):
             counted = is_positive & is_negative
-            losses = triplet_loss(d_ap, distances, threshold, softness=softness)
-            active = counted & (d_ap - distances + threshold > 0)
+            side = d_ap - distances + threshold
+            losses, active = _hinge(side, softness), counted & (side > 0)
             return tuple(
                 jnp.sum(jnp.where(where, x, 0))
                 for where, x in ((counted, losses), (active, losses), (active, 1.0))
             )
 
-        each = _map(judge_positive, (distances, is_positive), positives_at_a_time)
+        each = _map_rows(positive_terms, (distances, is_positive), positives_at_a_time)
         loss, active_loss, active = (jnp.sum(x) for x in each)
         num_positives, num_negatives = jnp.sum(is_positive), jnp.sum(is_negative)
-        return Judged(
+        return TripletTerms(
             loss,
             active_loss,
             active,
-            jnp.zeros_like(active),  # The other end of every positive pair is an anchor too.
-            num_negatives * jnp.sum(jnp.where(is_positive, distances, 0)),
-            num_positives * jnp.sum(jnp.where(is_negative, distances, 0)),
-            (num_positives * num_negatives).astype(distances.dtype),
+            # The other end of every positive pair is an anchor too.
+            incomplete=jnp.zeros_like(active),
+            positive_distance=num_negatives * jnp.sum(jnp.where(is_positive, distances, 0)),
+            negative_distance=num_positives * jnp.sum(jnp.where(is_negative, distances, 0)),
+            triplets=(num_positives * num_negatives).astype(distances.dtype),
         )
 
-    def judge_slice(slice_of_all):
-        anchors, gallery, threshold = slice_of_all
-        judge = partial(judge_anchor, gallery=gallery, threshold=threshold)
-        rows = anchors, share.labels, share.rows, share.mask
-        return _map(judge, rows, anchors_at_a_time)
-
-    by_slice = (jnp.swapaxes(x, 0, 1) for x in (share.anchors, share.gallery))
-    return jax.lax.map(judge_slice, (*by_slice, thresholds))
+    return _map_rows(anchor_terms, (anchors, labels, rows, mask), anchors_at_a_time)
 
 
-def _map(function, arrays, batch_size):
-    """`function` of each row, `batch_size` at a time; backward keeps the rows and nothing more."""
+def _map_rows(function, arrays, batch_size):
+    """Maps `function` over rows, `batch_size` at a time; the backward pass stores the rows alone."""
     function = jax.checkpoint(function)
     return jax.lax.map(lambda row: function(*row), arrays, batch_size=batch_size)
