@@ -1,4 +1,4 @@
-"""What the functional API takes as arrays, and what it refuses."""
+"""Arguments that the functional API accepts as arrays, and arguments that it refuses."""
 
 import jax
 import jax.numpy as jnp

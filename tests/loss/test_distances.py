@@ -1,4 +1,4 @@
-"""Distances of pairs and their gradients, at equal vectors above all."""
+"""Distances of pairs of vectors and their gradients, especially where the vectors are equal."""
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,7 @@ def test_gradient_points_away_from_the_partner(distance, expected):
 
 @pytest.mark.parametrize('distance', DISTANCES)
 def test_equal_vectors_have_distance_and_gradient_zero(distance):
-    # The last pair differs: a gradient of 0 everywhere would not do.
+    # The last pair differs, so a gradient of 0 everywhere would fail.
     equal = jnp.array([[0.6, 0.8], [0.0, 0.0], [1.0, 0.0]])
     partner = jnp.array([[0.6, 0.8], [0.0, 0.0], [0.0, 0.0]])
     value, pull_back = jax.vjp(lambda x: paired_distance(x, partner, distance), equal)
@@ -58,7 +58,7 @@ def test_vectors_that_only_rounding_keeps_apart_have_euclidean_distance_and_grad
     distance, gradient = jax.value_and_grad(paired_distance)(x, apart)
     assert distance == 0
     np.testing.assert_array_equal(gradient, [0.0, 0.0])
-    # Its square has a gradient that is small by itself.
+    # The squared distance has a small gradient anyway.
     assert paired_distance(x, apart, 'squared_euclidean') > 0
 
 

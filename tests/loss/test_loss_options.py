@@ -29,7 +29,7 @@ MASK = np.arange(8) != 4
 
 
 def test_smooth_hinge_approaches_the_hinge_from_above():
-    # Violated by 0.2; kept by 0.4; exactly at the threshold.
+    # The triplets violate the threshold by 0.2, keep it by 0.4, and lie exactly on it.
     d_ap, d_an = np.array([0.5, 0.5, 0.5]), np.array([0.9, 1.5, 1.1])
     smooth = triplet_loss(d_ap, d_an, 0.6, softness=0.1)
     np.testing.assert_allclose(
@@ -101,7 +101,7 @@ def test_dual_and_ordinary_loss_of_all_triplets_are_the_same_mean():
     arguments = random_embeddings(4), LABELS, THRESHOLDS
     one_sided = judge(*arguments, mining='all', dual=False)
     chex.assert_trees_all_equal(judge(*arguments, mining='all'), one_sided)
-    # Every triplet judged from both ends, by loops.
+    # The dual loss of every triplet, by loops.
     for s, vectors in enumerate(reference.unit_slices(random_embeddings(4), 3)):
         two_sided = [
             reference.judge_triplet(vectors, t, THRESHOLDS[s], 'euclidean', True, 0.0, 1.0).loss
@@ -221,7 +221,7 @@ def test_collapse_is_0_for_orthogonal_classes_and_1_for_one_point():
         }
         np.testing.assert_allclose(scores['corners'].collapse, 0, atol=1e-9)
         np.testing.assert_array_less(0.99, scores['close'].collapse)
-    # Class 3 is the outlier's alone: nobody's hardest pair sees it, but the spread does.
+    # Only the outlier has class 3: no hardest pair contains it, but the spread shows it.
     aux = judge(outlier)[1]
     np.testing.assert_array_less(0.99, aux.collapse)
     np.testing.assert_array_less(0.5, aux.spread)
@@ -246,7 +246,7 @@ def test_changing_values_are_traced_once():
 
 @pytest.mark.parametrize(
     ('mining', 'batch', 'num_slices', 'bound'),
-    # One distance for every pair and slice, and one number for every triplet of a slice.
+    # Naive code stores a distance for every pair and slice, and a number for every triplet of a slice.
     [('hard', 2048, 16, 4 * 16 * 2048**2 / 10), ('all', 256, 2, 4 * 256**3 / 2)],
 )
 def test_memory_stays_far_below_what_all_pairs_or_triplets_take(mining, batch, num_slices, bound):

@@ -22,7 +22,7 @@ OLD, OLD_LABELS = draw(1, 20)
 
 
 def memory_of(size=24, seen=20):
-    """Rows of earlier batches, and four of zeros that hold nothing."""
+    """A memory of rows from earlier batches and four unfilled rows of zeros."""
     memory = mt.empty_memory(size, WIDTH)
     return mt.remember(memory, OLD[:seen], OLD_LABELS[:seen])
 
@@ -47,7 +47,7 @@ def test_loss_and_gradient_over_batch_and_memory_are_those_of_plain_loops(option
         np.concatenate([LABELS, OLD_LABELS]),
         thresholds(3),
         mask=np.concatenate([MASK, np.ones(20, bool)]),
-        weights=np.repeat([1, 0], [16, 20]),  # Rows of the memory are no anchors.
+        weights=np.repeat([1, 0], [16, 20]),  # Rows of the memory are not anchors.
         **options,
     )
     value = jax.jit(jax.value_and_grad(partial(loss_of, **options), has_aux=True))
@@ -96,18 +96,18 @@ def test_newest_rows_replace_the_oldest_and_masked_ones_are_not_kept():
 
 @pytest.mark.parametrize('num_slices', [3, 8])  # gathers rows, or swaps slices
 def test_eight_devices_give_the_loss_gradient_and_memory_of_one(num_slices):
-    def judge(embeddings, labels, mask, memory, axis_name=None):
+    def loss_and_memory(embeddings, labels, mask, memory, axis_name=None):
         options = {'num_slices': num_slices, 'axis_name': axis_name}
         value = jax.value_and_grad(loss_of, has_aux=True)
         (loss, aux), gradient = value(embeddings, labels, mask, memory, **options)
         kept = mt.remember(memory, embeddings, labels, mask=mask, axis_name=axis_name)
         return loss, aux, gradient, kept
 
-    expected = jax.jit(judge)(BATCH, LABELS, MASK, memory_of())
+    expected = jax.jit(loss_and_memory)(BATCH, LABELS, MASK, memory_of())
     rows = (x.reshape(8, 2, *x.shape[1:]) for x in (BATCH, LABELS, MASK))
-    spread = jax.pmap(partial(judge, axis_name='batch'), 'batch', in_axes=(0, 0, 0, None))
+    spread = jax.pmap(partial(loss_and_memory, axis_name='batch'), 'batch', in_axes=(0, 0, 0, None))
     loss, aux, gradient, kept = spread(*rows, memory_of())
-    # Each device's gradient is of its own rows of all devices' losses: their mean is the batch's.
+    # A device has the gradient of all losses by its own rows; the mean over devices is the batch's.
     gradient = gradient.reshape(16, WIDTH) / 8
     chex.assert_trees_all_close(gradient, expected[2], atol=1e-6)
     for device in range(8):

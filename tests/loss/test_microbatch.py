@@ -32,18 +32,18 @@ def embed(params, images):
 
 
 @partial(jax.jit, static_argnames='axis_name')
-def judge(embeddings, labels, axis_name=None):
+def loss_of(embeddings, labels, axis_name=None):
     return mt.multi_threshold_loss(embeddings, labels, THRESHOLDS, axis_name=axis_name)[0]
 
 
-def loss_in_parts(params, images, part_size, labels=LABELS, axis_name=None):
+def loss_in_micro_batches(params, images, part_size, labels=LABELS, axis_name=None):
     embeddings = mt.embed_in_parts(lambda x: embed(params, x), images, part_size)
-    return judge(embeddings, labels, axis_name)
+    return loss_of(embeddings, labels, axis_name)
 
 
 @jax.jit
 def loss_of_whole(params, images):
-    return judge(embed(params, images), LABELS)
+    return loss_of(embed(params, images), LABELS)
 
 
 @pytest.mark.parametrize('backend', ['cpu', 'gpu'])  # unrolled, or a loop
@@ -53,17 +53,19 @@ def test_loss_and_gradient_are_those_of_the_whole_batch(
 ):
     monkeypatch.setattr(jax, 'default_backend', lambda: backend)
     expected = jax.value_and_grad(loss_of_whole)(params, images)
-    found = jax.jit(jax.value_and_grad(loss_in_parts), static_argnums=2)(params, images, part_size)
+    found = jax.jit(jax.value_and_grad(loss_in_micro_batches), static_argnums=2)(
+        params, images, part_size
+    )
     chex.assert_trees_all_close(found, expected, atol=1e-6)
 
 
-def test_sums_of_losses_of_the_parts_are_another_loss(params, images):
-    """Else the tests above could not tell mining over the whole batch from mining in parts."""
-    parts = [judge(embed(params, images[i::6]), LABELS[i::6]) for i in range(6)]
-    assert abs(np.mean(parts) - loss_of_whole(params, images)) > 0.05
+def test_sums_of_losses_of_the_micro_batches_are_another_loss(params, images):
+    """Otherwise the tests above could not tell mining in the whole batch from mining in micro-batches."""
+    losses = [loss_of(embed(params, images[i::6]), LABELS[i::6]) for i in range(6)]
+    assert abs(np.mean(losses) - loss_of_whole(params, images)) > 0.05
 
 
-def test_rows_keep_their_order_and_parts_take_every_nth(images):
+def test_rows_keep_their_order_and_micro_batches_take_every_nth(images):
     seen = []
 
     def remember(rows):
@@ -79,7 +81,7 @@ def test_rows_keep_their_order_and_parts_take_every_nth(images):
         np.testing.assert_array_equal(rows, images[part::3])
 
 
-def test_aux_is_the_mean_over_the_parts(images):
+def test_aux_is_the_mean_over_the_micro_batches(images):
     outputs, aux = mt.embed_in_parts(
         lambda rows: (rows, {'largest': rows.max(axis=0)}), images, 8, has_aux=True
     )
@@ -88,12 +90,14 @@ def test_aux_is_the_mean_over_the_parts(images):
     np.testing.assert_allclose(aux['largest'], expected, atol=1e-6)
 
 
-def test_gradient_over_8_devices_in_parts_is_that_of_one_device(params, images):
+def test_gradient_over_8_devices_in_micro_batches_is_that_of_one_device(params, images):
     mesh = Mesh(np.array(jax.devices()[:8]), 'batch')
     rows, replicated = PartitionSpec('batch'), PartitionSpec()
 
     def step(params, images, labels):
-        loss, gradient = jax.value_and_grad(loss_in_parts)(params, images, 1, labels, 'batch')
+        loss, gradient = jax.value_and_grad(loss_in_micro_batches)(
+            params, images, 1, labels, 'batch'
+        )
         return loss, jax.lax.pmean(gradient, 'batch')
 
     mapped = jax.shard_map(
@@ -111,8 +115,8 @@ HEEDS_BARRIERS = jax.__version_info__ >= (0, 12)
     'backend',
     ['gpu', pytest.param('cpu', marks=pytest.mark.skipif(not HEEDS_BARRIERS, reason='its XLA'))],
 )
-def test_memory_is_that_of_a_part(backend, monkeypatch):
-    """What XLA sets aside for a network whose inner layer is much larger than its input."""
+def test_memory_is_that_of_a_micro_batch(backend, monkeypatch):
+    """Memory that XLA plans for a network whose inner layer is much larger than its input."""
     monkeypatch.setattr(jax, 'default_backend', lambda: backend)
     rng = np.random.default_rng(0)
     params = {
@@ -122,7 +126,7 @@ def test_memory_is_that_of_a_part(backend, monkeypatch):
     images, labels = rng.normal(size=(512, 5)).astype(np.float32), np.arange(512) % 9
 
     def memory(part_size):
-        gradient = jax.jit(jax.grad(lambda p: loss_in_parts(p, images, part_size, labels)))
+        gradient = jax.jit(jax.grad(lambda p: loss_in_micro_batches(p, images, part_size, labels)))
         return gradient.lower(params).compile().memory_analysis().temp_size_in_bytes
 
     assert memory(32) < memory(512) / 4
@@ -131,4 +135,4 @@ def test_memory_is_that_of_a_part(backend, monkeypatch):
 @pytest.mark.parametrize('part_size', [0, 5, 48])
 def test_part_size_that_does_not_divide_the_batch_is_refused(params, images, part_size):
     with pytest.raises(ValueError, match=f'divides the batch of 24, found {part_size}'):
-        loss_in_parts(params, images, part_size)
+        loss_in_micro_batches(params, images, part_size)

@@ -25,7 +25,7 @@ mine = jax.jit(mine_batch_hard, static_argnames=('tile', 'mining'))
 
 
 def random_batch(seed, batch=14, num_slices=2, dim=2):
-    """Uneven classes, a class of one member (3), duplicates and ties."""
+    """A batch with uneven classes, a class of one member (3), duplicates and ties."""
     rng = np.random.default_rng(seed)
     slices = rng.integers(-2, 3, size=(batch, num_slices, dim)).astype(np.float32)
     slices[batch // 2] = slices[0]
@@ -240,7 +240,7 @@ def test_gallery_with_masks_matches_loops(seed):
 
 
 def test_gallery_row_that_holds_the_anchor_is_not_its_positive():
-    # Anchors are gallery rows 2 and 0, which only `rows` tells. All ties at distance 0.
+    # The anchors are gallery rows 2 and 0; only `rows` says so. All distances tie at 0.
     gallery, gallery_labels = jnp.zeros((4, 1)), jnp.array([5, 6, 5, 6])
     anchors, labels = jnp.zeros((2, 1)), jnp.array([5, 5])
     arguments = {'gallery': gallery, 'gallery_labels': gallery_labels}
@@ -296,7 +296,7 @@ def test_low_precision_vectors_are_compared_in_float32(dtype, far):
 
 
 def test_products_are_exact_on_devices_that_round_by_default():
-    # On a TPU the default multiplies in bfloat16, and another row would be chosen.
+    # The default precision on a TPU multiplies in bfloat16 and would choose another row.
     assert 'HIGHEST' in str(jax.make_jaxpr(mine_batch_hard)(*random_batch(8)))
 
 

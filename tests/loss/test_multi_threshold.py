@@ -57,7 +57,7 @@ def test_dual_loss_measures_the_positive_to_the_negative_of_the_anchor():
     d40, d50, d60, d90 = 2 * np.sin(np.radians([20, 25, 30, 45]))
     hinges = {other: max(0, d40 - other + 1) for other in (d50, d60, d90)}
     np.testing.assert_allclose(losses[:, 0], (hinges[d50] + hinges[d90]) / 2)
-    # Plausible and wrong: the positive's own negative, and the nearer of both ends.
+    # Plausible but wrong formulas: with the positive's own negative, and with the nearer of both ends.
     assert abs(losses[0, 0] - (hinges[d50] + hinges[d60]) / 2) > 0.1
     assert abs(losses[0, 0] - hinges[d50]) > 0.1
 
@@ -264,7 +264,7 @@ def test_changing_values_are_traced_once():
     ],
 )
 def test_bad_arguments_name_expected_and_found_when_traced(changed, message):
-    # A copy: of a constant of a trace jax 0.10 keeps the float32 buffer, by its id, also for x64.
+    # A copy, because jax 0.10 caches the float32 buffer of a traced constant by its id, also for x64.
     arguments = {'embeddings': np.ones((8, 6)), 'labels': LABELS, 'thresholds': THRESHOLDS.copy()}
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(partial(multi_threshold_loss, **(arguments | changed)))

@@ -13,7 +13,7 @@ from mtdml_jax import merge_slices, split_slices
 
 @partial(jax.jit, static_argnums=1)
 def slices_and_gradient(embeddings, num_slices, weights):
-    """The slices, and the gradient of their weighted sum."""
+    """Returns the slices and the gradient of their weighted sum."""
     slices, pull_back = jax.vjp(lambda x: split_slices(x, num_slices), embeddings)
     return slices, pull_back(weights)[0]
 

@@ -68,7 +68,7 @@ def test_impossible_range_names_expected_and_found(arguments, message):
 
 
 def test_thresholds_are_the_midpoints_of_equal_bins():
-    # Not the ends (0, .67, 1.33, 2), not the bins' lower edges (0, .5, 1, 1.5).
+    # Neither the ends (0, .67, 1.33, 2) nor the lower edges of the bins (0, .5, 1, 1.5).
     np.testing.assert_allclose(sample_thresholds(4, 0.0, 2.0), [0.25, 0.75, 1.25, 1.75])
     np.testing.assert_allclose(sample_thresholds(2, 1.0, 3.0), [1.5, 2.5])
 

@@ -10,12 +10,12 @@ from mtdml_jax.loss.triplets import mined_terms
 
 ANCHORS = jnp.array([[0.0, 0.0], [4.0, 0.0], [9.0, 9.0]])
 GALLERY = jnp.array([[0.0, 3.0], [4.0, 3.0], [0.0, 4.0]])
-# Of the first anchor: d_ap 3, d_an 5, d_pn 4; of the second: 5, 3, 4; the third has no triplet.
+# The first anchor has d_ap 3, d_an 5 and d_pn 4, the second 5, 3 and 4. The third has no triplet.
 TRIPLETS = Triplets(jnp.array([0, 0, 0]), jnp.array([1, 1, 1]), jnp.array([True, True, False]))
 OPTIONS = {'distance': 'euclidean', 'dual': True, 'softness': 0.0}
 
 
-# Sides 3 - 5 + t and 3 - 4 + t of the first anchor, 5 - 3 + t and 5 - 4 + t of the second.
+# Sides of the first anchor: 3 - 5 + t and 3 - 4 + t. Sides of the second: 5 - 3 + t and 5 - 4 + t.
 @pytest.mark.parametrize(
     ('threshold', 'dual', 'loss', 'active', 'incomplete'),
     [
@@ -36,7 +36,7 @@ def test_terms_of_a_slice_are_those_by_hand(threshold, dual, loss, active, incom
 
 
 def test_vmap_gives_every_slice_its_own_triplets_and_threshold():
-    # The second slice has other triplets: d_ap 4, d_an 3, d_pn 1 of the first anchor.
+    # The second slice has other triplets: its first anchor has d_ap 4, d_an 3 and d_pn 1.
     others = Triplets(jnp.array([2, 2, 2]), jnp.array([0, 0, 0]), jnp.array([True, False, False]))
     both = jax.tree.map(lambda *x: jnp.stack(x), TRIPLETS, others)
     vectors = (jnp.stack([x, x]) for x in (ANCHORS, GALLERY))
@@ -52,7 +52,7 @@ def test_gradient_reaches_anchors_and_the_chosen_rows_alone():
     def loss(anchors, gallery):
         return mined_terms(anchors, gallery, TRIPLETS, 1.5, **OPTIONS).loss[0]
 
-    # 1/2 [3 - 4 + 1.5]_+: of D(a, p) and D(p, n), the positive lies at (0, 3), the negative at (4, 3).
+    # Only 1/2 [3 - 4 + 1.5]_+ is active. The positive is (0, 3), the negative (4, 3).
     by_anchors, by_gallery = jax.grad(loss, (0, 1))(ANCHORS, GALLERY)
     np.testing.assert_allclose(by_anchors, [[0, -0.5], [0, 0], [0, 0]])
     np.testing.assert_allclose(by_gallery, [[0.5, 0.5], [-0.5, 0], [0, 0]])
