@@ -14,21 +14,20 @@ from mtdml_jax import __main__ as command_line
 from mtdml_jax.config import check_config
 from mtdml_jax.data.pipeline import load_split
 from mtdml_jax.host.errors import UserError
-from mtdml_jax.inference import classifiers
 from mtdml_jax.inference.model import Model
 from mtdml_jax.loss import distances, mining
-from mtdml_jax.models import backbones
+from mtdml_jax.models import backbones, classifiers
 from mtdml_jax.models.choose_slices import take_slices
 from mtdml_jax.models.model_file import NetworkSettings, read_model, write_model
 from mtdml_jax.reports.report import class_table
 from mtdml_jax.scoring import classify
 from mtdml_jax.training import loop
 
-SET, BACKBONE, MINING, DISTANCE, OF_EVALUATION, OF_PREDICT, COMMAND = range(7)
+SET, BACKBONE, MINING, DISTANCE, OF_MODELS, OF_EVALUATION, COMMAND = range(7)
 REGISTRIES = (
     backbones.BACKBONES,
     classifiers.CLASSIFIERS,
-    classify.CLASSIFIERS,
+    classify.CLASSIFIERS.maps[0],
     command_line.COMMANDS,
     distances.DISTANCES,
     mining.PAIR_MININGS,
@@ -153,21 +152,21 @@ def test_classifier_of_an_evaluation_is_scored_and_stands_in_the_report():
     rng = np.random.default_rng(0)
     points = (rng.normal(size=(12, 4)) + 9 * LABELS[:, None]).astype(np.float32)
     split = SimpleNamespace(embeddings=points, logits=np.zeros((12, 0)), labels=LABELS)
-    _, scores = classify.classify_and_score(split, split, 3, num_neighbors=1, seed=0)
+    _, scores = classify.classify_and_score(split, split, 3, num_neighbors=1)
     assert list(scores) == ['knn', 'centroid', 'linear', 'discriminants']
     assert scores['discriminants']['accuracy'] == 1
     assert 'Linear discriminants' in class_table(['a', 'b', 'c'], scores)
 
 
 def test_classifier_of_predict_is_taken_by_model_and_command(resnet4, capsys):
-    add(OF_PREDICT)
+    add(OF_MODELS)
     model = Model(model_data())
     found = model.predict(faces(3), by='surest')
     for shares, slices in zip(found.probabilities, found.slice_probabilities, strict=True):
         np.testing.assert_array_equal(shares, slices[np.argmax(slices.max(axis=1))])
     arguments = command_line._parser().parse_args(['predict', '--model=m', '--by=surest', 'a.png'])
     assert arguments.by == 'surest'
-    with pytest.raises(UserError, match="softmax, centroid, knn, surest, found 'best'"):
+    with pytest.raises(UserError, match="softmax, knn, centroid, surest, found 'best'"):
         model.predict(faces(1), by='best')
 
 

@@ -1,6 +1,7 @@
-"""Imports of the package point one way: down to the rooms below."""
+"""Imports of the package point one way: down to the rooms below, and never in a circle."""
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,16 @@ def test_files_import_from_their_own_room_and_those_below_it():
         if name.split('.')[0] not in {room, '__version__', *BELOW[room]}
     ]
     assert upward == []
+
+
+def test_no_files_import_one_another_in_a_circle():
+    modules = {'.'.join(place.with_suffix('').parts): code for _, place, code in files()}
+    graph = {}
+    for module, code in modules.items():
+        names = {part for name in imports_of(code) for part in (name, name.rpartition('.')[0])}
+        graph[module] = names & modules.keys() - {module}
+    # Raises CycleError, which names the circle.
+    assert len([*TopologicalSorter(graph).static_order()]) == len(modules)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from mtdml_jax.cli.command import Command, path_argument
 from mtdml_jax.host.compile_cache import use_compile_cache
 from mtdml_jax.host.errors import UserError
 from mtdml_jax.host.process import find_devices, quieten
-from mtdml_jax.inference.classifiers import CLASSIFIERS
+from mtdml_jax.models.classifiers import CLASSIFIERS
 
 
 def _add_demo(parser):

@@ -33,7 +33,7 @@ from mtdml_jax.demo.page_session import (
 from mtdml_jax.host.errors import UserError
 from mtdml_jax.inference.drawing import draw_boxes
 from mtdml_jax.inference.model import Model
-from mtdml_jax.inference.verdicts import judge_slices
+from mtdml_jax.inference.verdicts import slice_verdicts
 
 if TYPE_CHECKING:
     from gradio import Blocks
@@ -164,7 +164,7 @@ def _render(model, session, row):
         picture = show_picture(marked, captions)
     if not captions:
         return None, picture, '', '', ''
-    verdicts = judge_slices(model, session.gallery, session.predictions, row)
+    verdicts = slice_verdicts(model, session.gallery, session.predictions, row)
     return (
         session.predictions.names[row],
         picture,

@@ -8,7 +8,7 @@ from html import escape
 
 from PIL import Image
 
-from mtdml_jax.inference.model import Predictions
+from mtdml_jax.inference.answers import Predictions
 from mtdml_jax.inference.verdicts import Verdict
 from mtdml_jax.loss.distances import from_squares
 from mtdml_jax.models.model_file import Settings

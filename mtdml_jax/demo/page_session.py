@@ -8,8 +8,9 @@ from PIL import Image
 
 from mtdml_jax.host.errors import UserError
 from mtdml_jax.images.pixels import cut_pixels, opened
-from mtdml_jax.inference.classifiers import find_nearest
-from mtdml_jax.inference.model import Gallery, Model, Predictions
+from mtdml_jax.inference.answers import Gallery, Predictions
+from mtdml_jax.inference.model import Model
+from mtdml_jax.models.neighbors import find_nearest
 
 # The picture on the page, in pixels of its longest side; faces are cut out of the upload itself.
 SHOWN_SIDE = 1280
@@ -70,8 +71,8 @@ def read_faces(model: Model, detect: Detect | None, content: bytes, gallery: Gal
         shown = picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=2)
     predictions = None
     if pixels:
-        seen = model.look(np.stack(pixels), batch_size=MOST_FACES)
-        predictions = model.make_classifier().classify(*seen())
+        wait = model.forward(np.stack(pixels), batch_size=MOST_FACES)
+        predictions = model.make_classifier().classify(*wait())
     shown_boxes = tuple((factor * x, factor * y, factor * w, factor * h) for x, y, w, h in boxes)
     return Session(gallery, shown, shown_boxes, predictions)
 

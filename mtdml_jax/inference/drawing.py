@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-from mtdml_jax.inference.model import Predictions
+from mtdml_jax.inference.answers import Predictions
 
 # Pixels of the longest side; a smaller picture is enlarged to at least this, or nobody could read it.
 SMALLEST = 640

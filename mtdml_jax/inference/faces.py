@@ -56,7 +56,7 @@ def find_faces(image: ImageLike) -> list[Box]:
         image = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
     longest = max(image.size)
     sides = sorted({min(max(longest, SIDES[0]), side) for side in SIDES})
-    found = [face for side in sides for face in _look(detect, image, side / longest)]
+    found = [face for side in sides for face in _detect_at(detect, image, side / longest)]
     boxes: list[Box] = []
     for _, box in sorted(found, key=lambda face: -face[0]):
         if all(_share(box, other) <= MOST_SHARED for other in boxes):
@@ -79,7 +79,7 @@ def _load_detector():
     return detectRGB
 
 
-def _look(detect, image, scale):
+def _detect_at(detect, image, scale):
     """Yields (confidence, box) of the faces in a picture, looked at in another size."""
     size = [max(1, round(scale * length)) for length in image.size]
     small = image.resize(size, Image.Resampling.BILINEAR).convert('RGB')

@@ -1,11 +1,11 @@
-"""A trained model to use: expressions and embeddings of images, and faces enrolled beside them."""
+"""A trained model: it predicts expressions, embeds images, and compares faces with enrolled faces."""
 
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,75 +13,23 @@ import numpy as np
 from mtdml_jax.host.errors import UserError, listed
 from mtdml_jax.host.paths import user_path
 from mtdml_jax.images.pixels import ImageLike, load_pixels
-from mtdml_jax.inference.classifiers import CLASSIFIERS, find_nearest, need_faces, side_by_side
-from mtdml_jax.models.forward import make_look
+from mtdml_jax.inference.answers import Gallery, Neighbors, Predictions, join_predictions
+from mtdml_jax.models.classifiers import CLASSIFIERS, Facts, join_slices
+from mtdml_jax.models.forward import make_forward
 from mtdml_jax.models.model_file import ModelData, read_model, write_model
+from mtdml_jax.models.neighbors import find_nearest
+from mtdml_jax.models.network import Network
 
-# Of a run's folder, where its evaluation leaves the model.
+# The evaluation of a run writes the model under this name into the run's folder.
 MODEL_NAME = 'model.safetensors'
-# Batches are filled up to one of these sizes, or to the caller's: each is compiled once.
+# A batch is filled up to one of these sizes, or to the caller's batch size. Each size compiles once.
 SIZES = (1, 8)
-# One image or many; left, top, width and height of the face in each, in pixels, [N, 4].
+# One image or many; and left, top, width and height of the face in each image, in pixels, [N, 4].
 Images = ImageLike | Sequence[ImageLike]
 Boxes = Sequence[Sequence[float]]
 
 
-class Predictions(NamedTuple):
-    """What a model says of N images.
-
-    Attributes:
-      class_names: name of each class, [C].
-      labels: the most probable class of each image, int [N].
-      probabilities: of each class, float32 [N, C].
-      slice_probabilities: the same by each slice alone, float32 [N, S, C].
-      embeddings: unit vectors, float32 [N, E].
-    """
-
-    class_names: tuple[str, ...]
-    labels: np.ndarray
-    probabilities: np.ndarray
-    slice_probabilities: np.ndarray
-    embeddings: np.ndarray
-
-    @property
-    def names(self) -> list[str]:
-        """Name of the most probable class of each image, [N]."""
-        return [self.class_names[label] for label in self.labels]
-
-
-class Neighbors(NamedTuple):
-    """The enrolled faces nearest to N images, nearest first.
-
-    Attributes:
-      labels: names of their classes, N lists of K.
-      names: their own names, N lists of K.
-      rows: their places in the order of enrolment, int [N, K].
-      distances: Euclidean, between unit embeddings, float32 [N, K].
-    """
-
-    labels: list[list[str]]
-    names: list[list[str]]
-    rows: np.ndarray
-    distances: np.ndarray
-
-
-class Gallery(NamedTuple):
-    """Enrolled faces: embeddings float32 [G, E], names of their classes [G], their own names [G]."""
-
-    embeddings: np.ndarray
-    labels: tuple[str, ...]
-    names: tuple[str, ...]
-
-    def add(self, embeddings: np.ndarray, labels: Sequence[str], names: Sequence[str]) -> 'Gallery':
-        """This gallery and further faces: embeddings [N, E], N labels and N names."""
-        return Gallery(
-            np.concatenate([self.embeddings, embeddings]),
-            (*self.labels, *labels),
-            (*self.names, *names),
-        )
-
-
-class Classifier(NamedTuple):
+class ModelClassifier(NamedTuple):
     """Names of classes [C], and a function (slices [N, S, D], logits [N, S, C]) -> `Predictions`."""
 
     class_names: tuple[str, ...]
@@ -95,16 +43,20 @@ def load(path: str | Path) -> 'Model':
       path: a model file (.safetensors), or the folder of a run that was evaluated.
 
     Raises:
-      UserError: no model there, or none that can be right.
+      UserError: there is no model, or its file is damaged.
     """
     return Model(read_model(find_model(path)))
 
 
 def find_model(path: str | Path) -> Path:
-    """The model file that a path names, as `load` takes it.
+    """Returns the model file that a path names.
+
+    Args:
+      path: see `load`.
 
     Raises:
-      UserError: the folder of a run without one, or of a cross-validation, which has several.
+      UserError: the run's folder has no model file, or it is the folder of a cross-validation, which has
+        several.
     """
     path = user_path(path)
     if path.is_dir():
@@ -124,15 +76,17 @@ def find_model(path: str | Path) -> Path:
 
 
 class Model:
-    """A model in memory. Every method may be called from several threads at a time.
+    """A model in memory. Several threads may call every method at the same time.
 
-    Images are given one or many: the path of a file, its content (bytes), an image of Pillow's, an
-    array [H, W] or [H, W, 1, 3 or 4] of uint8 or of floats from 0 to 1, an array [N, H, W, 1, 3 or 4],
-    or a list of any of these, of mixed sizes. One image is a list of one. Of an iterator `predict` and
-    `embed` make iterators, which read on as results are asked for.
+    `images` may be one image or many. An image is the path of a file, its content (bytes), a Pillow
+    image, or an array [H, W] or [H, W, 1, 3 or 4] of uint8 or of floats from 0 to 1. Many images are an
+    array [N, H, W, 1, 3 or 4], or a list of images of mixed kinds and sizes. One image counts as a list
+    of one. `predict_stream` and `embed_stream` take iterators.
 
     Attributes:
-      settings: what the model file says: class names, thresholds, preprocessing, what was measured.
+      settings: the settings in the model file: class names, thresholds, preprocessing, measurements.
+      network: the network.
+      variables: {'params', 'batch_stats'} of the network, on the device.
     """
 
     def __init__(self, data: ModelData):
@@ -140,8 +94,9 @@ class Model:
         self._data = data
         self._gallery = Gallery(data.gallery, settings.gallery_labels, settings.gallery_names)
         self._enrolling = threading.Lock()
-        self._variables = jax.device_put(data.variables)
-        self._look = jax.jit(make_look(data.network, settings.flip))
+        self.network: Network = data.network
+        self.variables = jax.device_put(data.variables)
+        self._forward = jax.jit(make_forward(self.network, settings.flip))
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -150,31 +105,20 @@ class Model:
 
     @property
     def centres(self) -> np.ndarray:
-        """Mean embedding of each class over the training faces, float32 [C, E]; 0 without any."""
+        """Mean embedding of the training faces of each class, float32 [C, E]; 0 without faces."""
         return self._data.centres
 
     @property
     def logit_scale(self) -> float:
-        """Scale of the classifiers' logits, by which scores of other kinds are made probabilities."""
+        """Scale of the classifiers' logits, which also turns other scores into probabilities."""
         learned = self._data.variables['params'].get('scale')
         return float(self.settings.network.logit_scale if learned is None else learned)
 
     @property
     def gallery(self) -> Gallery:
-        """The faces enrolled so far."""
+        """The faces that have been enrolled."""
         return self._gallery
 
-    @overload
-    def predict(
-        self,
-        images: Iterator[ImageLike],
-        *,
-        boxes: Boxes | None = None,
-        by: str | None = None,
-        k: int = 15,
-        batch_size: int = 64,
-    ) -> Iterator[Predictions]: ...
-    @overload
     def predict(
         self,
         images: Images,
@@ -183,67 +127,100 @@ class Model:
         by: str | None = None,
         k: int = 15,
         batch_size: int = 64,
-    ) -> Predictions: ...
-    def predict(
+    ) -> Predictions:
+        """Predicts the classes of images and their probabilities.
+
+        Args:
+          images: one or many.
+          boxes: left, top, width and height of the face in each image, in pixels, [N, 4]; without boxes
+            the whole image is the face.
+          by: 'softmax', by the trained classifiers; 'centroid', by the distance to the mean of each
+            class, over training faces and enrolled faces; 'knn', by the votes of the k nearest enrolled
+            faces. 'centroid' and 'knn' know the enrolled classes too. The default is 'softmax', or
+            'centroid' if the model has no classifiers. Probabilities of 'centroid' are the softmax of
+            negative squared distances, with the scale of the classifiers' logits. They are not
+            calibrated.
+          k: number of neighbours.
+          batch_size: number of images in a forward pass.
+
+        Returns:
+          `Predictions` for all images.
+
+        Raises:
+          UserError: an image cannot be read, the images are an iterator, or the model does not have the
+            classifier.
+        """
+        batches = self._batches(_as_list(images), boxes, batch_size)
+        classify = self.make_classifier(by, k).classify
+        return join_predictions([classify(*outputs) for outputs in batches])
+
+    def predict_stream(
         self,
-        images: Images | Iterator[ImageLike],
+        images: Iterable[ImageLike],
         *,
-        boxes: Boxes | None = None,
+        boxes: Iterable[Sequence[float]] | None = None,
         by: str | None = None,
         k: int = 15,
         batch_size: int = 64,
-    ) -> Predictions | Iterator[Predictions]:
-        """Classes of images and their probabilities.
+    ) -> Iterator[Predictions]:
+        """Predicts images one after the other; it reads on as results are taken.
 
         Args:
-          images: one, many, or an iterator.
-          boxes: left, top, width and height of the face in each image, in pixels, [N, 4]; without them
-            the image is the face.
-          by: 'softmax', by the trained classifiers; 'centroid', by the distance to the mean of each
-            class, of training and of enrolled faces; 'knn', by the votes of the k nearest enrolled
-            faces. The last two know the classes that were enrolled. By default 'softmax', or 'centroid'
-            of a model without classifiers. Probabilities 'centroid' are the softmax of negative squared
-            distances, scaled as the classifiers' logits are; they are not calibrated.
-          k: number of neighbours.
-          batch_size: images looked at together; 1 gives each result before the next image is read.
+          images: the images, for instance a generator; they need not fit into memory.
+          boxes: the box of each image; see `predict`.
+          by: see `predict`.
+          k: see `predict`.
+          batch_size: number of images in a forward pass; 1 yields each result before it reads the next
+            image.
 
         Returns:
-          `Predictions` of all images; of an iterator an iterator of `Predictions` of one image each.
+          An iterator of `Predictions` for one image each.
 
         Raises:
-          UserError: an image that cannot be read, or a classifier that the model does not have.
+          UserError: see `predict`.
         """
         classify = self.make_classifier(by, k).classify
-        return self._answer(images, boxes, batch_size, classify, join_predictions)
+        found = (classify(*outputs) for outputs in self._batches(images, boxes, batch_size))
+        return (batch.rows(i, i + 1) for batch in found for i in range(len(batch.labels)))
 
-    @overload
-    def embed(
-        self, images: Iterator[ImageLike], *, boxes: Boxes | None = None, batch_size: int = 64
-    ) -> Iterator[np.ndarray]: ...
-    @overload
     def embed(
         self, images: Images, *, boxes: Boxes | None = None, batch_size: int = 64
-    ) -> np.ndarray: ...
-    def embed(
-        self,
-        images: Images | Iterator[ImageLike],
-        *,
-        boxes: Boxes | None = None,
-        batch_size: int = 64,
-    ) -> np.ndarray | Iterator[np.ndarray]:
-        """Embeddings of images: unit vectors, float32 [N, E]; of an iterator [1, E] at a time.
+    ) -> np.ndarray:
+        """Computes the embeddings of images: unit vectors, float32 [N, E].
 
         Args:
-          images: as of `predict`.
-          boxes: as of `predict`.
-          batch_size: as of `predict`.
+          images: one or many.
+          boxes: see `predict`.
+          batch_size: see `predict`.
 
         Raises:
-          UserError: an image that cannot be read.
+          UserError: an image cannot be read, or the images are an iterator.
         """
-        return self._answer(
-            images, boxes, batch_size, lambda slices, _: side_by_side(slices), np.concatenate
-        )
+        batches = self._batches(_as_list(images), boxes, batch_size)
+        return np.concatenate([join_slices(slices) for slices, _ in batches])
+
+    def embed_stream(
+        self,
+        images: Iterable[ImageLike],
+        *,
+        boxes: Iterable[Sequence[float]] | None = None,
+        batch_size: int = 64,
+    ) -> Iterator[np.ndarray]:
+        """Embeds images one after the other; see `predict_stream`.
+
+        Args:
+          images: the images, for instance a generator.
+          boxes: the box of each image; see `predict`.
+          batch_size: see `predict_stream`.
+
+        Returns:
+          An iterator of embeddings [1, E].
+
+        Raises:
+          UserError: an image cannot be read.
+        """
+        found = (join_slices(slices) for slices, _ in self._batches(images, boxes, batch_size))
+        return (batch[i : i + 1] for batch in found for i in range(len(batch)))
 
     def nearest(
         self,
@@ -252,20 +229,20 @@ class Model:
         *,
         boxes: Boxes | None = None,
     ) -> Neighbors:
-        """The enrolled faces that are nearest to each image.
+        """Finds the enrolled faces that are nearest to each image.
 
         Args:
           images: one or many.
-          k: how many; at most as many as are enrolled.
-          boxes: as of `predict`.
+          k: number of faces to find; at most all enrolled faces.
+          boxes: see `predict`.
 
         Raises:
-          UserError: an image that cannot be read, or no enrolled face.
+          UserError: an image cannot be read, or no face is enrolled.
         """
-        gallery = need_faces(self._gallery)
-        rows, distances = find_nearest(
-            self.embed(_as_list(images), boxes=boxes), gallery.embeddings, k
-        )
+        gallery = self._gallery
+        if not gallery.labels:
+            raise UserError('no face is enrolled: enroll(images, labels) adds faces')
+        rows, distances = find_nearest(self.embed(images, boxes=boxes), gallery.embeddings, k)
         labels, names = (
             [[values[i] for i in row] for row in rows] for values in (gallery.labels, gallery.names)
         )
@@ -279,16 +256,16 @@ class Model:
         names: Sequence[str] | None = None,
         boxes: Boxes | None = None,
     ) -> None:
-        """Adds faces to the gallery, also of classes that training never saw; `save` keeps them.
+        """Adds faces to the gallery, also of classes that training never saw; `save` keeps the faces.
 
         Args:
           images: one or many.
-          labels: name of the class of each, or one name for all.
-          names: a name for each; by default the path of an image that is given as one.
-          boxes: as of `predict`.
+          labels: class name of each face, or one name for all.
+          names: a name for each face; the default is the path of the image, or '' without a path.
+          boxes: see `predict`.
 
         Raises:
-          UserError: an image that cannot be read (none is added then), or labels that are no names.
+          UserError: an image cannot be read (then no face is added), or a label is not a text.
         """
         images = _as_list(images)
         labels = [labels] * len(images) if isinstance(labels, str) else list(labels)
@@ -302,14 +279,14 @@ class Model:
             self._gallery = self._gallery.add(embeddings, labels, names)
 
     def save(self, path: str | Path, *, dtype: str = 'float32') -> None:
-        """Writes a model file, with all faces that are enrolled.
+        """Writes a model file with all enrolled faces.
 
         Args:
-          path: the file; by convention it ends in .safetensors.
-          dtype: type of the weights in it: 'float32', 'bfloat16' or 'float16'.
+          path: the file; by convention its name ends in .safetensors.
+          dtype: type of the weights in the file: 'float32', 'bfloat16' or 'float16'.
 
         Raises:
-          UserError: another type, or a file that cannot be written.
+          UserError: the type is unknown, or the file cannot be written.
         """
         gallery = self._gallery
         settings = self.settings._replace(
@@ -318,50 +295,46 @@ class Model:
         data = self._data._replace(settings=settings, gallery=gallery.embeddings)
         write_model(user_path(path), data, dtype)
 
-    def _answer(self, images, boxes, batch_size, finish, join):
-        """`finish(slices, logits)` of batches, joined; or one by one where images come one by one."""
+    def _batches(self, images, boxes, batch_size):
+        """Yields (slices, logits) of batches as NumPy arrays; meanwhile it decodes the next batch."""
         if batch_size < 1:
             raise UserError(f'batch_size: expected at least 1, found {batch_size}')
-        is_stream = isinstance(images, Iterator)
-        images = images if is_stream else _as_list(images)
-        if not is_stream and not images:
-            raise UserError('expected at least one image, found none')
-        if boxes is not None and not is_stream and len(boxes) != len(images):
-            raise UserError(
-                f'boxes: expected one for each of {len(images)} images, found {len(boxes)}'
-            )
-        found = self._see(images, boxes, batch_size)
-        if not is_stream:
-            return join([finish(*seen) for seen in found])
-        return (
-            finish(*(x[i : i + 1] for x in seen)) for seen in found for i in range(len(seen[0]))
-        )
+        if isinstance(images, list):
+            _check_images(images, boxes)
+        return self._forward_batches(images, boxes, batch_size)
 
-    def _see(self, images, boxes, batch_size):
-        """Yields (slices, logits) of batches, NumPy arrays; the next are decoded meanwhile."""
-        boxes = _repeat_none() if boxes is None else iter(boxes)
+    def _forward_batches(self, images, boxes, batch_size):
+        boxes = itertools.repeat(None) if boxes is None else boxes
         with ThreadPoolExecutor() as pool:
 
             def start(batch):
                 decode = pool.map if len(batch) > 1 else map
                 pixels = np.stack(list(decode(lambda face: self.load_pixels(*face), batch)))
-                return self.look(pixels, batch_size)
+                return self.forward(pixels, batch_size)
 
             started = map(start, in_batches(zip(images, boxes, strict=False), batch_size))
-            # While one batch is looked at, the next is decoded; not if each is waited for.
+            # Batches of one image answer before the next image is read, so nothing is decoded ahead.
             yield from (wait() for wait in started) if batch_size == 1 else one_behind(started)
 
     def load_pixels(self, image: ImageLike, box: Sequence[float] | None = None) -> np.ndarray:
-        """What the network sees of an image, float32 [side, side, channels]; as `pixels.load_pixels`."""
-        return load_pixels(image, self.settings.preprocessing, box)
-
-    def look(
-        self, pixels: np.ndarray, batch_size: int = 64
-    ) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
-        """Starts to look at faces, in the background.
+        """Returns the input of the network for an image, float32 [side, side, channels].
 
         Args:
-          pixels: as of `load_pixels`, [N, side, side, channels], N at most batch_size.
+          image: one image.
+          box: left, top, width and height of the face in pixels.
+
+        Raises:
+          UserError: see `pixels.load_pixels`.
+        """
+        return load_pixels(image, self.settings.preprocessing, box)
+
+    def forward(
+        self, pixels: np.ndarray, batch_size: int = 64
+    ) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
+        """Starts a forward pass in the background.
+
+        Args:
+          pixels: see `load_pixels`, [N, side, side, channels], N at most batch_size.
           batch_size: the size to which more than 8 faces are filled up.
 
         Returns:
@@ -371,31 +344,67 @@ class Model:
         size = next((x for x in SIZES if count <= x <= batch_size), batch_size)
         filled = np.zeros((size, *pixels.shape[1:]), np.float32)
         filled[:count] = pixels
-        seen = self._look(self._variables, filled)
-        return lambda: (np.asarray(seen.slices)[:count], np.asarray(seen.logits)[:count])
+        outputs = self._forward(self.variables, filled)
+        return lambda: (np.asarray(outputs.slices)[:count], np.asarray(outputs.logits)[:count])
 
-    def make_classifier(self, by: str | None = None, k: int = 15) -> Classifier:
-        """What makes `Predictions` of what `look` found; its arguments are `predict`'s.
+    def make_classifier(self, by: str | None = None, k: int = 15) -> ModelClassifier:
+        """Makes the function that turns the outputs of `forward` into `Predictions`.
+
+        Args:
+          by: see `predict`.
+          k: see `predict`.
 
         Raises:
-          UserError: a classifier that the model does not have.
+          UserError: the model does not have the classifier.
         """
         if by is None:
             by = 'softmax' if self.settings.has_head else 'centroid'
         if by not in CLASSIFIERS:
             raise UserError(f'by: expected one of {", ".join(CLASSIFIERS)}, found {by!r}')
-        class_names, judge = CLASSIFIERS[by](self, k)
+        class_names = self.class_names if by == 'softmax' else self._known_classes()
+        probabilities_of = CLASSIFIERS[by].make(self._facts(class_names), k)
 
         def classify(slices, logits):
-            probabilities, by_slice = judge(slices, logits)
+            probabilities, by_slice = probabilities_of(slices, logits)
             labels = probabilities.argmax(axis=1)
-            return Predictions(class_names, labels, probabilities, by_slice, side_by_side(slices))
+            return Predictions(class_names, labels, probabilities, by_slice, join_slices(slices))
 
-        return Classifier(class_names, classify)
+        return ModelClassifier(class_names, classify)
+
+    def _known_classes(self):
+        """The classes of training, then the other enrolled classes in the order of enrolment."""
+        return tuple(dict.fromkeys((*self.class_names, *self._gallery.labels)))
+
+    def _facts(self, class_names):
+        gallery, trained = self._gallery, len(self.class_names)
+        counts = np.zeros(len(class_names), int)
+        counts[:trained] = self.settings.class_counts
+        centres = np.zeros((len(class_names), self.centres.shape[1]))
+        centres[:trained] = self.centres
+        places = {name: number for number, name in enumerate(class_names)}
+        return Facts(
+            class_names,
+            counts,
+            centres,
+            gallery.embeddings,
+            np.array([places.get(label, -1) for label in gallery.labels], int),
+            self.settings.network.num_slices,
+            self.logit_scale,
+            self.settings.has_head,
+        )
+
+
+def _check_images(images, boxes):
+    if not images:
+        raise UserError('expected at least one image, found none')
+    if boxes is not None and len(boxes) != len(images):
+        raise UserError(f'boxes: expected one for each of {len(images)} images, found {len(boxes)}')
 
 
 def _as_list(images) -> list[ImageLike]:
-    """One or many images as a list."""
+    """Returns one or many images as a list."""
+    if isinstance(images, Iterator):
+        raise UserError('images: found an iterator; predict_stream and embed_stream take one')
     if isinstance(images, (list, tuple)):
         return list(images)
     if isinstance(images, (set, frozenset, dict)):
@@ -406,14 +415,14 @@ def _as_list(images) -> list[ImageLike]:
 
 
 def in_batches(items: Iterable, size: int) -> Iterator[list]:
-    """Lists of `size` items; the last may be shorter."""
+    """Yields lists of `size` items; the last list may be shorter."""
     items = iter(items)
     while batch := list(itertools.islice(items, size)):
         yield batch
 
 
 def one_behind(started: Iterable[Callable[[], Any]]) -> Iterator:
-    """Values of functions that wait for work in the background, each when the next was started."""
+    """Yields what functions return that wait for background work, each after the next has started."""
     previous = None
     for wait in started:
         if previous:
@@ -421,16 +430,3 @@ def one_behind(started: Iterable[Callable[[], Any]]) -> Iterator:
         previous = wait
     if previous:
         yield previous()
-
-
-def _repeat_none():
-    while True:
-        yield None
-
-
-def join_predictions(parts: Sequence[Predictions]) -> Predictions:
-    """One `Predictions` of the images of several."""
-    arrays = [
-        np.concatenate([part[i] for part in parts]) for i in range(1, len(Predictions._fields))
-    ]
-    return Predictions(parts[0].class_names, *arrays)

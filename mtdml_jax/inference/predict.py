@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 from mtdml_jax.host.errors import UserError
 from mtdml_jax.images.pixels import open_image
+from mtdml_jax.inference.answers import join_predictions
 from mtdml_jax.inference.media import read_pictures
-from mtdml_jax.inference.model import join_predictions, load
+from mtdml_jax.inference.model import load
 from mtdml_jax.inference.rows import NO_FACE, WRITERS, EmbeddingWriter, Row, open_output
 from mtdml_jax.inference.stream import find_boxes, predict_rows
 

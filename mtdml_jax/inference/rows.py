@@ -9,8 +9,8 @@ from typing import IO, NamedTuple
 import numpy as np
 
 from mtdml_jax.host.errors import UserError, one_line
+from mtdml_jax.inference.answers import Predictions
 from mtdml_jax.inference.media import Picture
-from mtdml_jax.inference.model import Predictions
 
 BOX = ('x', 'y', 'w', 'h')
 # The error of a picture that was read.

@@ -21,7 +21,7 @@ from jax import export
 
 from mtdml_jax.host.errors import UserError, one_line
 from mtdml_jax.loss.slicing import merge_slices
-from mtdml_jax.models.forward import make_look
+from mtdml_jax.models.forward import make_forward
 from mtdml_jax.models.model_file import KEY, ModelData, to_json
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
@@ -88,12 +88,12 @@ def write_onnx(data: ModelData, path: Path) -> None:
 def _make_answer(data: ModelData) -> Callable[[jax.Array], dict[str, jax.Array]]:
     """A pure function from images to outputs, as above; the weights are constants in it."""
     settings = data.settings
-    look, variables = make_look(data.network, settings.flip), jax.device_put(data.variables)
+    forward, variables = make_forward(data.network, settings.flip), jax.device_put(data.variables)
     pixels = settings.preprocessing
     mean, std = (np.asarray(x, np.float32) for x in (pixels.mean, pixels.std))
 
     def answer(images):
-        slices, logits = look(variables, (images.astype(jnp.float32) / 255 - mean) / std)
+        slices, logits = forward(variables, (images.astype(jnp.float32) / 255 - mean) / std)
         found = {'embeddings': merge_slices(slices)}
         if settings.has_head:
             found['probabilities'] = jax.nn.softmax(jnp.mean(logits, axis=1))

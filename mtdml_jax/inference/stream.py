@@ -12,7 +12,7 @@ from PIL import Image
 from mtdml_jax.host.errors import UserError
 from mtdml_jax.images.pixels import cut_pixels, opened
 from mtdml_jax.inference.media import Picture
-from mtdml_jax.inference.model import Classifier, Model, Predictions, in_batches, one_behind
+from mtdml_jax.inference.model import Model, ModelClassifier, in_batches, one_behind
 from mtdml_jax.inference.rows import NO_FACE, Row
 
 # A function (picture, its image) -> boxes (left, top, width, height) of its faces; None: it is the face.
@@ -45,7 +45,7 @@ def predict_rows(
     model: Model,
     pictures: Iterable[Picture],
     find_boxes: FindBoxes,
-    classifier: Classifier,
+    classifier: ModelClassifier,
     *,
     keep_frames: bool = False,
     batch_size: int = 64,
@@ -66,7 +66,7 @@ def predict_rows(
 
     def start(faces):
         pixels = [pixels for _, pixels in faces if pixels is not None]
-        wait = model.look(np.stack(pixels), batch_size) if pixels else None
+        wait = model.forward(np.stack(pixels), batch_size) if pixels else None
         return lambda: list(_fill(faces, classifier.classify(*wait()) if wait else None))
 
     faces = (face for found in _map_ahead(cut, pictures) for face in found)
@@ -101,8 +101,7 @@ def _fill(faces, found):
         if pixels is None:
             yield row
             continue
-        part = (values[number : number + 1] for values in found[1:])
-        yield row._replace(found=Predictions(found.class_names, *part))
+        yield row._replace(found=found.rows(number, number + 1))
         number += 1
 
 

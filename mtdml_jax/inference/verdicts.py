@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mtdml_jax.inference.model import Gallery, Model, Predictions
+from mtdml_jax.inference.answers import Gallery, Predictions
+from mtdml_jax.inference.model import Model
 from mtdml_jax.loss.distances import from_squares
 
 
@@ -38,7 +39,7 @@ class Verdict(NamedTuple):
         return self.lead >= self.threshold
 
 
-def judge_slices(
+def slice_verdicts(
     model: Model, gallery: Gallery, predictions: Predictions, row: int
 ) -> list[Verdict]:
     """A verdict of each slice on a face, [S].
@@ -57,12 +58,12 @@ def judge_slices(
     )
     shares = predictions.slice_probabilities[row]
     return [
-        _judge(threshold, predictions.class_names, shares[s], distances[:, s])
+        _verdict(threshold, predictions.class_names, shares[s], distances[:, s])
         for s, threshold in enumerate(model.settings.thresholds)
     ]
 
 
-def _judge(threshold, names, shares, distances):
+def _verdict(threshold, names, shares, distances):
     label = int(np.argmax(shares))
     others = np.where(np.arange(len(names)) == label, np.inf, distances)
     rival = int(np.argmin(others))

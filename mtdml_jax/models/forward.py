@@ -1,4 +1,4 @@
-"""From images to unit slices and class scores: the one definition, by which runs are evaluated too."""
+"""The forward pass from images to unit slices and class scores; training's evaluation uses it too."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -6,41 +6,41 @@ from typing import Any, NamedTuple
 import jax
 
 from mtdml_jax.loss.slicing import merge_slices, split_slices
-from mtdml_jax.models import Network
+from mtdml_jax.models.network import Network
 
 
-class Seen(NamedTuple):
-    """What a network sees in a batch of images.
+class SliceOutputs(NamedTuple):
+    """The outputs of a forward pass.
 
     Attributes:
       slices: unit slices, float32 [B, S, D].
-      logits: class scores of each slice, float32 [B, S, C]; their mean over slices is the answer.
+      logits: class scores of each slice, float32 [B, S, C]; the model answers by their mean over slices.
     """
 
     slices: jax.Array
     logits: jax.Array
 
 
-def make_look(network: Network, flip: bool) -> Callable[[Any, jax.Array], Seen]:
-    """A function (variables, images [B, H, W, channels]) -> `Seen`; pure, not compiled yet.
+def make_forward(network: Network, flip: bool) -> Callable[[Any, jax.Array], SliceOutputs]:
+    """Makes a pure function (variables, images [B, H, W, channels]) -> `SliceOutputs`, not compiled yet.
 
     Args:
       network: the network.
-      flip: whether an image and its mirror image are averaged.
+      flip: whether to average an image and its mirror image.
     """
 
-    def look_once(variables, images):
+    def forward_once(variables, images):
         outputs: Any = network.apply(variables, images, train=False)
-        return Seen(split_slices(outputs.embedding, network.num_slices), outputs.logits)
+        return SliceOutputs(split_slices(outputs.embedding, network.num_slices), outputs.logits)
 
-    def look(variables, images):
-        seen = look_once(variables, images)
+    def forward(variables, images):
+        outputs = forward_once(variables, images)
         if not flip:
-            return seen
-        mirrored = look_once(variables, images[:, :, ::-1])
-        mean = merge_slices((seen.slices + mirrored.slices) / 2)
-        # The mean of two unit slices is shorter: it is made a unit slice again.
+            return outputs
+        mirrored = forward_once(variables, images[:, :, ::-1])
+        mean = merge_slices((outputs.slices + mirrored.slices) / 2)
+        # The mean of two unit slices is shorter than 1, so it becomes a unit slice again.
         slices = split_slices(mean, network.num_slices)
-        return Seen(slices, (seen.logits + mirrored.logits) / 2)
+        return SliceOutputs(slices, (outputs.logits + mirrored.logits) / 2)
 
-    return look
+    return forward

@@ -66,9 +66,7 @@ def evaluate(config: ConfigDict, workdir: Path, split: str, command: str = '') -
     embed = make_embedder(network, config)
     gallery, queries = (embed(state.eval_variables, x) for x in (gallery_split, query_split))
     neighbors = {'num_neighbors': options.num_neighbors}
-    predictions, scores = classify_and_score(
-        gallery, queries, num_classes, seed=config.seed, **neighbors
-    )
+    predictions, scores = classify_and_score(gallery, queries, num_classes, **neighbors)
     evaluation = {
         'split': split,
         'gallery_split': data.train_split,

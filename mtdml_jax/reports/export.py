@@ -108,7 +108,7 @@ def _slice_scores(config, data, split):
     model, scores = Model(data), []
     classify = model.make_classifier().classify
     for batch in eval_batches(split, config.data, config.eval.batch_size):
-        found = classify(*model.look(batch['image'], config.eval.batch_size)())
+        found = classify(*model.forward(batch['image'], config.eval.batch_size)())
         scores.append(found.slice_probabilities[batch['mask']])
     # Of a class that a model without classifiers has never seen the probability is 0.
     return np.log(np.maximum(np.concatenate(scores), np.finfo(np.float32).tiny))
@@ -135,7 +135,6 @@ def _measure(config, data, split):
         embed(data.variables, queries),
         len(queries.class_names),
         num_neighbors=config.eval.num_neighbors,
-        seed=config.seed,
     )
     return {'split': split, 'num_examples': len(queries.labels), 'classifiers': scores}
 

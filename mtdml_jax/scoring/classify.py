@@ -1,9 +1,9 @@
-"""Classifiers on embeddings, and the scores of their predictions."""
+"""Classifies embedded splits, and computes the scores of the predictions."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections import ChainMap
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -12,88 +12,81 @@ from scipy.stats import binomtest
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import confusion_matrix, f1_score
-from sklearn.neighbors import KNeighborsClassifier
 
-if TYPE_CHECKING:  # It loads TensorFlow, which nothing here needs.
+from mtdml_jax.models.classifiers import CLASSIFIERS as MODEL_CLASSIFIERS
+from mtdml_jax.models.classifiers import Classifier, Facts, Probabilities, join_slices
+from mtdml_jax.models.neighbors import find_nearest
+
+if TYPE_CHECKING:  # This import loads TensorFlow, which nothing here needs.
     from mtdml_jax.scoring.embed import EmbeddedSplit
 
 
-class Classifier(NamedTuple):
-    """A way to classify faces by those of a gallery.
-
-    Attributes:
-      title: its name in reports.
-      predict: function (gallery, queries, num_neighbors=k, seed=seed), as of `predict_classes`, ->
-        classes of the queries, int [N].
-      needs_head: whether it takes the queries' logits; it is left out where they are [N, 0].
-    """
-
-    title: str
-    predict: Callable[..., np.ndarray]
-    needs_head: bool = False
-
-
-def _by_logits(gallery, queries, *, num_neighbors, seed):
-    return np.argmax(queries.logits, axis=1)
-
-
-def _by_neighbors(gallery, queries, *, num_neighbors, seed):
-    knn = fit_neighbors(gallery.embeddings, gallery.labels, num_neighbors)
-    return knn.predict(queries.embeddings)
-
-
-def _by_centroids(gallery, queries, *, num_neighbors, seed):
-    # Not sklearn's NearestCentroid: it refuses a collapsed embedding, which is to be reported.
-    classes = np.unique(gallery.labels)
-    means = np.stack([gallery.embeddings[gallery.labels == c].mean(axis=0) for c in classes])
-    return fit_neighbors(means, classes, num_neighbors=1).predict(queries.embeddings)
-
-
-def _by_regression(gallery, queries, *, num_neighbors, seed):
-    # 300 iterations: predictions have long settled where the solver still asks for more digits.
-    linear = LogisticRegression(max_iter=300, random_state=seed)
+def _make_linear(facts: Facts, k: int) -> Probabilities:
+    # 300 iterations: the predictions settle long before the solver has all the digits that it asks for.
+    linear = LogisticRegression(max_iter=300)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', ConvergenceWarning)
-        linear.fit(gallery.embeddings, gallery.labels)
-    return linear.predict(queries.embeddings)
+        linear.fit(facts.gallery, facts.gallery_labels)
+
+    def probabilities(slices, logits):
+        found = np.zeros((len(slices), facts.num_classes), np.float32)
+        found[:, linear.classes_] = linear.predict_proba(join_slices(slices))
+        return found, found[:, None]
+
+    return probabilities
 
 
-# Name, as in evaluation.json -> classifier, in the order of reports.
-CLASSIFIERS = {
-    'softmax': Classifier('Softmax head', _by_logits, needs_head=True),
-    'knn': Classifier('k nearest neighbours', _by_neighbors),
-    'centroid': Classifier('Nearest centroid', _by_centroids),
-    'linear': Classifier('Logistic regression', _by_regression),
-}
+# The classifiers of models, and those that only an evaluation can afford; in the order of reports.
+CLASSIFIERS: ChainMap[str, Classifier] = ChainMap(
+    {'linear': Classifier('Logistic regression', _make_linear)}, MODEL_CLASSIFIERS
+)
 
 
 def predict_classes(
-    gallery: EmbeddedSplit, queries: EmbeddedSplit, *, num_neighbors: int, seed: int
+    gallery: EmbeddedSplit, queries: EmbeddedSplit, *, num_neighbors: int
 ) -> dict[str, np.ndarray]:
-    """Classifies the queries in each of the ways of `CLASSIFIERS`.
+    """Classifies the queries with each classifier in `CLASSIFIERS`.
+
+    A classifier sees the whole embedding as one slice.
 
     Args:
       gallery: labelled faces to compare with, [G, E]; usually the training split.
-      queries: faces to classify, [N, E]. 'softmax' is left out where their logits are [N, 0].
+      queries: faces to classify, [N, E]. Without logits, [N, 0], 'softmax' is left out.
       num_neighbors: k of the kNN classifier; at most the size of the gallery is used.
-      seed: seed of the logistic regression's solver.
 
     Returns:
-      Predicted classes, int [N], of the classifiers in their order: 'softmax' (largest logit), 'knn'
-      (majority of the k nearest), 'centroid' (nearest class mean), 'linear' (logistic regression).
+      Predicted classes, int [N], by the name of the classifier: 'softmax' (largest logit), 'knn' (most
+      votes of the k nearest, the smaller label if votes are equal), 'centroid' (nearest class mean),
+      'linear' (logistic regression).
 
     Raises:
-      ValueError: fewer than two classes in the gallery.
+      ValueError: the gallery has fewer than two classes.
     """
     num_classes = len(np.unique(gallery.labels))
     if num_classes < 2:
         raise ValueError(f'expected a gallery of at least 2 classes, found {num_classes}')
-    has_head = queries.logits.shape[1] > 0
+    facts = _facts(gallery, queries)
+    slices, logits = queries.embeddings[:, None], queries.logits[:, None]
     return {
-        name: x.predict(gallery, queries, num_neighbors=num_neighbors, seed=seed)
+        name: np.argmax(x.make(facts, num_neighbors)(slices, logits)[0], axis=1)
         for name, x in CLASSIFIERS.items()
-        if has_head or not x.needs_head
+        if facts.has_head or not x.needs_head
     }
+
+
+def _facts(gallery, queries):
+    """What classifiers know here: the gallery of labelled faces alone."""
+    num_classes = max(int(gallery.labels.max()) + 1, queries.logits.shape[1])
+    return Facts(
+        class_names=tuple(map(str, range(num_classes))),
+        counts=np.zeros(num_classes, int),
+        centres=np.zeros((num_classes, gallery.embeddings.shape[1])),
+        gallery=gallery.embeddings,
+        gallery_labels=gallery.labels,
+        num_slices=1,
+        logit_scale=1.0,
+        has_head=queries.logits.shape[1] > 0,
+    )
 
 
 def classify_and_score(
@@ -102,48 +95,29 @@ def classify_and_score(
     num_classes: int,
     *,
     num_neighbors: int,
-    seed: int,
 ) -> tuple[dict[str, np.ndarray], dict[str, dict]]:
-    """`predict_classes`, and `classification_scores` of each classifier; none of unseen classes.
+    """Runs `predict_classes`, and computes `classification_scores` of each classifier.
 
     Args:
-      gallery: as of `predict_classes`.
-      queries: as of `predict_classes`; if all are of classes that the gallery does not have, nothing
-        is predicted.
+      gallery: see `predict_classes`.
+      queries: see `predict_classes`. If the gallery has none of their classes, nothing is predicted.
       num_classes: number of classes C of the data set.
-      num_neighbors: as of `predict_classes`.
-      seed: as of `predict_classes`.
+      num_neighbors: see `predict_classes`.
+
+    Returns:
+      (predicted classes, scores), both by the name of the classifier.
     """
     if not np.isin(queries.labels, gallery.labels).any():
         return {}, {}
-    predictions = predict_classes(gallery, queries, num_neighbors=num_neighbors, seed=seed)
+    predictions = predict_classes(gallery, queries, num_neighbors=num_neighbors)
     return predictions, {
         name: classification_scores(queries.labels, predicted, num_classes)
         for name, predicted in predictions.items()
     }
 
 
-def fit_neighbors(
-    embeddings: np.ndarray, labels: np.ndarray, num_neighbors: int
-) -> KNeighborsClassifier:
-    """The one nearest-neighbour search of the evaluation: Euclidean, exact, in blocks.
-
-    On unit embeddings this is the order of cosine similarity. Among classes with equally many
-    of the k votes the smaller label wins.
-
-    Args:
-      embeddings: the gallery, [G, E].
-      labels: its classes, int [G].
-      num_neighbors: k, the number of votes; at most G are used.
-    """
-    num_neighbors = min(num_neighbors, len(embeddings))
-    # At 32 and more dimensions a tree search is slower than the blocked matrix product.
-    knn = KNeighborsClassifier(num_neighbors, algorithm='brute')
-    return knn.fit(np.ascontiguousarray(embeddings), labels)
-
-
 def classification_scores(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> dict:
-    """Scores of predicted classes, as plain numbers for evaluation.json.
+    """Computes scores of predicted classes, as plain numbers for evaluation.json.
 
     Args:
       labels: true classes, int [N], below num_classes.
@@ -157,7 +131,7 @@ def classification_scores(labels: np.ndarray, predictions: np.ndarray, num_class
       class.
 
     Raises:
-      ValueError: no labels, or predictions of another shape.
+      ValueError: there are no labels, or the predictions have another shape.
     """
     if len(labels) == 0 or np.shape(labels) != np.shape(predictions):
         raise ValueError(
@@ -181,7 +155,7 @@ def classification_scores(labels: np.ndarray, predictions: np.ndarray, num_class
 
 
 def accuracy_interval(num_correct: int, count: int) -> tuple[float, float]:
-    """The 95 % interval of an accuracy of num_correct out of count, after Wilson.
+    """Returns the 95 % interval of an accuracy of num_correct out of count, after Wilson.
 
     References:
       Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
@@ -191,7 +165,7 @@ def accuracy_interval(num_correct: int, count: int) -> tuple[float, float]:
 
 
 def best_classifier(classifiers: dict[str, dict]) -> str:
-    """The name of the classifier with the highest accuracy, of `classification_scores` by name."""
+    """Returns the name of the classifier with the highest accuracy in its `classification_scores`."""
     return max(classifiers, key=lambda name: classifiers[name]['accuracy'])
 
 
@@ -200,9 +174,9 @@ class Mistakes(NamedTuple):
 
     Attributes:
       rows: rows of the queries, int [M].
-      predictions: the classes they were given, int [M].
-      confidences: softmax probability of that class, or the share of the neighbours that are of
-        that class where the network has no softmax head, float [M].
+      predictions: the predicted classes, int [M].
+      confidences: softmax probability of the predicted class, float [M]; without a softmax head the
+        share of the neighbours that have this class.
       neighbors: rows of the nearest gallery images, nearest first, int [M, K].
     """
 
@@ -220,22 +194,21 @@ def confident_mistakes(
     count: int,
     num_neighbors: int,
 ) -> Mistakes:
-    """The most confident mistakes of the softmax head, or of kNN where there is no head.
+    """Finds the most confident mistakes of the softmax head, or of kNN if there is no head.
 
     Args:
       gallery: labelled faces, [G, E].
       queries: classified faces, [N, E].
-      predictions: classifier -> predicted classes, int [N], as of `predict_classes`.
-      count: number of mistakes at most.
-      num_neighbors: number K of nearest gallery faces to find for each; at most G.
+      predictions: classifier -> predicted classes, int [N]; see `predict_classes`.
+      count: largest number of mistakes.
+      num_neighbors: number K of nearest gallery faces to find for each mistake; at most G.
     """
     has_head = 'softmax' in predictions
     predicted = predictions['softmax' if has_head else 'knn']
     rows = np.flatnonzero(predicted != queries.labels)
     neighbors = np.zeros((0, num_neighbors), int)
     if len(rows):
-        knn = fit_neighbors(gallery.embeddings, gallery.labels, num_neighbors)
-        neighbors = knn.kneighbors(queries.embeddings[rows], return_distance=False)
+        neighbors, _ = find_nearest(queries.embeddings[rows], gallery.embeddings, num_neighbors)
     if has_head:
         confidences = softmax(queries.logits[rows].astype(np.float64), axis=1).max(axis=1)
     else:

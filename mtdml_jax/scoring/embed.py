@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from mtdml_jax.data.pipeline import Split, eval_batches
 from mtdml_jax.loss.slicing import merge_slices
 from mtdml_jax.models import Network
-from mtdml_jax.models.forward import make_look
+from mtdml_jax.models.forward import make_forward
 
 
 class EmbeddedSplit(NamedTuple):
@@ -66,9 +66,9 @@ def make_embedder(network: Network, config: ConfigDict) -> Callable[[Any, Split]
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _embed(network, flip, has_head, variables, images):
     """(embeddings, logits) of images; every embedder of a network uses the same program."""
-    seen = make_look(network, flip)(variables, images)
-    logits = seen.logits.mean(axis=1)
-    return merge_slices(seen.slices), logits if has_head else logits[:, :0]
+    outputs = make_forward(network, flip)(variables, images)
+    logits = outputs.logits.mean(axis=1)
+    return merge_slices(outputs.slices), logits if has_head else logits[:, :0]
 
 
 def share_of_rows(split: Split) -> Split:

@@ -1,8 +1,10 @@
-"""Retrieval scores of embeddings: faces look for the others of their class."""
+"""Retrieval scores of embeddings: every face searches for the other faces of its class."""
 
 import itertools
 
 import numpy as np
+
+from mtdml_jax.models.neighbors import comparable_distances, nearest_columns
 
 
 def retrieval_scores(
@@ -13,26 +15,26 @@ def retrieval_scores(
     is_gallery: np.ndarray | None = None,
     block: int = 256,
 ) -> dict[str, float]:
-    """Precision@1, R-precision and MAP@R; every query searches all other faces of the gallery.
+    """Computes precision@1, R-precision and MAP@R; every query searches all other faces of the gallery.
 
-    With R the number of faces of the query's class in the gallery, and P(i) the share of that class
-    among the i nearest faces (the query itself is not one of them):
+    R is the number of faces of the query's class in the gallery. P(i) is the share of that class among
+    the i nearest faces, without the query itself:
 
       R-precision = P(R)        MAP@R = 1/R sum_{i <= R} P(i) [the i-th nearest is of the class]
 
-    Faces are ranked by Euclidean distance. Equal distances are ranked in a fixed random order of
-    the rows: a collapsed embedding scores at chance level, also if its rows are sorted by class.
+    Faces are ranked by Euclidean distance. Equal distances are ranked in a fixed random order of the
+    rows. So a collapsed embedding scores at chance level, even if its rows are sorted by class.
 
     Args:
       embeddings: array of embeddings, with shape [N, E].
       labels: class of each row, int [N].
       is_query: whether each row is a query, bool [N]; None: all are.
       is_gallery: whether each row is in the gallery, bool [N]; None: all are.
-      block: number of queries ranked at a time; memory grows as block * N.
+      block: number of queries that are ranked at a time; memory grows as block * N.
 
     Returns:
       'precision_at_1', 'r_precision' and 'map_at_r': means over the queries whose class has another
-      member in the gallery; 0 where there is none.
+      member in the gallery; 0 if there is no such query.
 
     References:
       Musgrave et al., "A metric learning reality check", ECCV 2020, section 3.1.
@@ -51,26 +53,19 @@ def retrieval_scores(
         if count < 1:
             continue
         num_queries += len(rows)
-        # Queries of one class share R, so that a block is ranked as one array.
+        # Queries of one class share R, so a block is ranked as one array.
         for start in range(0, len(rows), block):
             chosen = rows[start : start + block]
-            distances = norms - 2 * embeddings[chosen] @ gallery.T
+            distances = comparable_distances(embeddings[chosen], gallery, norms)
             if is_own:
                 distances[np.arange(len(chosen)), column[chosen]] = np.inf
-            totals += _score_block(gallery_labels[_nearest(distances, count)] == label)
+            totals += _score_block(gallery_labels[nearest_columns(distances, count)] == label)
     means = (totals / max(num_queries, 1)).tolist()
     return dict(zip(('precision_at_1', 'r_precision', 'map_at_r'), means, strict=True))
 
 
-def _nearest(distances: np.ndarray, count: int) -> np.ndarray:
-    """Columns of the `count` smallest entries of each row of [B, N], smallest first: [B, count]."""
-    nearest = np.argpartition(distances, count - 1, axis=1)[:, :count]
-    ranks = np.argsort(np.take_along_axis(distances, nearest, axis=1), axis=1)
-    return np.take_along_axis(nearest, ranks, axis=1)
-
-
 def _score_block(relevant: np.ndarray) -> np.ndarray:
-    """Sums of precision@1, R-precision and average precision at R of ranked hits, bool [B, R]."""
+    """Sums precision@1, R-precision and average precision at R over ranked hits, bool [B, R]."""
     precision = np.cumsum(relevant, axis=1) / np.arange(1, relevant.shape[1] + 1)
     average = np.mean(precision * relevant, axis=1)
     return np.array([precision[:, 0].sum(), precision[:, -1].sum(), average.sum()])

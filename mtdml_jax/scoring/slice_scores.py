@@ -10,7 +10,7 @@ import numpy as np
 
 from mtdml_jax.loss.multi_threshold import LossAux, multi_threshold_loss
 from mtdml_jax.loss.slicing import split_slices
-from mtdml_jax.scoring.classify import fit_neighbors
+from mtdml_jax.models.neighbors import neighbor_votes
 
 if TYPE_CHECKING:  # It loads TensorFlow, which nothing here needs.
     from mtdml_jax.scoring.embed import EmbeddedSplit
@@ -66,10 +66,13 @@ def slice_study(
     if gallery is not None:
         gallery_slices = np.asarray(split_slices(gallery.embeddings, num_slices))
 
+        num_classes = int(gallery.labels.max()) + 1
+
         def predict(first: int, last: int) -> np.ndarray:
             chosen = gallery_slices[:, first:last], query_slices[:, first:last]
             known, asked = (slices.reshape(len(slices), -1) for slices in chosen)
-            return fit_neighbors(known, gallery.labels, num_neighbors).predict(asked)
+            votes = neighbor_votes(asked, known, gallery.labels, num_classes, num_neighbors)
+            return np.argmax(votes, axis=1)
 
         alone = np.stack([predict(s, s + 1) for s in range(num_slices)])
         first = np.stack([predict(0, s + 1) for s in range(num_slices)])

@@ -21,7 +21,7 @@ from mtdml_jax.data.protocol import has_validation, load_part
 from mtdml_jax.host.errors import UserError
 from mtdml_jax.host.process import check_processes_agree, code_digest
 from mtdml_jax.models import Network
-from mtdml_jax.scoring.classify import fit_neighbors
+from mtdml_jax.models.neighbors import neighbor_votes
 from mtdml_jax.scoring.embed import make_embedder
 from mtdml_jax.scoring.retrieval import retrieval_scores
 from mtdml_jax.training import checkpoints
@@ -184,8 +184,14 @@ def make_validation(
         if not is_seen:
             return found
         gallery = embed(variables, gallery_split)
-        knn = fit_neighbors(gallery.embeddings, gallery.labels, config.eval.num_neighbors)
-        predictions = {'knn_accuracy': knn.predict(queries.embeddings)}
+        votes = neighbor_votes(
+            queries.embeddings,
+            gallery.embeddings,
+            gallery.labels,
+            len(train_split.class_names),
+            config.eval.num_neighbors,
+        )
+        predictions = {'knn_accuracy': np.argmax(votes, axis=1)}
         if queries.logits.shape[1]:
             predictions['softmax_accuracy'] = np.argmax(queries.logits, axis=1)
         return found | {

@@ -9,8 +9,9 @@ from small_model import NAMES, SLICES, model_data
 from mtdml_jax.demo import page, page_html
 from mtdml_jax.demo.page_session import Session, enroll, nearest_faces, read_faces
 from mtdml_jax.host.errors import UserError
-from mtdml_jax.inference.model import Gallery, Model, Predictions
-from mtdml_jax.inference.verdicts import Verdict, judge_slices
+from mtdml_jax.inference.answers import Gallery, Predictions
+from mtdml_jax.inference.model import Model
+from mtdml_jax.inference.verdicts import Verdict, slice_verdicts
 
 pytestmark = pytest.mark.usefixtures('resnet4')
 
@@ -141,7 +142,7 @@ def test_slice_is_judged_by_the_distances_of_unit_slices(distance):
     gallery = Gallery(np.stack(enrolled), ('happy', 'new', 'happy'), ('', '', ''))
     shares = np.array([[[0.7, 0.3], [0.4, 0.6], [0.9, 0.1]]], np.float32)
     predictions = Predictions(NAMES, np.array([0]), shares.mean(axis=1), shares, face[None])
-    found = judge_slices(model, gallery, predictions, 0)
+    found = slice_verdicts(model, gallery, predictions, 0)
     assert len(found) == SLICES
     power = 2 if distance == 'squared_euclidean' else 1
     for s, verdict in enumerate(found):
@@ -163,7 +164,7 @@ def test_slice_is_judged_by_the_distances_of_unit_slices(distance):
 
 def test_class_without_a_face_is_infinitely_far(model, session):
     """Of 'happy' no face was trained on, and none is enrolled."""
-    for verdict in judge_slices(model, session.gallery, session.predictions, 0):
+    for verdict in slice_verdicts(model, session.gallery, session.predictions, 0):
         known = verdict.label == 'sad'
         assert np.isfinite(verdict.distance) == known
         assert np.isfinite(verdict.rival_distance) != known

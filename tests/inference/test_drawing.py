@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
+from mtdml_jax.inference.answers import Predictions
 from mtdml_jax.inference.drawing import BAR, CHOSEN, FRAME, annotate, draw_boxes
-from mtdml_jax.inference.model import Predictions
 
 NAMES = ('sad', 'happy', 'neutral', 'angry')
 GREY = 128

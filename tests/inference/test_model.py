@@ -87,7 +87,7 @@ def test_iterator_is_read_no_further_than_a_batch_ahead(shared):
             yield image
 
     expected = shared.predict(images)
-    found = shared.predict(stream(), batch_size=4)
+    found = shared.predict_stream(stream(), batch_size=4)
     assert read == []
     for row, one in enumerate(found):
         assert one.labels == expected.labels[row : row + 1]
@@ -97,7 +97,7 @@ def test_iterator_is_read_no_further_than_a_batch_ahead(shared):
         assert len(read) <= row + 8
     assert row == 29
     read.clear()
-    next(shared.embed(stream(), batch_size=1))
+    next(shared.embed_stream(stream(), batch_size=1))
     assert read == [0]
 
 
@@ -211,6 +211,7 @@ def test_model_without_classifiers_goes_by_centroids():
         (lambda m: m.enroll(faces(2), ['a']), 'labels: expected 2 texts'),
         (lambda m: m.enroll(faces(1), [3]), 'labels: expected 1 texts'),
         (lambda m: m.enroll(faces(1), 'a', names=[]), 'names: expected 1 texts'),
+        (lambda m: m.predict(iter(faces(1))), 'found an iterator; predict_stream'),
         (lambda m: m.embed({'a.png'}), 'expected images in an order, found a set'),
         (lambda m: m.embed(['a.png', 'b.png']), 'a.png: it cannot be read'),
         (lambda m: m.save('/nowhere/m.safetensors'), 'it cannot be written'),

@@ -60,7 +60,7 @@ def test_loss_and_gradient_are_those_of_the_whole_batch(
 
 
 def test_sums_of_losses_of_the_micro_batches_are_another_loss(params, images):
-    """Otherwise the tests above could not tell mining in the whole batch from mining in micro-batches."""
+    """Otherwise the tests above could not tell apart mining in a batch and in micro-batches."""
     losses = [loss_of(embed(params, images[i::6]), LABELS[i::6]) for i in range(6)]
     assert abs(np.mean(losses) - loss_of_whole(params, images)) > 0.05
 
