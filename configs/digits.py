@@ -3,7 +3,7 @@
     python -m mtdml_jax train --config=configs/digits.py --workdir=runs/digits
 
 An easy set without noise, where a triplet loss needs no softmax term: what the study of convergence
-(experiments/studies/convergence.py) is about. Digits that training has never seen are retrieved:
+(experiments/study.py convergence) is about. Digits that training has never seen are retrieved:
 
     python -m mtdml_jax train --config=configs/digits.py --workdir=runs/unseen_digits \\
         --config.data.heldout_classes="('5', '6', '7', '8', '9')" --config.train.best_metric=map_at_r

@@ -2,20 +2,20 @@
 
     make results
 
-A page has its table between `<!-- table: NAME -->` and `<!-- end of table -->`; `TABLES` says how it is
-made. Twice changes nothing, and `tests/experiments/test_results.py` holds the pages to the files.
+A page has its table between `<!-- table: NAME -->` and `<!-- end of table -->`. `TABLES` says how to
+make it. A second run changes nothing, and `tests/experiments/test_results.py` compares the pages with
+the files.
 """
 
-import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).absolute().parents[1]))
-sys.path.insert(0, str(Path(__file__).absolute().parent / 'studies'))
 
-from study import read_rows
+import re
+
+from record import read_rows
 from study_tables import SCORES, in_per_cent, paired_differences, scores_by_cell
 
 from mtdml_jax.scoring.intervals import markdown_table
@@ -26,15 +26,15 @@ MARKED = re.compile(r'(<!-- table: (\S+) -->\n).*?(<!-- end of table -->)', re.D
 
 
 class Field(str):
-    """What a csv file has in a field."""
+    """The text of a field in a csv file."""
 
     def __format__(self, spec: str) -> str:
-        """As it stands, or, where a format is asked for, as a number."""
+        """Returns the text as it stands, or formats it as a number if there is a format."""
         return format(float(self), spec) if spec else str(self)
 
 
 def rows_of(name: str, **wanted: str) -> list[dict[str, Field]]:
-    """The rows of a file of results whose columns have these values."""
+    """Returns the rows of a file of results whose columns have these values."""
     rows = read_rows(EXPERIMENTS / 'results' / f'{name}.csv')
     return [
         {column: Field(value) for column, value in row.items()}
@@ -43,90 +43,76 @@ def rows_of(name: str, **wanted: str) -> list[dict[str, Field]]:
     ]
 
 
-def table(name: str, columns: Mapping[str, str], **wanted: str) -> str:
-    """Rows of a file.
+def titled(text: str) -> dict[str, str]:
+    """Reads 'Title: content | ...' as title -> content; the content of a title alone is '{title}'."""
+    cells = (cell.strip().partition(': ') for cell in text.split('|'))
+    return {title: content or f'{{{title}}}' for title, _, content in cells}
+
+
+def table(name: str, columns: str, **wanted: str) -> str:
+    """Makes a table of the rows of a file.
 
     Args:
       name: the file, without .csv.
-      columns: title -> what stands below it, such as '{low} to {high}' or '{ms:.1f}'.
-      wanted: column -> the value that rows need to be shown.
+      columns: titles and what stands below each, such as '{low} to {high}' or '{ms:.1f}'; see `titled`.
+      wanted: column -> the value that a row must have.
     """
-    rows = rows_of(name, **wanted)
-    cells = ([x.format_map(row) for x in columns.values()] for row in rows)
-    return markdown_table(tuple(columns), cells).replace(' +-', ' ±')
+    cells = titled(columns)
+    rows = ([x.format_map(row) for x in cells.values()] for row in rows_of(name, **wanted))
+    return markdown_table(tuple(cells), rows).replace(' +-', ' ±')
 
 
 def crosstable(
-    name: str, rows: Mapping[str, str], across: str, columns: Sequence[str], cell: str, **wanted
+    name: str, rows: str, across: str, columns: Sequence[str], cell: str, **wanted
 ) -> str:
-    """Rows of a file side by side.
+    """Makes a table with rows of a file side by side.
 
     Args:
       name: the file, without .csv.
-      rows: title -> what tells the lines of the table apart, as in `table`.
-      across: the column whose values are the titles.
+      rows: titles and contents of the first cells of a line; see `table`.
+      across: the column of the file whose values are the titles of the other cells.
       columns: the values to show.
-      cell: what stands in a cell.
-      wanted: as in `table`.
+      cell: content of a cell.
+      wanted: see `table`.
     """
-    lines = {}
+    heads, lines = titled(rows), {}
     for row in rows_of(name, **wanted):
-        line = lines.setdefault(tuple(x.format_map(row) for x in rows.values()), {})
+        line = lines.setdefault(tuple(x.format_map(row) for x in heads.values()), {})
         line[row[across]] = cell.format_map(row).removesuffix(' ()')
     shown = ([*key, *(line.get(x, '') for x in columns)] for key, line in lines.items())
-    return markdown_table((*rows, *columns), shown)
+    return markdown_table((*heads, *columns), shown)
 
 
-def scores(study: str, cells: Mapping[str, str], titles: Mapping[str, str]) -> str:
-    """Scores of cells of a study, in per cent.
-
-    Args:
-      study: its name.
-      cells: what the table calls a cell -> the cell.
-      titles: title -> key of `study_tables.SCORES`.
-    """
-    found = _by_cell(study, titles)
-    lines = [
-        [label, *(in_per_cent([*x[cell].values()]) for x in found)] for label, cell in cells.items()
-    ]
-    return markdown_table(('', *titles), lines).replace(' +-', ' ±')
-
-
-def differences(
-    study: str, pairs: Mapping[str, tuple[str, str]], titles: Mapping[str, str], corner: str
-) -> str:
-    """Points between cells of a study, seed by seed.
+def study(name: str, corner: str, columns: str, lines: str, reference: str = '') -> str:
+    """Makes a table of the cells of a study, in per cent.
 
     Args:
-      study: its name.
-      pairs: what the table calls a difference -> (cell, cell that is subtracted).
-      titles: title -> key of `study_tables.SCORES`.
+      name: the study.
       corner: title of the labels.
+      columns: titles and keys of `study_tables.SCORES`, such as 'PublicTest: validation softmax | kNN'.
+      lines: 'label: cell' for a score or, with a reference, for its points over the reference cell;
+        'label: cell - other' for the points between two cells, seed by seed.
+      reference: the cell that is subtracted where no other is named.
     """
-    found = _by_cell(study, titles)
-    lines = [
-        [label, *(in_per_cent(paired_differences(x[a], x[b])) for x in found)]
-        for label, (a, b) in pairs.items()
-    ]
-    return markdown_table((corner, *titles), lines).replace(' +-', ' ±')
+    titles = {title: content.strip('{}') for title, content in titled(columns).items()}
+    done = rows_of(name, status='done')
+    found = [scores_by_cell(done, SCORES[key]) for key in titles.values()]
 
+    def score(scores, cell, other):
+        if not other:
+            return in_per_cent([value for _, value in sorted(scores[cell].items())])
+        return in_per_cent(paired_differences(scores[cell], scores[other]))
 
-def _by_cell(study, titles):
-    """For each title, cell -> seed -> score."""
-    done = rows_of(study, status='done')
-    return [
-        {cell: dict(sorted(x.items())) for cell, x in scores_by_cell(done, SCORES[key]).items()}
-        for key in titles.values()
-    ]
-
-
-def minus(reference: str, cells: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    """Pairs for `differences`, all with one reference."""
-    return {label: (cell, reference) for label, cell in cells.items()}
+    rows = []
+    for line in filter(None, map(str.strip, lines.splitlines())):
+        label, _, cells = line.partition(': ')
+        cell, _, other = cells.partition(' - ')
+        rows.append([label, *(score(x, cell, other or reference) for x in found)])
+    return markdown_table((corner, *titles), rows).replace(' +-', ' ±')
 
 
 def peers() -> str:
-    """The last look at each contestant of peer_pytorch.py."""
+    """Makes a table of the last evaluation of each contestant of peer_pytorch.py."""
     last = {row['contestant']: row for row in rows_of('peer_pytorch')}
     names = ('softmax', 'knn', 'centroid', 'linear')
     lines = [
@@ -137,7 +123,7 @@ def peers() -> str:
 
 
 def scaling() -> str:
-    """Efficiency of a step by scaling.py, a case a line."""
+    """Makes a table of the efficiency of a step by scaling.py, a case a line."""
     shown = [('TPU v5e', '8'), ('TPU v5e', '256'), ('H100', '8'), ('H100', '64')]
     cases = {}
     for row in rows_of('scaling'):
@@ -150,7 +136,7 @@ def scaling() -> str:
     return markdown_table(('A step of', *(f'{devices} {x}' for x, devices in shown)), lines)
 
 
-# Column of the table -> cases of faces.py.
+# Column of the table -> cases in faces.csv.
 FACES = {
     '14 faces': ('photographs',),
     'small, 28': ('half the size', 'a quarter'),
@@ -167,7 +153,7 @@ DETECTORS = {
 
 
 def detectors() -> str:
-    """Faces found, and boxes that are none, of the contestants of faces.py."""
+    """Makes a table of the faces that detectors found, and of their boxes without a face."""
     milliseconds = {row['contestant']: row['ms_a_picture'] for row in rows_of('faces_ms')}
     lines = []
     for contestant, name in DETECTORS.items():
@@ -178,337 +164,191 @@ def detectors() -> str:
     return markdown_table(('Faces found', *FACES, 'other boxes', 'ms a picture'), lines)
 
 
-BOTH = {
-    'softmax': 'softmax',
-    'kNN': 'kNN',
-    'PublicTest softmax': 'validation softmax',
-    'precision at 1': 'precision at 1',
-    'MAP@R': 'MAP@R',
-}
+BOTH = 'softmax | kNN | PublicTest softmax: validation softmax | precision at 1 | MAP@R'
+WITH_CENTROID = 'softmax | kNN | centroid | precision at 1 | MAP@R'
+WITHOUT_HEAD = 'kNN | centroid | linear | precision at 1 | MAP@R'
+OVER = 'Points over cross-entropy'
+CLASSIFIERS = 'softmax | kNN: {knn} | centroid | linear'
+# Table of a page -> function that makes it.
 TABLES: dict[str, Callable[[], str]] = {
-    'thresholds': partial(
-        differences,
-        'thresholds',
-        minus(
-            'cross-entropy',
-            {
-                '8 thresholds, batch-hard': 'hard-slices-8',
-                'one slice at 0.1, the best single threshold': 'hard-single-0.1',
-                'one slice at 1.0': 'hard-single-1.0',
-                '8 slices, all at 0.75': 'hard-same-0.75',
-                '8 classifiers, no metric term': 'cross-entropy-slices-8',
-                '4 thresholds, all triplets': 'all-slices-4',
-                '16 thresholds, all triplets': 'all-slices-16',
-                'one slice at 1.0, ordinary loss': 'ordinary-single-1.0',
-            },
-        )
-        | {'8 thresholds minus the best single one': ('hard-slices-8', 'hard-single-0.1')},
-        BOTH,
-        'Points over cross-entropy',
+    'thresholds': lambda: study('thresholds', OVER, BOTH, THRESHOLDS, 'cross-entropy'),
+    'parts_of_the_loss': lambda: study('ablation', OVER, WITH_CENTROID, PARTS, 'cross-entropy'),
+    'minings': lambda: study('mining', OVER, BOTH, MININGS, 'cross-entropy'),
+    'memory_faces': lambda: study(
+        'memory_faces', 'Points by a memory of 64 batches', BOTH, MEMORY_FACES
     ),
-    'parts_of_the_loss': partial(
-        differences,
-        'ablation',
-        minus(
-            'cross-entropy',
-            {
-                'one slice at 0.1, dual': 'single-dual',
-                '8 thresholds, ordinary': 'slices-ordinary',
-                '8 thresholds, dual': 'slices-dual',
-            },
-        )
-        | {
-            '8 thresholds minus one slice, dual': ('slices-dual', 'single-dual'),
-            'dual minus ordinary, 8 thresholds': ('slices-dual', 'slices-ordinary'),
-        },
-        {x: x for x in ('softmax', 'kNN', 'centroid', 'precision at 1', 'MAP@R')},
-        'Points over cross-entropy',
+    'precision': lambda: study(
+        'precision', 'Points over float32', BOTH, 'bfloat16: bfloat16', 'float32'
     ),
-    'minings': partial(
-        differences,
-        'mining',
-        minus(
-            'cross-entropy',
-            {
-                'batch-hard': 'hard',
-                'rank 0.1 from the hardest': 'quantile-0.1',
-                'rank 0.25': 'quantile-0.25',
-                'the median': 'quantile-0.5',
-                'semihard': 'semihard',
-                'all triplets': 'all',
-                'all triplets at weight 0.3': 'all-weight-0.3',
-                'batch-hard at weight 0.3': 'hard-weight-0.3',
-                'batch-hard at weight 3': 'hard-weight-3.0',
-                'batch-hard, smooth hinge': 'hard-softness-0.3',
-                'batch-hard, 4 faces of each class': 'hard-K-4',
-            },
-        ),
-        BOTH,
-        'Points over cross-entropy',
+    'memory_digits': lambda: study(
+        'memory_digits', 'Points by a memory', WITHOUT_HEAD, MEMORY_DIGITS
     ),
-    'memory_faces': partial(
-        differences,
-        'memory_faces',
-        {
-            'batch-hard': ('hard-memory-64', 'hard'),
-            'rank 0.1 from the hardest': ('quantile-0.1-memory-64', 'quantile-0.1'),
-        },
-        BOTH,
-        'Points by a memory of 64 batches',
+    'ingredients': lambda: study(
+        'ingredients', 'Points over the recipe', BOTH, INGREDIENTS, 'recipe'
     ),
-    'precision': partial(
-        differences,
-        'precision',
-        minus('float32', {'bfloat16': 'bfloat16'}),
-        BOTH,
-        'Points over float32',
-    ),
-    'memory_digits': partial(
-        differences,
-        'memory_digits',
-        {
-            f'{title}, {count} batches': (f'{cell}-memory-{count}', cell)
-            for title, cell in (
-                ('batch-hard', 'hard'),
-                ('rank 0.1 from the hardest', 'quantile-0.1'),
-            )
-            for count in (2, 8)
-        },
-        {x: x for x in ('kNN', 'centroid', 'linear', 'precision at 1', 'MAP@R')},
-        'Points by a memory',
-    ),
-    'ingredients': partial(
-        differences,
-        'ingredients',
-        minus(
-            'recipe',
-            {
-                'half the learning rate': 'rate-0.001',
-                'twice the learning rate': 'rate-0.004',
-                'four times the learning rate': 'rate-0.008',
-                'weight decay 0.05': 'weight-decay-0.05',
-                'weight decay 0.5': 'weight-decay-0.5',
-                'twice the warp': 'twice-the-warp',
-                'no change of light': 'no-light',
-                'erasing': 'erasing',
-                'no mean of the weights': 'no-mean-of-weights',
-                'no label smoothing': 'no-smoothing',
-                'equal classes in a batch': 'equal-classes',
-            },
-        ),
-        BOTH,
-        'Points over the recipe',
-    ),
-    'convergence': partial(
-        scores,
-        'convergence',
-        {
-            '8 thresholds, dual': 'dual-slices',
-            '8 thresholds, dual, standardised': 'dual-norm-slices',
-            '8 thresholds, ordinary, standardised': 'ordinary-norm-slices',
-            'one slice at 0.2, dual, standardised': 'dual-norm-0.2',
-            'one slice at 0.5, dual, standardised': 'dual-norm-0.5',
-            'one slice at 0.9, dual, standardised': 'dual-norm-0.9',
-            '8 slices all at 0.2, dual, standardised': 'dual-norm-same-0.2',
-            '8 thresholds, all triplets': 'all-slices',
-            'one slice at 0.5, all triplets': 'all-0.5',
-            'one slice at 0.9, all triplets': 'all-0.9',
-        },
-        {x: x for x in ('kNN', 'centroid', 'linear', 'precision at 1', 'MAP@R')},
-    ),
-    'recipe': partial(
-        table,
-        'recipe',
-        {
-            'The recipe': '{recipe}',
-            'seed': '{seed}',
-            'softmax': '{softmax}',
-            'kNN': '{knn}',
-            'centroid': '{centroid}',
-            'linear': '{linear}',
-        },
-    ),
-    'early_steps': partial(
-        table,
+    'convergence': lambda: study('convergence', '', WITHOUT_HEAD, CONVERGENCE),
+    'recipe': lambda: table('recipe', f'The recipe: {{recipe}} | seed | {CLASSIFIERS}'),
+    'early_steps': lambda: table(
         'early_steps',
-        {
-            'Changed': '{changed}',
-            'steps': '{steps}',
-            'training': '{training}',
-            'PublicTest': '{publictest}',
-        },
+        'Changed: {changed} | steps | training | PublicTest: {publictest}',
         loss='cross-entropy',
     ),
-    'slices': partial(
-        table,
+    'slices': lambda: table(
         'slices',
-        {
-            'Slice': '{slice}',
-            'threshold': '{threshold}',
-            'kNN': '{knn}',
-            'Disgust': '{disgust}',
-            'Fear': '{fear}',
-            'Happy': '{happy}',
-        },
+        'Slice: {slice} | threshold | kNN: {knn} | Disgust: {disgust} | Fear: {fear} | Happy: {happy}',
     ),
     'pytorch': peers,
-    'parity': partial(
-        table,
-        'parity',
-        {
-            'What': '{what}',
-            'beside': '{compared_with}',
-            'measured': '{measure}',
-            'value': '{value}',
-        },
+    'parity': lambda: table(
+        'parity', 'What: {what} | beside: {compared_with} | measured: {measure} | value'
     ),
-    'loss': partial(
-        crosstable,
+    'loss': lambda: crosstable(
         'loss',
-        {'Batch': '{batch}', '': '{measure}'},
+        'Batch: {batch} | : {measure}',
         'contestant',
         ('ours', 'pytorch-metric-learning', 'naive vmapped JAX', 'product of rows'),
         '{value} ({multiple_of_ours})',
         slices='8',
         commit='455b9e9',
     ),
-    'exchange': partial(
-        crosstable,
+    'exchange': lambda: crosstable(
         'exchange',
-        {'Devices': '{devices}', 'slices': '{slices}'},
+        'Devices: {devices} | slices',
         'exchange',
         ('slices swapped', 'rows gathered'),
         '{megabytes} MB',
     ),
     'scaling': scaling,
-    'training_step': partial(
-        crosstable,
+    'training_step': lambda: crosstable(
         'training_step',
-        {'Channels': '{channels}', 'malloc': '{malloc}'},
+        'Channels: {channels} | malloc',
         'contestant',
         ('ours', 'PyTorch', 'PyTorch, channels_last'),
         '{images_per_second} ({ratio_to_pytorch})',
         python='3.12.1',
     ),
-    'data': partial(
-        table,
+    'data': lambda: table(
         'files',
-        {
-            '`data.in_memory`': '{in_memory}',
-            'start': '{start}',
-            'prepare, s': '{prepare_s}',
-            'load, s': '{load_s}',
-            'images/s': '{images_per_second}',
-            'MB': '{megabytes}',
-        },
+        '`data.in_memory`: {in_memory} | start | prepare, s: {prepare_s} | load, s: {load_s} '
+        '| images/s: {images_per_second} | MB: {megabytes}',
     ),
-    'parts': partial(
-        table,
+    'parts': lambda: table(
         'parts',
-        {
-            'Batch': '{batch}',
-            'in parts of': '{part}',
-            'ms an image': '{ms_an_image:.1f}',
-            'peak MB': '{megabytes:.0f}',
-            'MB that XLA plans': '{planned_megabytes:.0f}',
-        },
+        'Batch: {batch} | in parts of: {part} | ms an image: {ms_an_image:.1f} '
+        '| peak MB: {megabytes:.0f} | MB that XLA plans: {planned_megabytes:.0f}',
     ),
-    'faults': partial(
-        table,
-        'faults',
-        {'Fault': '{fault}', 'runs': '{runs}', 'ended with the same bits': '{same_bits}'},
+    'faults': lambda: table(
+        'faults', 'Fault: {fault} | runs | ended with the same bits: {same_bits}'
     ),
     'detectors': detectors,
-    'runtimes': partial(
-        table,
+    'runtimes': lambda: table(
         'runtimes',
-        {
-            'Runtime': '{runtime}',
-            'MB': '{megabytes:.2f}',
-            'ms for one face, median': '{ms_1:.1f}',
-            '95th percentile': '{ms_1_p95:.1f}',
-            'ms for 64': '{ms_64:.0f}',
-        },
+        'Runtime: {runtime} | MB: {megabytes:.2f} | ms for one face, median: {ms_1:.1f} '
+        '| 95th percentile: {ms_1_p95:.1f} | ms for 64: {ms_64:.0f}',
     ),
-    'fewer_slices': partial(
-        table,
+    'fewer_slices': lambda: table(
         'fewer_slices',
-        {
-            'Slices': '{num_slices}',
-            'MB': '{megabytes}',
-            'ms for one face': '{ms_1:.1f}',
-            'ms for 64': '{ms_64:.0f}',
-            'softmax': '{softmax} ({softmax_low} to {softmax_high})',
-            'kNN': '{knn}',
-        },
+        'Slices: {num_slices} | MB: {megabytes} | ms for one face: {ms_1:.1f} | ms for 64: {ms_64:.0f} '
+        '| softmax: {softmax} ({softmax_low} to {softmax_high}) | kNN: {knn}',
     ),
-    'using': partial(
-        table,
-        'using',
-        {'What': '{what}', 'measured': '{value} {unit}', 'lowest': '{low}', 'highest': '{high}'},
+    'using': lambda: table(
+        'using', 'What: {what} | measured: {value} {unit} | lowest: {low} | highest: {high}'
     ),
-    'quickstart': partial(
-        table,
-        'quickstart',
-        {
-            'Processor': '{machine}',
-            'commit': '{commit}',
-            'softmax': '{softmax}',
-            'kNN': '{knn}',
-            'centroid': '{centroid}',
-            'linear': '{linear}',
-        },
-        what='make train',
+    'quickstart': lambda: table(
+        'quickstart', f'Processor: {{machine}} | commit | {CLASSIFIERS}', what='make train'
     ),
-    'processors': partial(
-        table,
-        'processors',
-        {
-            'Run': '{run}',
-            'processor': '{processor}',
-            'cores': '{cores}',
-            'softmax': '{softmax}',
-            'kNN': '{knn}',
-        },
+    'processors': lambda: table(
+        'processors', 'Run: {run} | processor | cores | softmax | kNN: {knn}'
     ),
-    'not_kept': partial(
-        table,
+    'not_kept': lambda: table(
         'not_kept',
-        {
-            'Tried': '{tried}',
-            'softmax': '{softmax}',
-            'kNN': '{knn}',
-            'beside': '{reference}',
-            'its softmax': '{reference_softmax}',
-            'its kNN': '{reference_knn}',
-        },
+        'Tried: {tried} | softmax | kNN: {knn} | beside: {reference} '
+        '| its softmax: {reference_softmax} | its kNN: {reference_knn}',
     ),
-    'thresholds_before': partial(
-        table,
+    'thresholds_before': lambda: table(
         'thresholds_before',
-        {
-            'Setting': '{setting}',
-            'difference': '{difference}',
-            'softmax': '{softmax}',
-            'kNN': '{knn}',
-            'centroid': '{centroid}',
-            'MAP@R': '{map_at_r}',
-        },
+        'Setting: {setting} | difference | softmax | kNN: {knn} | centroid | MAP@R: {map_at_r}',
     ),
 }
 
+THRESHOLDS = """
+    8 thresholds, batch-hard: hard-slices-8
+    one slice at 0.1, the best single threshold: hard-single-0.1
+    one slice at 1.0: hard-single-1.0
+    8 slices, all at 0.75: hard-same-0.75
+    8 classifiers, no metric term: cross-entropy-slices-8
+    4 thresholds, all triplets: all-slices-4
+    16 thresholds, all triplets: all-slices-16
+    one slice at 1.0, ordinary loss: ordinary-single-1.0
+    8 thresholds minus the best single one: hard-slices-8 - hard-single-0.1
+"""
+PARTS = """
+    one slice at 0.1, dual: single-dual
+    8 thresholds, ordinary: slices-ordinary
+    8 thresholds, dual: slices-dual
+    8 thresholds minus one slice, dual: slices-dual - single-dual
+    dual minus ordinary, 8 thresholds: slices-dual - slices-ordinary
+"""
+MININGS = """
+    batch-hard: hard
+    rank 0.1 from the hardest: quantile-0.1
+    rank 0.25: quantile-0.25
+    the median: quantile-0.5
+    semihard: semihard
+    all triplets: all
+    all triplets at weight 0.3: all-weight-0.3
+    batch-hard at weight 0.3: hard-weight-0.3
+    batch-hard at weight 3: hard-weight-3.0
+    batch-hard, smooth hinge: hard-softness-0.3
+    batch-hard, 4 faces of each class: hard-K-4
+"""
+MEMORY_FACES = """
+    batch-hard: hard-memory-64 - hard
+    rank 0.1 from the hardest: quantile-0.1-memory-64 - quantile-0.1
+"""
+MEMORY_DIGITS = """
+    batch-hard, 2 batches: hard-memory-2 - hard
+    batch-hard, 8 batches: hard-memory-8 - hard
+    rank 0.1 from the hardest, 2 batches: quantile-0.1-memory-2 - quantile-0.1
+    rank 0.1 from the hardest, 8 batches: quantile-0.1-memory-8 - quantile-0.1
+"""
+INGREDIENTS = """
+    half the learning rate: rate-0.001
+    twice the learning rate: rate-0.004
+    four times the learning rate: rate-0.008
+    weight decay 0.05: weight-decay-0.05
+    weight decay 0.5: weight-decay-0.5
+    twice the warp: twice-the-warp
+    no change of light: no-light
+    erasing: erasing
+    no mean of the weights: no-mean-of-weights
+    no label smoothing: no-smoothing
+    equal classes in a batch: equal-classes
+"""
+CONVERGENCE = """
+    8 thresholds, dual: dual-slices
+    8 thresholds, dual, standardised: dual-norm-slices
+    8 thresholds, ordinary, standardised: ordinary-norm-slices
+    one slice at 0.2, dual, standardised: dual-norm-0.2
+    one slice at 0.5, dual, standardised: dual-norm-0.5
+    one slice at 0.9, dual, standardised: dual-norm-0.9
+    8 slices all at 0.2, dual, standardised: dual-norm-same-0.2
+    8 thresholds, all triplets: all-slices
+    one slice at 0.5, all triplets: all-0.5
+    one slice at 0.9, all triplets: all-0.9
+"""
+
 
 def filled(page: str) -> str:
-    """A page's text with its tables as the files give them.
+    """Returns a page's text with its tables made from the files.
 
     Raises:
-      KeyError: a table that is not one of `TABLES`.
+      KeyError: a table is not one of `TABLES`.
     """
     return MARKED.sub(lambda found: f'{found[1]}{TABLES[found[2]]()}\n{found[3]}', page)
 
 
 def main() -> None:
-    """Writes the pages that change, and tells which."""
+    """Writes the pages that change, and prints their names."""
     for path in sorted(PAGES.glob('*.md')):
         page = path.read_text(encoding='utf-8')
         if filled(page) != page:

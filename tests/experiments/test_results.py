@@ -3,7 +3,9 @@
 import re
 
 import pytest
+import record
 import results
+from studies import STUDIES
 
 PAGES = {page.stem: page.read_text(encoding='utf-8') for page in results.PAGES.glob('*.md')}
 
@@ -44,20 +46,29 @@ def rows_of(table):
 
 def test_table_keeps_digits_as_they_stand_unless_a_format_is_asked_for(write):
     write('x', 'a,b,c\nfirst,2.50,1.26\nsecond,3.0, +-1\n')
-    assert rows_of(results.table('x', {'A': '{a}', 'B': '{b} s', 'C': '{c}'})) == [
+    assert rows_of(results.table('x', 'A: {a} | B: {b} s | C: {c}')) == [
         ['A', 'B', 'C'],
         ['---'] * 3,
         ['first', '2.50 s', '1.26'],
         ['second', '3.0 s', '±1'],
     ]
-    shown = rows_of(results.table('x', {'': '{b:.0f} {c:.1f}'}, a='first'))
+    shown = rows_of(results.table('x', ': {b:.0f} {c:.1f}', a='first'))
     assert shown[2:] == [['2 1.3']]
 
 
 def test_crosstable_leaves_fields_without_a_row_and_brackets_without_a_value_empty(write):
     write('x', 'size,who,ms,times\n1,ours,5,\n1,theirs,10,2.0\n2,ours,7,\n')
-    found = results.crosstable('x', {'Size': '{size}'}, 'who', ('ours', 'theirs'), '{ms} ({times})')
+    found = results.crosstable('x', 'Size: {size}', 'who', ('ours', 'theirs'), '{ms} ({times})')
     assert rows_of(found)[2:] == [['1', '5', '10 (2.0)'], ['2', '7', '']]
+
+
+def test_file_of_results_has_a_script_that_writes_it_or_is_marked_as_typed():
+    scripts = '\n'.join(x.read_text() for x in results.EXPERIMENTS.rglob('*.py'))
+    scripts += (results.EXPERIMENTS.parent / 'tests/environments/faults.py').read_text()
+    files = {x.stem for x in (results.EXPERIMENTS / 'results').glob('*.csv')}
+    written = {x for x in files if f"record('{x}'" in scripts or f"'{x}.csv'" in scripts}
+    assert sorted(files - written) == sorted({*record.TYPED, *record.CLOSED, *STUDIES} & files)
+    assert not written & {*record.TYPED}
 
 
 def test_differences_are_those_of_the_seeds_in_common(write):
@@ -66,6 +77,6 @@ def test_differences_are_those_of_the_seeds_in_common(write):
         'cell,seed,status,knn_accuracy\n'
         'a,1,done,0.5\na,0,done,0.25\nb,0,done,0.125\nb,1,done,0.75\nb,2,done,1\nb,3,failed,1\n',
     )
-    found = results.differences('x', {'a minus b': ('a', 'b')}, {'near': 'kNN'}, 'Points')
+    found = results.study('x', 'Points', 'near: kNN', 'a minus b: a - b')
     assert rows_of(found)[0] == ['Points', 'near']
     assert rows_of(found)[2:] == [['a minus b', '12.50, -25.00']]

@@ -7,28 +7,26 @@ import sys
 import threading
 from pathlib import Path
 
-import ablation
-import convergence
-import ingredients
-import mining
 import pytest
+import record
+import studies
 import study
-import thresholds
 from small_data import CONFIG
-from study import Cell, Study, run_study
+from studies import STUDIES, Cell, Study
+from study import run_study
 from study_tables import summary
 
 from mtdml_jax.config import check_config, load_config
 
 STUDY = Study(
     name='toy',
+    question='does it run?',
     config=CONFIG,
     cells=(Cell('plain', {}), Cell('many', {'model.num_slices': 8}), Cell('other', {})),
     seeds=(0, 1),
     reference='plain',
     draw=lambda rows, path: path.write_text(str(len(rows))),
 )
-STUDIES = [ablation, convergence, ingredients, mining, thresholds]
 TRAIN_LINE = {
     'step': 6,
     'train/loss': 2.5,
@@ -78,7 +76,7 @@ def run(tmp_path):
     def run(*arguments):
         where = [f'--runs={tmp_path / "runs"}', f'--output={tmp_path / "out"}']
         code = run_study(STUDY, [*where, *arguments])
-        return code, study.read_rows(tmp_path / 'out' / 'results' / 'toy.csv')
+        return code, record.read_rows(tmp_path / 'out' / 'results' / 'toy.csv')
 
     yield run
     signal.signal(signal.SIGTERM, previous)
@@ -239,14 +237,14 @@ def test_interrupted_study_lets_the_run_save(tmp_path, monkeypatch):
 
 def test_kill_while_a_row_is_written_leaves_the_rows_before_it(tmp_path, monkeypatch):
     path = tmp_path / 'results.csv'
-    study.append_row(path, {'cell': 'a', 'seed': 0})
+    record.append_row(path, {'cell': 'a', 'seed': 0})
     with monkeypatch.context() as patch:
-        patch.setattr(study.csv.DictWriter, 'writerows', lambda self, rows: 1 / 0)
+        patch.setattr(record.csv.DictWriter, 'writerows', lambda self, rows: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            study.append_row(path, {'cell': 'b', 'seed': 0})
-    assert study.read_rows(path) == [{'cell': 'a', 'seed': '0'}]
-    study.append_row(path, {'cell': 'c', 'seed': 1, 'new': 'x, "y"'})
-    assert study.read_rows(path) == [
+            record.append_row(path, {'cell': 'b', 'seed': 0})
+    assert record.read_rows(path) == [{'cell': 'a', 'seed': '0'}]
+    record.append_row(path, {'cell': 'c', 'seed': 1, 'new': 'x, "y"'})
+    assert record.read_rows(path) == [
         {'cell': 'a', 'seed': '0', 'new': ''},
         {'cell': 'c', 'seed': '1', 'new': 'x, "y"'},
     ]
@@ -305,44 +303,44 @@ def test_tables_show_means_and_intervals_that_see_through_the_luck_of_three_seed
     assert differences[1:] == [['b - a', f'2.00 +-{100 * 4.302653 * 0.01 / 3**0.5:.2f}']]
 
 
-@pytest.mark.parametrize('module', STUDIES)
-def test_cells_of_the_studies_are_valid_and_see_equally_many_faces(module):
-    cells = module.STUDY.cells
+@pytest.mark.parametrize('name', STUDIES)
+def test_cells_of_the_studies_are_valid_and_see_equally_many_faces(name):
+    cells = STUDIES[name].cells
     assert len({cell.name for cell in cells}) == len(cells)
-    assert module.STUDY.reference in {cell.name for cell in cells}
+    assert STUDIES[name].reference in {cell.name for cell in cells}
     for cell in cells:
-        arguments = study.train_arguments(module.STUDY, cell, 3, {})
+        arguments = study.train_arguments(STUDIES[name], cell, 3, {})
         overrides = [x for x in arguments if x.startswith('--config.')]
-        config = load_config(str(study.ROOT / module.STUDY.config), overrides)
+        config = load_config(str(study.ROOT / STUDIES[name].config), overrides)
         check_config(config, 1)
         assert config.seed == 3
         parts = config.data.train_split, config.eval.split
         assert parts[1] in ('test', 'validation') or parts == ('train[:33%]', 'train[33%:]')
         assert config.train.num_steps % config.train.log_every == 0
         assert len(config.loss.thresholds) in (0, config.model.num_slices)
-        if module in (mining, thresholds):
-            missing = mining.IMAGES - config.data.batch_size * config.train.num_steps
+        if name in ('mining', 'thresholds'):
+            missing = studies.IMAGES - config.data.batch_size * config.train.num_steps
             # Whole batches of K faces a class, in lines of equal length, do not always divide it.
-            is_spared = config.data.sampling == 'class' and 0 < missing < 0.02 * mining.IMAGES
+            is_spared = config.data.sampling == 'class' and 0 < missing < 0.02 * studies.IMAGES
             assert missing == 0 or is_spared
             assert config.model.embedding_size == 256
 
 
 def test_single_thresholds_of_the_study_of_convergence_are_shares_of_the_valid_range():
-    cells = {cell.name: cell.settings for cell in convergence.make_cells()}
+    cells = {cell.name: cell.settings for cell in STUDIES['convergence'].cells}
     # 10 digits: sqrt(20 / 9).
     assert cells['dual-0.5']['loss.thresholds'] == (0.745,)
     assert cells['all-norm-0.9']['loss.thresholds'] == (1.342,)
 
 
-@pytest.mark.parametrize('module', STUDIES)
-def test_figure_of_a_study_needs_no_more_than_a_part_of_the_cells(module, tmp_path):
+@pytest.mark.parametrize('name', STUDIES)
+def test_figure_of_a_study_needs_no_more_than_a_part_of_the_cells(name, tmp_path):
     slices = json.dumps([{'agreement': 0.5, 'cka': 0.5}] * 2)
     scores = {'knn_accuracy': '0.5', 'softmax_accuracy': '0.6', 'train_active_share': '[1, 0.5]'}
     rows = [
         {'cell': cell.name, 'seed': seed, 'slices': slices, **scores}
-        for cell in module.STUDY.cells[:3]
+        for cell in STUDIES[name].cells[:3]
         for seed in '01'
     ]
-    module.STUDY.draw(rows, tmp_path / 'figure.png')
+    STUDIES[name].draw(rows, tmp_path / 'figure.png')
     assert (tmp_path / 'figure.png').stat().st_size > 10_000

@@ -1,25 +1,19 @@
-"""Studies: cells of settings, run one by one by the training command; one row of results a run.
+"""Runs a study of studies.py: the training command for each cell and seed, one row of results a run.
 
-A study is a script that hands a `Study` to `run_study`, such as mining.py:
+    python experiments/study.py NAME [--data FOLDER] [--seeds 0 1] [--cells 'hard*'] [--jobs 1] [--list]
 
-    python experiments/studies/mining.py --data FOLDER [--seeds 0 1] [--cells 'hard*'] [--jobs 1]
-        [--list]
-
-Start it again and it goes on: runs with a row in results/<study>.csv are left out, one that was
-stopped resumes from its checkpoint. Seeds are outermost: a study that is stopped has whole seeds. Each
-row holds the command that repeats it, for data in `data`. Arguments such as
-`--config.train.num_steps=20` apply to all cells. At the end come, of the chosen cells, a table of means
-and one of differences to a cell that --reference names, seed by seed.
+The same command continues a study: it skips runs with a row in results/NAME.csv and resumes a stopped
+run from its checkpoint. It runs all cells of a seed before the next seed, so a stopped study has whole
+seeds. Each row holds the command that repeats it, for data in `data`. Arguments such as
+`--config.train.num_steps=20` apply to all cells. At the end it prints a table of means of the chosen
+cells, and one of their differences to the cell that --reference names, seed by seed.
 """
 
 import argparse
 import contextlib
-import csv
 import fnmatch
-import importlib.metadata
 import json
 import math
-import platform
 import shlex
 import shutil
 import signal
@@ -27,67 +21,29 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).absolute().parents[2]))
-
+from record import ROOT, append_row, describe_software, read_rows
+from studies import STUDIES, Cell, Study
 from study_tables import summary
 
 from mtdml_jax.__main__ import DIVERGED, INTERRUPTED, STOPPED
 from mtdml_jax.config import LOCATION_KEYS
 from mtdml_jax.training.metrics import COLLAPSED, read_metrics
 
-ROOT = Path(__file__).absolute().parents[2]
-# What one would train without this project: a classifier on the whole embedding, no metric term.
-CROSS_ENTROPY = {'loss.metric_weight': 0.0, 'model.num_slices': 1}
-# Set when the study ends early: what still runs shall save and end.
+# Set when the study ends early: runs save a checkpoint and end.
 STOPPING = threading.Event()
 TRAIN_SCALARS = ('accuracy', 'loss', 'metric_loss', 'softmax_loss')
 
 
-def one_threshold(threshold: float, num_slices: int = 1) -> dict[str, object]:
-    """Settings of slices that all have one threshold."""
-    return {'model.num_slices': num_slices, 'loss.thresholds': (threshold,) * num_slices}
-
-
-class Cell(NamedTuple):
-    """One setting of a study: its name, and config keys with values, as in {'loss.mining': 'all'}."""
-
-    name: str
-    settings: Mapping[str, object]
-
-
-class Study(NamedTuple):
-    """What a study compares.
-
-    Attributes:
-      name: names the results and the figure.
-      config: config file that the cells' settings override.
-      cells: the settings.
-      seeds: seeds by default.
-      reference: name of the cell that a table subtracts from the others.
-      draw: (rows, path) -> None: draws the figure from the rows of finished runs.
-      converged: the kNN accuracy from which on a run counts as converged; None to count none.
-    """
-
-    name: str
-    config: str
-    cells: Sequence[Cell]
-    seeds: Sequence[int]
-    reference: str
-    draw: Callable[[list[dict[str, str]], Path], None]
-    converged: float | None = None
-
-
 def run_study(study: Study, argv: Sequence[str] | None = None) -> int:
-    """The command line of a study.
+    """Runs the command line of a study.
 
     Args:
       study: the study.
-      argv: arguments without the program's name; by default the process's.
+      argv: arguments after the name of the study; by default the process's.
 
     Returns:
       The exit code: 0, or 130 if it was stopped by Ctrl-C or SIGTERM.
@@ -115,7 +71,7 @@ def run_study(study: Study, argv: Sequence[str] | None = None) -> int:
 
 
 def _finished(study, results):
-    """Rows of finished runs, in the order of the study's cells."""
+    """Returns the rows of finished runs, in the order of the study's cells."""
     places = {cell.name: place for place, cell in enumerate(study.cells)}
     rows = [x for x in read_rows(results) if x['status'] == 'done' and x['cell'] in places]
     return sorted(rows, key=lambda row: places[row['cell']])
@@ -128,7 +84,10 @@ def _is_chosen(cell, options):
 def _parse(study, argv):
     """(options, settings of the command line)."""
     parser = argparse.ArgumentParser(
-        epilog='Any --config.key=value can follow, for all cells.', allow_abbrev=False
+        prog=f'study.py {study.name}',
+        description=f'{study.name}: {study.question}',
+        epilog='Any --config.key=value can follow, for all cells.',
+        allow_abbrev=False,
     )
     parser.add_argument('--seeds', type=int, nargs='+', default=study.seeds)
     parser.add_argument('--cells', default='*', metavar='PATTERN', help="such as 'hard*'")
@@ -187,7 +146,7 @@ def _run_all(study, options, extra, results):
 
 
 def _run_missing(missing, options, results):
-    """Runs each (row, arguments, workdir), `options.jobs` at a time; rows as they are finished."""
+    """Runs each (row, arguments, workdir), `options.jobs` at a time, and adds a row after each run."""
     STOPPING.clear()
 
     def work(run):
@@ -202,7 +161,7 @@ def _run_missing(missing, options, results):
                 if row is None:
                     continue
                 append_row(results, row)
-                # After the row is written: a study killed in between shall not train again.
+                # After the row is written: a study that is killed in between must not train again.
                 if not options.keep:
                     shutil.rmtree(workdirs[future] / 'checkpoints', ignore_errors=True)
                 _print_row(row)
@@ -214,7 +173,7 @@ def _run_missing(missing, options, results):
 def train_arguments(
     study: Study, cell: Cell, seed: int, extra: Mapping[str, object], runs: Path = Path('runs')
 ) -> list[str]:
-    """The training command of a run, without 'python'.
+    """Returns the training command of a run, without 'python'.
 
     Args:
       study: the study.
@@ -256,7 +215,7 @@ def run_cell(row: dict, arguments: Sequence[str], workdir: Path) -> dict:
       KeyboardInterrupt: it was stopped.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    # Of an older run here: shall not be taken for this one's, should this one be stopped.
+    # If this run is stopped, the evaluation of an older run must not pass for its own.
     (workdir / 'evaluation.json').unlink(missing_ok=True)
     software = describe_software()
     log = workdir / 'log.txt'
@@ -271,13 +230,13 @@ def run_cell(row: dict, arguments: Sequence[str], workdir: Path) -> dict:
 
 
 def execute(command: Sequence[str], log: Path) -> int:
-    """Runs a command in the project's folder, its output in `log`; returns its exit code.
+    """Runs a command in the project's folder, with its output in `log`; returns its exit code.
 
-    On Ctrl-C or SIGTERM, or when the study is `STOPPING`, the command gets SIGTERM, and its time to save
-    a checkpoint.
+    On Ctrl-C or SIGTERM, or when the study is `STOPPING`, it sends SIGTERM and waits until the command
+    has saved a checkpoint.
     """
     with log.open('w', encoding='utf-8') as output:
-        # In a session of its own: the terminal's Ctrl-C would end it before it has saved.
+        # A session of its own keeps the terminal's Ctrl-C away, which would end it before it saves.
         process = subprocess.Popen(
             command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
@@ -292,31 +251,13 @@ def execute(command: Sequence[str], log: Path) -> int:
             raise
 
 
-def describe_software() -> dict[str, str]:
-    """Commit and versions. The rows themselves, which git tracks too, do not make the commit dirty."""
-
-    def git(*arguments):
-        if not shutil.which('git'):  # A machine lent for minutes may be bare.
-            return ''
-        command = ['git', '-C', str(ROOT), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
-
-    commit = git('rev-parse', '--short', 'HEAD').strip()
-    changed = git('status', '--porcelain', '--', 'mtdml_jax', 'configs')
-    return {
-        'commit': commit + ('-dirty' if commit and changed else ''),
-        'jax': importlib.metadata.version('jax'),
-        'python': platform.python_version(),
-    }
-
-
 def measurements(workdir: Path) -> dict[str, object]:
-    """The columns that a run's files fill; those of a run that diverged are fewer.
+    """Reads the columns of a row from the files of a run; a run that diverged has fewer.
 
-    'seconds' is the time of training without evaluation, over all its starts, 'device' where it ran;
-    'train_...' are means over the last logged steps, lists by slice as JSON; 'validation_...' the last
-    look at the validation split; 'collapsed_slices' counts the slices whose collapse score there is
-    above the alarm's.
+    'seconds' is the time of training without evaluation, over all its starts, and 'device' is where it
+    ran. 'train_...' are means over the last logged steps, lists by slice as JSON. 'validation_...' are
+    from the last validation. 'collapsed_slices' counts the slices whose collapse score there is above
+    the alarm's.
     """
     found, lines = {}, read_metrics(workdir / 'metrics.jsonl')
     for line in lines:
@@ -345,28 +286,19 @@ def measurements(workdir: Path) -> dict[str, object]:
     return found
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a results file; none if there is no file. Empty cells are ''."""
-    if not path.exists():
-        return []
-    with path.open(newline='', encoding='utf-8') as file:
-        return list(csv.DictReader(file))
-
-
-def append_row(path: Path, row: Mapping[str, object]) -> None:
-    """Adds a row, and the columns that the file lacks; a kill leaves the file as it was, or whole."""
-    rows = [*read_rows(path), row]
-    columns = dict.fromkeys(name for row in rows for name in row)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix('.partial')
-    with partial.open('w', newline='', encoding='utf-8') as file:
-        writer = csv.DictWriter(file, columns, lineterminator='\n')
-        writer.writeheader()
-        writer.writerows(rows)
-    partial.replace(path)
-
-
 def _print_row(row):
     scores = ('knn_accuracy', 'softmax_accuracy', 'active_share', 'collapsed_slices', 'seconds')
     found = ', '.join(f'{name} {row[name]:.4g}' for name in scores if name in row)
     print(f'{row["cell"]}, seed {row["seed"]}: {row["status"]}, {found}', flush=True)
+
+
+def main() -> int:
+    """Runs the study that the first argument names."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], add_help=False)
+    parser.add_argument('name', choices=STUDIES)
+    arguments, rest = parser.parse_known_args()
+    return run_study(STUDIES[arguments.name], rest)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -26,7 +26,7 @@ SHARES = {
 
 
 def scores_by_cell(rows: Sequence[Mapping[str, str]], column: str) -> dict[str, dict[int, float]]:
-    """Cell -> seed -> value of a column, without the runs that lack it."""
+    """Returns cell -> seed -> value of a column, without the runs that lack it."""
     found = {}
     for row in rows:
         if row.get(column):
@@ -35,7 +35,7 @@ def scores_by_cell(rows: Sequence[Mapping[str, str]], column: str) -> dict[str, 
 
 
 def paired_differences(first: Mapping[int, float], second: Mapping[int, float]) -> list[float]:
-    """first - second of every seed that both have, in the order of the seeds.
+    """Returns first - second for every seed that both have, in the order of the seeds.
 
     Args:
       first: a score by seed.
@@ -45,7 +45,7 @@ def paired_differences(first: Mapping[int, float], second: Mapping[int, float]) 
 
 
 def in_per_cent(values):
-    """Mean and 95 % interval; up to two values each by itself, whose interval would say nothing."""
+    """Returns mean and 95 % interval; one or two values stand by themselves, without an interval."""
     if len(values) > 2:
         return mean_interval(values)
     return ', '.join(f'{100 * x:.2f}' for x in values)
@@ -54,7 +54,7 @@ def in_per_cent(values):
 def summary(
     rows: Sequence[Mapping[str, str]], reference: str, converged: float | None = None
 ) -> str:
-    """The two tables of a study, in per cent: scores, and differences to a cell, seed by seed.
+    """Makes the two tables of a study, in per cent: scores, and differences to a cell, seed by seed.
 
     Args:
       rows: rows of finished runs, all with kNN accuracy.
@@ -63,7 +63,7 @@ def summary(
 
     Returns:
       Scores and mean shares of each cell, and, if `reference` has seeds in common with other cells, the
-      differences. Means with 95 % intervals from three seeds on; of fewer every value, by seed.
+      differences. Three seeds and more have a mean with its 95 % interval, fewer seeds every value.
     """
     scores = {title: scores_by_cell(rows, column) for title, column in SCORES.items()}
     scores = {title: found for title, found in scores.items() if found}

@@ -1,0 +1,298 @@
+"""The studies: what each compares, in one table. `python experiments/study.py NAME` runs one.
+
+All but convergence and memory_digits train on FER2013 and need `--data FOLDER`. Most train the network
+of configs/fer2013_third.py on a third of Training, about 3 minutes a run on 2 cores. They measure
+accuracy on the faces of Training that they do not train on.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from study_figures import draw_cells, draw_gains
+
+from mtdml_jax import threshold_range
+
+
+class Cell(NamedTuple):
+    """One setting of a study: its name, and config keys with values, such as {'loss.mining': 'all'}."""
+
+    name: str
+    settings: Mapping[str, object]
+
+
+class Study(NamedTuple):
+    """What a study compares.
+
+    Attributes:
+      name: names the results and the figure.
+      question: what it answers.
+      config: config file whose settings the cells override.
+      cells: the settings.
+      seeds: seeds by default.
+      reference: name of the cell that a table subtracts from the others.
+      draw: (rows, path) -> None: draws the figure from the rows of finished runs.
+      converged: kNN accuracy from which on a run counts as converged; None to count none.
+    """
+
+    name: str
+    question: str
+    config: str
+    cells: Sequence[Cell]
+    seeds: Sequence[int]
+    reference: str
+    draw: Callable[[list[dict[str, str]], Path], None] = draw_cells
+    converged: float | None = None
+
+
+# What one would train without this project: a classifier on the whole embedding, no metric term.
+CROSS_ENTROPY = {'loss.metric_weight': 0.0, 'model.num_slices': 1}
+HARD, ALL = {'loss.mining': 'hard'}, {'loss.mining': 'all'}
+THIRD, DIGITS = 'configs/fer2013_third.py', 'configs/digits.py'
+
+
+def cells_of(settings: Mapping[str, Mapping[str, object]]) -> list[Cell]:
+    """Makes a cell of each entry."""
+    return [Cell(name, values) for name, values in settings.items()]
+
+
+def one_threshold(threshold: float, num_slices: int = 1) -> dict[str, object]:
+    """Settings of slices that all have one threshold."""
+    return {'model.num_slices': num_slices, 'loss.thresholds': (threshold,) * num_slices}
+
+
+# Thresholds: many together against each one alone, with embeddings of one size. The valid range of 7
+# classes ends at 1.53. Batch-hard mining with the dual loss, as in the paper, and all triplets at weight
+# 0.3, the best of the study of minings. 8 slices with one threshold are slices without thresholds.
+THRESHOLDS = (0.1, 0.5, 1.0, 1.5)
+NUM_SLICES = (2, 4, 8, 16)
+LOSSES = {
+    'hard': HARD,
+    'all': {**ALL, 'loss.metric_weight': 0.3},
+    'ordinary': {**HARD, 'loss.dual': False},
+}
+
+
+def _thresholds():
+    settings = {
+        'cross-entropy': CROSS_ENTROPY,
+        'cross-entropy-slices-8': {**CROSS_ENTROPY, 'model.num_slices': 8},
+    }
+    for name, loss in LOSSES.items():
+        changes = {f'single-{t}': one_threshold(t) for t in THRESHOLDS}
+        if name != 'ordinary':
+            counts = {f'slices-{s}': {'model.num_slices': s} for s in NUM_SLICES}
+            changes = {**counts, 'same-0.75': one_threshold(0.75, num_slices=8), **changes}
+        settings |= {f'{name}-{key}': {**loss, **change} for key, change in changes.items()}
+    return cells_of(settings)
+
+
+# Parts of the loss, on all Training faces for 3,000 steps (7 epochs), measured on PublicTest.
+ALL_FACES = {
+    'data.train_split': 'train',
+    'train.num_steps': 3000,
+    'train.checkpoint_every': 3000,
+    'eval.split': 'validation',
+}
+PARTS = {
+    'cross-entropy': CROSS_ENTROPY,
+    'single-dual': {**HARD, **one_threshold(0.1)},
+    'slices-ordinary': {**HARD, 'loss.dual': False},
+    'slices-dual': HARD,
+}
+# The recipe made small, with one ingredient changed at a time.
+INGREDIENTS = {
+    'recipe': {},
+    **{f'weight-decay-{x}': {'optim.weight_decay': x} for x in (0.05, 0.5)},
+    **{f'rate-{x}': {'optim.learning_rate': x} for x in (1e-3, 4e-3, 8e-3)},
+    'twice-the-warp': {'augment.rotation': 10.0, 'augment.scale': 0.1, 'augment.shift': 0.08},
+    'no-light': {'augment.brightness': 0.0, 'augment.contrast': 0.0},
+    'erasing': {'augment.erasing': 0.3},
+    'no-mean-of-weights': {'train.ema_decay': 0.0},
+    'no-smoothing': {'loss.label_smoothing': 0.0},
+    'equal-classes': {'data.sampling': 'class'},
+}
+# Minings: softness of the hinge, weight of the metric term, and faces K of each class in a batch (the
+# other cells have classes as often as the data). All runs see equally many images, to 2 %.
+NUM_CLASSES, IMAGES, LINES = 7, 96_000, 15  # LINES: lines of metrics in a run.
+MININGS = {
+    'hard': HARD,
+    'semihard': {'loss.mining': 'semihard'},
+    **{f'quantile-{q}': {'loss.mining': 'quantile', 'loss.quantile': q} for q in (0.1, 0.25, 0.5)},
+    'all': ALL,
+}
+
+
+def batches_of(samples_per_class):
+    """Batches with K faces of each class, over as many images (to 2 %), logged as often."""
+    batch_size = NUM_CLASSES * samples_per_class
+    log_every = IMAGES // (LINES * batch_size)
+    return {
+        'data.sampling': 'class',
+        'data.batch_size': batch_size,
+        'train.num_steps': LINES * log_every,
+        'train.log_every': log_every,
+        'train.checkpoint_every': LINES * log_every,
+    }
+
+
+def _minings():
+    changes = {
+        **{f'weight-{w}': {'loss.metric_weight': w} for w in (0.3, 3.0)},
+        'softness-0.3': {'loss.softness': 0.3},
+    }
+    settings = {'cross-entropy': CROSS_ENTROPY, **MININGS}
+    for name, change in changes.items():
+        settings |= {f'{x}-{name}': {**MININGS[x], **change} for x in ('hard', 'all')}
+    settings |= {f'hard-K-{k}': {**HARD, **batches_of(k)} for k in (4, 9, 18)}
+    return cells_of(settings)
+
+
+def _memories(batches, batch_size, num_steps, common):
+    """A memory of so many batches, after a third of training without one; 'hard-memory-8'."""
+    settings = {}
+    for name in ('hard', 'quantile-0.1'):
+        loss = {**MININGS[name], **common}
+        settings[name] = loss
+        for count in batches:
+            memory = {'loss.memory_size': count * batch_size, 'loss.memory_start': num_steps // 3}
+            settings[f'{name}-memory-{count}'] = {**loss, **memory}
+    return cells_of(settings)
+
+
+# Convergence: which losses converge without a softmax term? On scikit-learn's digits (half a minute a
+# run) and on synthetic faces, with and without a standardised embedding (model.embedding_norm), over
+# distances, thresholds, learning rates and a deeper network. A threshold is a share of the valid range.
+SHARES = (0.2, 0.5, 0.9)
+NUM_DIGITS, EMBEDDING_SIZE = 10, 64  # As in configs/digits.py.
+FACES = {
+    'data.name': 'synthetic_faces',
+    'data.image_size': 48,
+    'data.batch_size': 63,
+    'augment.flip': 0.5,
+    'model.stem': 'small',
+}
+
+
+def one_share(share, num_classes=NUM_DIGITS, num_slices=1):
+    """Slices with one threshold, which is a share of the valid range."""
+    _, high = threshold_range(num_classes, EMBEDDING_SIZE)
+    return one_threshold(round(share * high, 3), num_slices)
+
+
+def _convergence():
+    losses = {
+        'ordinary': {**HARD, 'loss.dual': False},
+        'dual': {**HARD, 'loss.dual': True},
+        'all': ALL,
+    }
+    norms = {'': {'model.embedding_norm': 'none'}, '-norm': {'model.embedding_norm': 'batch'}}
+    changes = {
+        'slices': {},
+        **{f'{x}': one_share(x) for x in SHARES},
+        'squared': {'loss.distance': 'squared_euclidean'},
+        **{f'lr-{rate}': {'optim.learning_rate': rate} for rate in (1e-3, 1e-2)},
+        'resnet34': {'model.backbone': 'resnet34'},
+    }
+    settings = {}
+    for name, loss in losses.items():
+        for suffix, norm in norms.items():
+            common, prefix = {**loss, **norm}, f'{name}{suffix}'
+            settings |= {f'{prefix}-{key}': {**common, **x} for key, x in changes.items()}
+            settings[f'faces-{prefix}'] = {**FACES, **common}
+    converging = {**losses['dual'], **norms['-norm']}
+    for x in SHARES:
+        settings[f'dual-norm-same-{x}'] = {**converging, **one_share(x, num_slices=8)}
+    for x in SHARES:
+        settings[f'faces-dual-norm-{x}'] = {**FACES, **converging, **one_share(x, NUM_CLASSES)}
+    return cells_of(settings)
+
+
+def draw_most_repeated(rows, path):
+    """Draws the cells that the most seeds ran; cells with fewer seeds are in the table only."""
+    seeds = Counter(row['cell'] for row in rows)
+    most = max(seeds.values())
+    draw_cells([row for row in rows if seeds[row['cell']] == most], path)
+
+
+def draw_thresholds(rows, path):
+    """Draws gains over cross-entropy, over single thresholds and over numbers of slices."""
+    places = {'single': THRESHOLDS, 'slices': NUM_SLICES}
+    draw_gains(rows, path, LOSSES, 'cross-entropy', places)
+
+
+STUDIES = {
+    study.name: study
+    for study in (
+        Study(
+            'thresholds',
+            'do many thresholds beat one on noisy faces?',
+            THIRD,
+            _thresholds(),
+            range(5),
+            'cross-entropy',
+            draw_thresholds,
+        ),
+        Study(
+            'ablation',
+            'what does each part of the loss bring?',
+            THIRD,
+            cells_of({name: {**ALL_FACES, **loss} for name, loss in PARTS.items()}),
+            range(3),
+            'cross-entropy',
+        ),
+        Study(
+            'mining',
+            'under which mining do thresholds act?',
+            THIRD,
+            _minings(),
+            (0, 1),
+            'cross-entropy',
+        ),
+        Study(
+            'ingredients',
+            'which settings of the recipe matter?',
+            THIRD,
+            cells_of(INGREDIENTS),
+            (0, 1),
+            'recipe',
+        ),
+        Study(
+            'convergence',
+            'which losses learn by themselves?',
+            DIGITS,
+            _convergence(),
+            range(10),
+            'dual-norm-slices',
+            draw_most_repeated,
+            converged=0.9,
+        ),
+        Study(
+            'memory_digits',
+            'does a memory of earlier batches help, on digits?',
+            DIGITS,
+            # Losses converge on digits where the embedding is standardised.
+            _memories((2, 8), 100, 300, {'model.embedding_norm': 'batch'}),
+            range(3),
+            'hard',
+            converged=0.9,
+        ),
+        Study(
+            'memory_faces',
+            'does a memory of earlier batches help, on faces?',
+            THIRD,
+            _memories((64,), 64, 1500, {}),
+            (0, 1),
+            'hard',
+        ),
+        Study(
+            'precision',
+            'does bfloat16 cost accuracy?',
+            THIRD,
+            cells_of({dtype: {'model.dtype': dtype} for dtype in ('float32', 'bfloat16')}),
+            range(3),
+            'float32',
+        ),
+    )
+}
