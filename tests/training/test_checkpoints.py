@@ -106,7 +106,7 @@ def test_run_goes_on_from_the_last_checkpoint_that_is_whole(tmp_path, caplog, fi
         assert info == {'number': 2}
         assert str(folder / '30') in caplog.text
         # Metrics are read when the folder is opened, before there is a state to go on from.
-        assert files == METRICS or 'going on from the checkpoint of step 20' in caplog.text
+        assert files == METRICS or 'resuming from the checkpoint of step 20' in caplog.text
         assert (tmp_path / 'damaged_checkpoint_30').is_dir()
         # The step is saved again when the run comes there.
         checkpoints.save(manager, make_state(30), None, {})

@@ -54,7 +54,7 @@ def test_damaged_lines_are_left_out_and_named(tmp_path, caplog):
         pass
     # The last line was cut off by a kill; the third step has to be taken again.
     assert path.read_text() == good[0] + '\n'
-    assert caplog.messages == [f'{path}: left out the lines that are damaged: 2, 3, 4, 5']
+    assert caplog.messages == [f'{path}: skipped damaged lines: 2, 3, 4, 5']
 
 
 def test_kill_while_a_resumed_run_reopens_its_lines_loses_none(tmp_path, monkeypatch):
