@@ -245,7 +245,7 @@ def test_missing_accelerator_ends_in_one_line(folder, capsys, monkeypatch, error
 def test_command_without_its_packages_says_which_extra_brings_them(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, 'mtdml_jax.config', None)
     line = error_of(['prepare', '--config=quickstart'], capsys)
-    assert "prepare takes more than the loss does: pip install 'mtdml_jax[train]'" in line
+    assert "prepare needs more packages than the loss: pip install 'mtdml_jax[train]'" in line
     monkeypatch.setitem(sys.modules, 'mtdml_jax.inference.predict', None)
     line = error_of(['predict', '--model=m.safetensors', 'face.png'], capsys)
     assert line.endswith("pip install 'mtdml_jax[predict]'")
