@@ -97,31 +97,13 @@ def _measure(config, workdir, split, command) -> _Measured:
         )
     embed = make_embedder(network, config)
     gallery, queries = (embed(state.eval_variables, x) for x in (gallery_split, query_split))
-    neighbors = {'num_neighbors': config.eval.num_neighbors}
-    predictions, scores = classify_and_score(
-        gallery, queries, num_classes, seed=config.seed, **neighbors
-    )
+    predictions, scores = _score(config, query_split, queries, gallery, thresholds)
     evaluation = {
         'split': split,
         'gallery_split': data.train_split,
         'num_examples': len(queries.labels),
         'class_names': query_split.class_names,
-        'classifiers': scores,
-        'retrieval': retrieval_scores(
-            queries.embeddings,
-            queries.labels,
-            is_query=query_split.is_query,
-            is_gallery=query_split.is_gallery,
-        ),
-        'slices': slice_study(
-            gallery if scores else None,
-            queries,
-            thresholds,
-            distance=config.loss.distance,
-            dual=config.loss.dual,
-            batch_size=data.batch_size,
-            **neighbors,
-        ),
+        **scores,
         'run': describe_run(config, workdir, state, info, command),
     }
     return _Measured(
@@ -134,6 +116,32 @@ def _measure(config, workdir, split, command) -> _Measured:
         queries,
         gallery,
     )
+
+
+def _score(config, query_split, queries, gallery, thresholds):
+    """Returns the classes that each classifier predicts, and all scores of the queries."""
+    neighbors = {'num_neighbors': config.eval.num_neighbors}
+    predictions, classifiers = classify_and_score(
+        gallery, queries, len(query_split.class_names), seed=config.seed, **neighbors
+    )
+    return predictions, {
+        'classifiers': classifiers,
+        'retrieval': retrieval_scores(
+            queries.embeddings,
+            queries.labels,
+            is_query=query_split.is_query,
+            is_gallery=query_split.is_gallery,
+        ),
+        'slices': slice_study(
+            gallery if classifiers else None,
+            queries,
+            thresholds,
+            distance=config.loss.distance,
+            dual=config.loss.dual,
+            batch_size=config.data.batch_size,
+            **neighbors,
+        ),
+    }
 
 
 def _publish(config, workdir, measured):
