@@ -47,7 +47,7 @@ def final_state(config, workdir):
 
 
 def interrupt_before(monkeypatch, step, action):
-    """Lets something happen when the batch of `step` is asked for."""
+    """Calls `action` when the loop asks for the batch of `step`."""
     make_batches = loop.train_batches
 
     def batches(*args, start_step, **kwargs):
@@ -83,7 +83,7 @@ def test_another_seed_gives_other_metrics(folder, uninterrupted, tmp_path):
     assert first['train/loss'] != other['train/loss']
 
 
-def test_run_that_crashed_and_is_resumed_ends_with_the_same_bits(
+def test_resumed_run_after_a_crash_ends_with_the_same_bits(
     config, uninterrupted, tmp_path, monkeypatch
 ):
     def crash():
@@ -93,7 +93,7 @@ def test_run_that_crashed_and_is_resumed_ends_with_the_same_bits(
         interrupt_before(patch, 5, crash)
         loop.train(config, tmp_path)
     assert read_metrics(tmp_path / 'metrics.jsonl')[-1]['step'] == 4
-    # What was being written is whole.
+    # The checkpoint that was being written is complete.
     assert (tmp_path / 'checkpoints' / '3').is_dir()
     assert loop.train(config, tmp_path)
     chex.assert_trees_all_equal(final_state(config, tmp_path), final_state(config, uninterrupted))
@@ -102,9 +102,7 @@ def test_run_that_crashed_and_is_resumed_ends_with_the_same_bits(
 
 
 @pytest.mark.slow
-def test_run_whose_images_vanish_says_so_and_goes_on_when_they_are_back(
-    tmp_path, monkeypatch, capsys
-):
+def test_run_reports_missing_images_and_resumes_when_they_are_back(tmp_path, monkeypatch, capsys):
     for number, (emotion, pixels, usage) in enumerate(csv_rows()):
         split = 'train' if usage == 'Training' else 'validation'
         path = tmp_path / 'data' / split / str(emotion) / f'{number}.png'
@@ -128,17 +126,15 @@ def test_run_whose_images_vanish_says_so_and_goes_on_when_they_are_back(
     found, expected = (
         json.loads((tmp_path / name / 'evaluation.json').read_text()) for name in ('run', 'sound')
     )
-    del found['run'], expected['run']  # How long it took, and where.
+    del found['run'], expected['run']  # These differ in time and folder.
     assert found == expected
     lines, expected = (read_metrics(tmp_path / name / 'metrics.jsonl') for name in ('run', 'sound'))
     assert lines == expected
 
 
 @pytest.mark.parametrize(('step', 'sent'), [(3, signal.SIGTERM), (5, signal.SIGINT)])
-def test_signal_saves_the_step_at_which_it_came(
-    config, uninterrupted, tmp_path, monkeypatch, step, sent
-):
-    """At step 3 a look at the validation split is due, which the resumed run would not make up for."""
+def test_signal_saves_the_current_step(config, uninterrupted, tmp_path, monkeypatch, step, sent):
+    """At step 3 a validation is due, which the resumed run would not repeat."""
     with monkeypatch.context() as patch:
         interrupt_before(patch, step, lambda: os.kill(os.getpid(), sent))
         assert not loop.train(config, tmp_path)
@@ -148,7 +144,7 @@ def test_signal_saves_the_step_at_which_it_came(
     assert read_metrics(tmp_path / 'metrics.jsonl') == read_metrics(uninterrupted / 'metrics.jsonl')
 
 
-def test_finished_run_is_left_as_it_is(config, uninterrupted):
+def test_finished_run_is_not_changed(config, uninterrupted):
     before = (uninterrupted / 'metrics.jsonl').read_text()
     assert loop.train(config, uninterrupted)
     assert (uninterrupted / 'metrics.jsonl').read_text() == before
@@ -157,7 +153,7 @@ def test_finished_run_is_left_as_it_is(config, uninterrupted):
 def test_every_device_mines_the_global_batch(config, uninterrupted):
     lines = read_metrics(uninterrupted / 'metrics.jsonl')
     found = [x['train/slice_num_valid'] for x in lines if 'train/loss' in x]
-    # 16 faces, 2 a device, which has hardly a pair of one class.
+    # Each device has 2 of the 16 faces, and so hardly a pair of one class.
     assert found == [[16.0] * 4] * 6
     network, *_ = make_training(config, np.full(7, 6))
     assert network.backbone.axis_name == AXIS
@@ -167,7 +163,7 @@ def test_every_device_mines_the_global_batch(config, uninterrupted):
     assert network.backbone.axis_name is None
 
 
-def test_validation_judges_the_running_mean_by_neighbours_in_the_train_split(config, uninterrupted):
+def test_validation_scores_the_running_mean_by_neighbours_in_the_train_split(config, uninterrupted):
     state = final_state(config, uninterrupted)
     splits = loop.load_training_splits(config.data)
     network = make_network(config.model, 7)
@@ -201,7 +197,7 @@ def test_second_run_in_a_workdir_is_refused_while_the_first_trains(config, tmp_p
     assert not (tmp_path / 'config.json').exists()
 
 
-def test_data_without_the_validation_split_train_without_looking(folder, tmp_path):
+def test_run_without_a_validation_split_trains_without_validation(folder, tmp_path):
     write_csv(tmp_path / 'data' / 'fer2013.csv', csv_rows({'Training': 2}))
     config = small_config(tmp_path, '--config.eval.split=train')
     assert loop.train(config, tmp_path / 'run')
@@ -209,7 +205,7 @@ def test_data_without_the_validation_split_train_without_looking(folder, tmp_pat
     assert [line['step'] for line in lines] == [1, 2, 3, 4, 5, 6]
 
 
-def test_head_that_is_not_trained_is_not_looked_at(config, folder, uninterrupted):
+def test_head_that_is_not_trained_is_not_validated(config, folder, uninterrupted):
     without = small_config(folder, '--config.loss.softmax_weight=0')
     network = make_network(config.model, 7)
     scores = loop.make_validation(network, without, *loop.load_training_splits(config.data))(
