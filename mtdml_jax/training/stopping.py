@@ -13,7 +13,7 @@ class Stopping:
     """Knows whether the run was asked to stop. Several processes stop at the same step."""
 
     def __init__(self) -> None:
-        """Starts as not asked."""
+        """Initialises a run that was not asked to stop."""
         self._asked = False
 
     def now(self, manager: ocp.CheckpointManager, step: int) -> bool:
