@@ -5,8 +5,7 @@ import os
 import shlex
 import sys
 
-from mtdml_jax.cli import train as training
-from mtdml_jax.cli import use as inference
+from mtdml_jax.cli import train, use
 from mtdml_jax.cli.command import Command
 from mtdml_jax.host.errors import (
     DIVERGED,
@@ -21,25 +20,30 @@ from mtdml_jax.host.errors import (
 from mtdml_jax.host.system import restart_with_huge_pages
 
 COMMANDS: dict[str, Command] = {
-    'prepare': training.PREPARE,
-    'crossval': training.CROSSVAL,
-    'train': training.TRAIN,
-    'evaluate': training.EVALUATE,
-    'export': inference.EXPORT,
-    'predict': inference.PREDICT,
-    'demo': inference.DEMO,
+    'prepare': train.PREPARE,
+    'crossval': train.CROSSVAL,
+    'train': train.TRAIN,
+    'evaluate': train.EVALUATE,
+    'export': use.EXPORT,
+    'predict': use.PREDICT,
+    'demo': use.DEMO,
 }
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a command; returns its exit code.
+    """Runs a command and returns its exit code.
 
-    0: done; 2: wrong input; 3: a loss that diverged; 74: a disk that is full, or a folder that cannot be
-    read or written; 75 (EX_TEMPFAIL): asked to stop and saved, or another process was lost: the same
-    command goes on; 130: interrupted by Ctrl-C without saving.
+    Exit codes:
+      0: the command is done.
+      2: the input is wrong.
+      3: the loss diverged.
+      74: the disk is full, or a folder cannot be read or written.
+      75 (EX_TEMPFAIL): the run was asked to stop and saved a checkpoint, or another process of the run
+        was lost. The same command resumes the run.
+      130: Ctrl-C interrupted the command, and nothing was saved.
 
     Args:
-      argv: arguments without the program's name; by default the process's.
+      argv: arguments without the program's name; None for the arguments of the process.
     """
     argv = sys.argv[1:] if argv is None else argv
     arguments, overrides = _parser().parse_known_args(argv)
@@ -49,7 +53,8 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # Its reader has seen enough, as `| head` has; nothing is left for the flush at Python's end.
+        # The reader closed the pipe, as `| head` does. Python flushes stdout at its end, which must not
+        # fail, so stdout goes nowhere from now on.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
@@ -60,14 +65,18 @@ def main(argv: list[str] | None = None) -> int:
     except (UserError, DivergenceError, LostProcessError, ModuleNotFoundError, OSError) as error:
         if arguments.debug:
             raise
-        text = one_line(str(error))
-        if isinstance(error, ModuleNotFoundError):
-            name = arguments.command_name
-            extra = 'train' if COMMANDS[name].is_training else 'predict'
-            text = f"{text}; {name} takes more than the loss does: pip install 'mtdml_jax[{extra}]'"
-        print(f'mtdml_jax: {text}', file=sys.stderr)
+        print(f'mtdml_jax: {_message(error, arguments.command_name)}', file=sys.stderr)
         codes = {DivergenceError: DIVERGED, LostProcessError: STOPPED, OSError: UNWRITABLE}
         return next((code for kind, code in codes.items() if isinstance(error, kind)), 2)
+
+
+def _message(error: Exception, name: str) -> str:
+    """Returns an error of the command `name` in one line."""
+    text = one_line(str(error))
+    if isinstance(error, ModuleNotFoundError):
+        extra = 'train' if COMMANDS[name].is_training else 'predict'
+        text = f"{text}; {name} needs more packages than the loss: pip install 'mtdml_jax[{extra}]'"
+    return text
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -85,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def run() -> int:
-    """`main` as a process of its own: what `python -m mtdml_jax` and the script `mtdml` do."""
+    """Runs `main` for `python -m mtdml_jax` and the script `mtdml`; training may restart the process."""
     command = COMMANDS.get(sys.argv[1]) if sys.argv[1:] else None
     if command and command.is_training:
         restart_with_huge_pages()

@@ -1,4 +1,4 @@
-"""Configs of runs: loading, overriding, keeping one beside its run, and checking it."""
+"""Configs of runs: load and override them, keep them in the folder of their run, check them."""
 
 import difflib
 import json
@@ -18,9 +18,9 @@ from mtdml_jax.configs import default
 from mtdml_jax.host.errors import UserError, check_choice
 from mtdml_jax.loss.multi_threshold import MININGS
 
-# Where things are is not what they are: a run may move to another machine.
+# A run may move to another machine, so these keys may change between two starts of a run.
 LOCATION_KEYS = ('data.dir', 'data.prepared_dir')
-# Key -> its least and its largest value.
+# Key -> smallest and largest value.
 BOUNDS = {
     'seed': (0, 2**31 - 1),
     'data.batch_size': (1, math.inf),
@@ -53,6 +53,7 @@ BOUNDS = {
     'eval.gallery_size': (1, math.inf),
     'eval.num_neighbors': (1, math.inf),
 }
+# Key -> all values.
 CHOICES = {
     'data.channels': (1, 3),
     'data.sampling': ('class', 'instance', 'sqrt'),
@@ -68,12 +69,12 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     """Loads a config file and applies overrides.
 
     Args:
-      path: 'FILE' or 'FILE:argument', a Python file with `get_config`; or the name of one that comes
-        with the package, 'quickstart' or 'configs/quickstart.py', where there is no such file.
+      path: 'FILE' or 'FILE:argument', where FILE is a Python file with a function `get_config`. If there
+        is no such file, the name of a config of the package, 'quickstart' or 'configs/quickstart.py'.
       overrides: arguments such as '--config.train.num_steps=500'.
 
     Raises:
-      UserError: no such file, an unknown key, or a value of another type.
+      UserError: the file does not exist, a key is unknown, or a value has the wrong type.
     """
     path, *argument = _find_config(path)
     config = runpy.run_path(path)['get_config'](*argument)
@@ -81,7 +82,7 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
 
 
 def _find_config(path):
-    """(file,) or (file, argument); the colon behind a drive is the file's."""
+    """Returns (file,) or (file, argument). The colon after the letter of a drive belongs to the file."""
     drive, path = os.path.splitdrive(path)
     name, *argument = path.split(':', 1)
     name = drive + name
@@ -95,18 +96,17 @@ def _find_config(path):
 
 
 def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
-    """Applies arguments such as '--config.train.num_steps=500'; values keep their key's type.
+    """Applies arguments such as '--config.train.num_steps=500'; values keep the type of their key.
 
     Raises:
-      UserError: an unknown key (names the nearest), an argument that is none, or a wrong value.
+      UserError: a key is unknown (the message suggests the closest key), an argument is not an override,
+        or a value is wrong.
     """
     known = [key for key, _ in flatten(config)]
     for override in overrides:
-        name = override.lstrip('-').split('=')[0]
-        if not override.startswith('--config.'):
-            continue
-        key = name.removeprefix('config.')
-        if key not in known:
+        name, *_ = override.split('=')
+        key = name.removeprefix('--config.')
+        if key != name and key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
             raise UserError(f'unknown config key {key!r}; did you mean {near!r}?')
     holder = flags.FlagValues()
@@ -122,7 +122,7 @@ def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
 
 
 def flatten(config: ConfigDict | dict, prefix: str = '') -> Iterator[tuple[str, Any]]:
-    """The keys of a nested config with dots, and their values."""
+    """Yields the keys of a nested config, joined with dots, and their values."""
     for name, value in config.items():
         if isinstance(value, (dict, ConfigDict)):
             yield from flatten(value, f'{prefix}{name}.')
@@ -131,21 +131,21 @@ def flatten(config: ConfigDict | dict, prefix: str = '') -> Iterator[tuple[str, 
 
 
 def read_config(workdir: Path) -> ConfigDict:
-    """The config of the run in `workdir`; keys that came after the run have their defaults.
+    """Reads the config of the run in `workdir`; keys that are newer than the run have their defaults.
 
     Raises:
-      UserError: no run there.
+      UserError: there is no run in the folder.
     """
     path = workdir / 'config.json'
     if not path.is_file():
         raise UserError(f'--workdir: no run in {workdir} (there is no {path})')
-    # JSON has no tuples, and a ConfigDict keeps the types of its values: lists become tuples first.
+    # JSON turns tuples into lists. A ConfigDict keeps the types of its values, so they are turned back.
     found = json.loads(path.read_text(encoding='utf-8'), object_hook=_lists_to_tuples)
     return ConfigDict(_merge(default.get_config().to_dict(), found)).lock()
 
 
 def _merge(section, changes):
-    """A nested dictionary with the values of another."""
+    """Returns the nested dictionary `section` with the values of `changes`."""
     both = {
         key: _merge(section[key], x) if isinstance(x, dict) and key in section else x
         for key, x in changes.items()
@@ -158,21 +158,16 @@ def _lists_to_tuples(section):
 
 
 def claim_workdir(workdir: Path, config: ConfigDict) -> None:
-    """Keeps the config in the run's folder, which a run with another config may not use.
+    """Writes the config into the folder of its run, so that no run with another config uses the folder.
 
-    A folder in which nothing has been saved yet is free: a start that failed leaves no claim.
+    The config of a run that has not saved anything yet is replaced.
 
     Raises:
-      UserError: the folder belongs to another config; names the keys that differ.
+      UserError: the folder belongs to a run with another config; the message names the different keys.
     """
     path = workdir / 'config.json'
     if path.is_file():
-        found, wanted = dict(flatten(read_config(workdir))), dict(flatten(config))
-        different = [
-            f'{key} (there {found.get(key)!r}, now {wanted.get(key)!r})'
-            for key in sorted(found.keys() | wanted.keys())
-            if found.get(key) != wanted.get(key) and key not in LOCATION_KEYS
-        ]
+        different = _differences(read_config(workdir), config)
         if different and _has_saved(workdir):
             raise UserError(
                 f'--workdir: {workdir} holds a run with another config: {", ".join(different)}. '
@@ -182,64 +177,86 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
             return
     workdir.mkdir(parents=True, exist_ok=True)
     text = json.dumps(config.to_dict(), indent=2)
-    # Written aside, each by its own name, and renamed: a kill leaves no half a config, and hosts that
-    # share a folder agree.
+    # The text is written to a file with a name of its own, which is then renamed: so a kill leaves no
+    # incomplete config, and hosts that share a folder do not disturb each other.
     partial = path.with_suffix(f'.{uuid.uuid4().hex}')
     partial.write_text(text + '\n', encoding='utf-8')
     partial.replace(path)
 
 
+def _differences(found, wanted):
+    """Describes each key whose value differs between two configs, without `LOCATION_KEYS`."""
+    found, wanted = dict(flatten(found)), dict(flatten(wanted))
+    return [
+        f'{key} (there {found.get(key)!r}, now {wanted.get(key)!r})'
+        for key in sorted(found.keys() | wanted.keys())
+        if found.get(key) != wanted.get(key) and key not in LOCATION_KEYS
+    ]
+
+
 def _has_saved(workdir):
-    """Whether a checkpoint is there, or the evaluation of one, of the run or of its folds."""
+    """Returns whether the run, or one of its folds, has a checkpoint or an evaluation."""
     folders = [workdir, *workdir.glob('fold_*')]
     names = (x.name for folder in folders for x in folder.glob('checkpoints/*'))
     return any(map(str.isdigit, names)) or any((x / 'evaluation.json').exists() for x in folders)
 
 
 def check_config(config: ConfigDict, num_devices: int = 1) -> None:
-    """Raises UserError for settings that cannot work together, before anything expensive starts.
+    """Raises UserError for settings that cannot work, before anything expensive starts.
 
     Args:
       config: the whole config.
-      num_devices: over which a training batch is spread.
+      num_devices: number of devices over which a training batch is spread.
     """
-    data, train, values = config.data, config.train, dict(flatten(config))
+    _check_values(config)
+    _check_batch(config.data, num_devices)
+    _check_memory(config.loss, config.data)
+    for key in ('mean', 'std'):
+        if len(config.data[key]) not in (1, config.data.channels):
+            raise UserError(
+                f'config.data.{key}: expected one number, or one for each of {config.data.channels} '
+                f'channels (config.data.channels), found {config.data[key]}'
+            )
+    if config.train.best_metric == 'softmax_accuracy' and config.loss.softmax_weight == 0:
+        raise UserError(
+            'config.train.best_metric: with config.loss.softmax_weight=0 there is no softmax head '
+            'to choose by; set it to knn_accuracy or map_at_r'
+        )
+
+
+def _check_values(config):
+    values = dict(flatten(config))
     for key, (low, high) in BOUNDS.items():
         if not low <= values[key] <= high:
             expected = f'at least {low}' if high == math.inf else f'between {low} and {high}'
             raise UserError(f'config.{key}: expected {expected}, found {values[key]}')
+    for key, choices in CHOICES.items():
+        check_choice(key, values[key], choices)
+
+
+def _check_batch(data, num_devices):
     if data.batch_size % num_devices:
         down = data.batch_size // num_devices * num_devices
         raise UserError(
             f'config.data.batch_size ({data.batch_size}) must be divisible by the number of devices '
             f'({num_devices}); try {down or num_devices} or {down + num_devices}'
         )
-    share = data.batch_size // num_devices
-    if data.micro_batch and share % data.micro_batch:
+    images = data.batch_size // num_devices
+    if data.micro_batch and images % data.micro_batch:
         raise UserError(
-            f'config.data.micro_batch ({data.micro_batch}) must divide the images of a device ({share}: '
-            f'config.data.batch_size over the number of devices)'
+            f'config.data.micro_batch ({data.micro_batch}) must divide the number of images of a device '
+            f'({images}: config.data.batch_size divided by the number of devices)'
         )
-    if 0 < config.loss.memory_size < data.batch_size:
+
+
+def _check_memory(loss, data):
+    if 0 < loss.memory_size < data.batch_size:
         raise UserError(
             f'config.loss.memory_size: expected 0 or at least config.data.batch_size '
-            f'({data.batch_size}), found {config.loss.memory_size}'
+            f'({data.batch_size}), found {loss.memory_size}'
         )
-    if config.loss.memory_size and config.loss.mining == 'all':
+    if loss.memory_size and loss.mining == 'all':
         raise UserError(
-            'config.loss.memory_size: faces of earlier batches are no anchors, so that loss.mining=all '
-            'takes no memory; choose another mining, or 0'
-        )
-    for key, choices in CHOICES.items():
-        check_choice(key, values[key], choices)
-    for key in ('mean', 'std'):
-        if len(data[key]) not in (1, data.channels):
-            raise UserError(
-                f'config.data.{key}: expected one number, or one for each of {data.channels} channels '
-                f'(config.data.channels), found {data[key]}'
-            )
-    if train.best_metric == 'softmax_accuracy' and config.loss.softmax_weight == 0:
-        raise UserError(
-            'config.train.best_metric: with config.loss.softmax_weight=0 there is no softmax head '
-            'to choose by; set it to knn_accuracy or map_at_r'
+            'config.loss.memory_size: config.loss.mining=all takes no memory, because faces of earlier '
+            'batches cannot be anchors; choose another mining, or 0'
         )

@@ -59,12 +59,12 @@ def test_wrong_override_is_named(override, message):
 
 
 @pytest.mark.parametrize('name', ['configs/nothing.py', 'elsewhere/quickstart.py', 'default.txt'])
-def test_missing_config_file_is_named_with_those_that_there_are(name):
+def test_missing_config_file_is_named_with_the_configs_of_the_package(name):
     with pytest.raises(UserError, match=f"no file '{name}', and none of affectnet, .*, quickstart"):
         load_config(name)
 
 
-def test_colon_of_a_drive_is_not_before_an_argument(monkeypatch):
+def test_colon_after_a_drive_does_not_start_an_argument(monkeypatch):
     monkeypatch.setattr('os.path.splitdrive', ntpath.splitdrive)
     with pytest.raises(UserError, match="no file 'C:/none.py', and none of"):
         load_config('C:/none.py:argument')
@@ -77,7 +77,7 @@ def test_config_of_the_package_is_found_from_anywhere(name, tmp_path, monkeypatc
     assert (config.data.name, config.seed) == ('synthetic_faces', 3)
 
 
-def test_config_of_ones_own_builds_on_those_of_the_package(tmp_path, monkeypatch):
+def test_users_config_can_build_on_one_of_the_package(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path('quickstart.py').write_text(
         'from mtdml_jax.configs import fer2013\n'
@@ -90,7 +90,7 @@ def test_config_of_ones_own_builds_on_those_of_the_package(tmp_path, monkeypatch
     assert (config.data.name, config.model.width_factor) == ('fer2013', 0.75)
 
 
-def test_config_comes_back_from_its_run_as_it_was(tmp_path):
+def test_config_is_read_from_its_run_as_it_was_written(tmp_path):
     config = load_config(CONFIG, ['--config.loss.thresholds=(0.5, 1.0)'])
     claim_workdir(tmp_path / 'run', config)
     assert read_config(tmp_path / 'run').to_dict() == config.to_dict()
@@ -98,7 +98,7 @@ def test_config_comes_back_from_its_run_as_it_was(tmp_path):
     assert again.data.mean == (0.1,)
 
 
-def test_run_of_an_older_version_has_the_defaults_of_keys_that_came_later(tmp_path):
+def test_run_of_an_older_version_has_the_defaults_of_newer_keys(tmp_path):
     config = load_config(CONFIG, ['--config.data.batch_size=40', '--config.data.columns.x=left'])
     claim_workdir(tmp_path, config)
     path = tmp_path / 'config.json'
@@ -117,7 +117,7 @@ def test_workdir_of_another_config_is_refused_with_the_keys_that_differ(tmp_path
 
 
 @pytest.mark.parametrize('saved', ['fold_00/checkpoints/100', 'fold_01/evaluation.json'])
-def test_workdir_is_free_until_something_of_it_or_of_its_folds_is_saved(saved, tmp_path):
+def test_workdir_is_free_until_the_run_or_one_of_its_folds_saves_something(saved, tmp_path):
     other = load_config(CONFIG, ['--config.seed=3'])
     claim_workdir(tmp_path, load_config(CONFIG))
     (tmp_path / 'fold_00' / 'checkpoints' / '100.orbax-checkpoint-tmp').mkdir(parents=True)
@@ -128,7 +128,7 @@ def test_workdir_is_free_until_something_of_it_or_of_its_folds_is_saved(saved, t
         claim_workdir(tmp_path, load_config(CONFIG))
 
 
-def test_run_may_move_to_where_the_data_lie_elsewhere(tmp_path):
+def test_run_may_move_to_a_machine_where_the_data_are_elsewhere(tmp_path):
     claim_workdir(tmp_path, load_config(CONFIG))
     claim_workdir(tmp_path, load_config(CONFIG, ['--config.data.dir=/mnt/faces']))
 

@@ -1,4 +1,4 @@
-"""docs/extending.md: each thing that it adds works where it says."""
+"""Everything that docs/extending.md adds works as the page says."""
 
 from types import SimpleNamespace
 
@@ -38,7 +38,7 @@ THRESHOLDS = np.array([0.2, 0.6], np.float32)
 
 @pytest.fixture(autouse=True)
 def registries():
-    """As they were, after each test."""
+    """Restores the registries after each test."""
     kept = [dict(registry) for registry in REGISTRIES]
     yield
     for registry, before in zip(REGISTRIES, kept, strict=True):
@@ -47,7 +47,7 @@ def registries():
 
 
 def add(number):
-    """What a block of the page defines."""
+    """Runs a block of the page; returns the names that it defines."""
     names = {'__name__': 'added'}
     exec(blocks('docs/extending.md', 'python')[number], names)
     return names
@@ -57,7 +57,7 @@ def embeddings():
     return np.random.default_rng(0).normal(size=(12, 8)).astype(np.float32)
 
 
-def test_page_has_a_block_for_each():
+def test_page_has_a_block_for_each_addition():
     assert len(blocks('docs/extending.md', 'python')) == 7
 
 
@@ -84,12 +84,12 @@ def test_data_set_is_prepared_with_its_classes_and_people(tmp_path):
 
 
 @pytest.mark.slow
-def test_backbone_trains_and_its_model_is_used(folder, tmp_path):
-    """It has no BatchNorm."""
+def test_backbone_trains_and_its_model_predicts(folder, tmp_path):
+    """This backbone has no BatchNorm."""
     add(BACKBONE)
     settings = {'model.backbone': 'patches', 'train.num_steps': 1, 'train.checkpoint_every': 1}
     config = small_config(folder, *(f'--config.{key}={x}' for key, x in settings.items()))
-    for _ in range(2):  # The second starts from the checkpoint.
+    for _ in range(2):  # The second call starts from the checkpoint.
         assert loop.train(config, tmp_path / 'run')
     network = NetworkSettings('patches', 0.0625, 'small', 12, 3, 'none', 10.0, True, 'float32')
     data = model_data(network=network)
@@ -100,7 +100,7 @@ def test_backbone_trains_and_its_model_is_used(folder, tmp_path):
     assert take_slices(read_model(tmp_path / 'model'), [1]).settings.network.num_slices == 1
 
 
-def test_mining_chooses_the_nearest_of_both_kinds():
+def test_mining_chooses_the_nearest_positive_and_the_nearest_negative():
     add(MINING)
     loss, _ = mtdml_jax.multi_threshold_loss(
         embeddings(), LABELS, THRESHOLDS, mining='easy_positive', dual=False
@@ -120,7 +120,7 @@ def test_mining_chooses_the_nearest_of_both_kinds():
     assert hard > loss + 0.1
 
 
-def test_names_that_were_added_are_taken_by_the_config_and_listed_by_its_errors(tmp_path):
+def test_config_accepts_added_names_and_lists_them_in_its_errors(tmp_path):
     config = small_config(tmp_path, '--config.loss.mining=easy_positive')
     with pytest.raises(UserError, match="one of hard, semihard, quantile, all, found 'easy_"):
         check_config(config)
@@ -131,14 +131,14 @@ def test_names_that_were_added_are_taken_by_the_config_and_listed_by_its_errors(
         check_config(config)
 
 
-def test_distance_has_its_range_its_gradient_and_its_loss():
+def test_distance_has_its_range_gradient_and_loss():
     add(DISTANCE)
     assert mtdml_jax.threshold_range(7, 6, 'cosine') == (0, pytest.approx(7 / 6))
     x, y = np.asarray(mtdml_jax.split_slices(embeddings()[:2], 1))[:, 0]
     value, gradient = jax.value_and_grad(distances.paired_distance)(x, y, 'cosine')
     np.testing.assert_allclose(value, 1 - x @ y, rtol=1e-5)
     np.testing.assert_allclose(gradient, x - y, rtol=1e-5)
-    # Half of the squared distance, at half of the threshold.
+    # This is half of the squared distance, with half of the threshold.
     loss, aux = mtdml_jax.multi_threshold_loss(embeddings(), LABELS, THRESHOLDS, distance='cosine')
     twice, same = mtdml_jax.multi_threshold_loss(
         embeddings(), LABELS, 2 * THRESHOLDS, distance='squared_euclidean'
@@ -147,7 +147,7 @@ def test_distance_has_its_range_its_gradient_and_its_loss():
     np.testing.assert_allclose(aux.collapse, same.collapse, rtol=1e-5)
 
 
-def test_classifier_of_an_evaluation_is_scored_and_stands_in_the_report():
+def test_classifier_of_an_evaluation_is_scored_and_listed_in_the_report():
     add(OF_EVALUATION)
     rng = np.random.default_rng(0)
     points = (rng.normal(size=(12, 4)) + 9 * LABELS[:, None]).astype(np.float32)
@@ -158,7 +158,7 @@ def test_classifier_of_an_evaluation_is_scored_and_stands_in_the_report():
     assert 'Linear discriminants' in class_table(['a', 'b', 'c'], scores)
 
 
-def test_classifier_of_predict_is_taken_by_model_and_command(resnet4, capsys):
+def test_model_and_command_accept_the_classifier_of_predict(resnet4, capsys):
     add(OF_MODELS)
     model = Model(model_data())
     found = model.predict(faces(3), by='surest')

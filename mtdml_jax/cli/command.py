@@ -1,4 +1,4 @@
-"""What a command of the command line is, and the arguments that several of them take."""
+"""What a command of the command line is, and the arguments that several commands share."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -10,15 +10,16 @@ from mtdml_jax.host.paths import user_path
 
 
 class Command(NamedTuple):
-    """A command, `python -m mtdml_jax NAME ...`; its name stands in `mtdml_jax.__main__.COMMANDS`.
+    """A command, `python -m mtdml_jax NAME ...`. `mtdml_jax.__main__.COMMANDS` has its name.
 
     Attributes:
-      run: function (arguments, overrides, command) -> exit code, of what argparse understood, the
-        arguments that it did not know, such as --config.seed=1, and the whole command as text.
-      help: what it does, in one line.
-      add_arguments: adds its arguments to its parser.
-      is_training: whether it needs the extra [train], and runs long enough for huge pages to be worth a
-        second start.
+      run: a function (arguments, overrides, command) -> exit code. It takes the arguments that argparse
+        parsed, the arguments that argparse does not know, such as --config.seed=1, and the whole command
+        as text.
+      help: what the command does, in one line.
+      add_arguments: a function that adds the command's arguments to its parser.
+      is_training: whether the command needs the extra [train], and runs long enough for a restart with
+        huge pages to pay off.
     """
 
     run: Callable[[Any, Sequence[str], str], int]
@@ -28,7 +29,7 @@ class Command(NamedTuple):
 
 
 def path_argument(text: str) -> Path:
-    """`user_path`, as argparse wants its errors."""
+    """Returns `user_path` of an argument; raises the error that argparse expects."""
     try:
         return user_path(text)
     except UserError as error:
@@ -48,6 +49,6 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 
 
 def add_workdir_and_config(parser: argparse.ArgumentParser) -> None:
-    """Adds both."""
+    """Adds --workdir and --config."""
     add_workdir(parser)
     add_config(parser)

@@ -1,4 +1,4 @@
-"""Cross-validation: a run for each fold, and their test sets pooled."""
+"""Cross-validation: a run for each fold, and scores over the test sets of all folds."""
 
 import json
 from html import escape
@@ -22,21 +22,21 @@ from mtdml_jax.training.loop import train
 
 
 def cross_validate(config: ConfigDict, workdir: Path, command: str = '') -> dict | None:
-    """Trains and tests every fold, or those that are not done yet, and pools them.
+    """Trains and tests each fold that is not finished, and pools the test sets of all folds.
 
-    A fold is an ordinary run in `workdir`/fold_00, fold_01, ... Writes crossval.json and report.html.
+    Each fold is an ordinary run in `workdir`/fold_00, fold_01, ... Writes crossval.json and report.html.
 
     Args:
       config: the whole config, with config.data.folds.
       workdir: folder of all folds.
-      command: how it was started, for the report.
+      command: how the cross-validation was started, for the report.
 
     Returns:
       The content of crossval.json, or None if a run was asked to stop.
 
     Raises:
-      UserError: settings without folds, of classes that training does not see, or that cannot be trained
-        with; a folder of other settings.
+      UserError: the settings have no folds, hold out classes, or cannot be trained with; or the folder
+        belongs to other settings.
     """
     config = with_fold(config, 0)
     check_config(config, jax.device_count())
@@ -50,13 +50,13 @@ def cross_validate(config: ConfigDict, workdir: Path, command: str = '') -> dict
     evaluations = []
     for fold in range(num_folds):
         folder = workdir / f'fold_{fold:02d}'
-        if not _is_tested(folder / 'evaluation.json'):
+        if not _is_tested(folder):
             print(f'fold {fold + 1} of {num_folds}: {folder}')
             fold_config = with_fold(config, fold)
             if not train(fold_config, folder):
                 return None
             evaluate(fold_config, folder, 'test', command)
-        evaluations.append(json.loads((folder / 'evaluation.json').read_text(encoding='utf-8')))
+        evaluations.append(_read_evaluation(folder))
     pooled = pool_folds(evaluations)
     text = json.dumps(pooled, indent=2) + '\n'
     (workdir / 'crossval.json').write_text(text, encoding='utf-8')
@@ -64,30 +64,37 @@ def cross_validate(config: ConfigDict, workdir: Path, command: str = '') -> dict
     return pooled
 
 
-def _is_tested(path):
-    """Whether an evaluation is there and of the test part: a fold can be evaluated on any other."""
-    return path.is_file() and json.loads(path.read_text(encoding='utf-8'))['split'] == 'test'
+def _read_evaluation(folder):
+    return json.loads((folder / 'evaluation.json').read_text(encoding='utf-8'))
+
+
+def _is_tested(folder):
+    """Returns whether the fold was evaluated on its test split, and not on another split."""
+    return (folder / 'evaluation.json').is_file() and _read_evaluation(folder)['split'] == 'test'
 
 
 def with_fold(config: ConfigDict, fold: int) -> ConfigDict:
-    """The config of one fold."""
+    """Returns the config of one fold."""
     config = config.copy_and_resolve_references()
     config.data.fold = fold
     return config.lock()
 
 
 def pool_folds(evaluations: list[dict]) -> dict:
-    """The test sets of all folds taken together.
+    """Scores the test sets of all folds together.
+
+    Images of one fold are not independent, because they show the same people; folds nearly are. So the
+    interval of the accuracy is the 95 % t interval of the mean over the folds. With few folds that
+    interval may be short by chance. On each side it is therefore extended to at least the interval of as
+    many independent images.
 
     Args:
       evaluations: content of each fold's evaluation.json.
 
     Returns:
-      'num_folds', 'num_examples', 'class_names', and 'classifiers': for each one the scores of
-      `classification_scores` over all images, with 'fold_accuracies', their mean 'accuracy_mean', and as
-      'accuracy_ci95' the 95 % t interval of that mean. Images of a fold are not independent (they are of
-      the same people), folds nearly are. Of few folds that interval may be short by luck: it is never
-      shorter on either side than that of as many independent images.
+      The content of crossval.json: 'num_folds', 'num_examples', 'fold_examples', 'class_names', and
+      'classifiers'. Each classifier has the scores of `classification_scores` over all images,
+      'fold_accuracies', their mean 'accuracy_mean', and the interval 'accuracy_ci95'.
     """
     names = evaluations[0]['class_names']
     return {
@@ -103,6 +110,7 @@ def pool_folds(evaluations: list[dict]) -> dict:
 
 
 def _pool_scores(folds):
+    """Pools one classifier's scores of all folds."""
     confusion = np.sum([fold['confusion_matrix'] for fold in folds], axis=0)
     num_classes = len(confusion)
     labels, predictions = (
@@ -123,10 +131,10 @@ def write_crossval_report(path: Path, config: dict, pooled: dict, command: str) 
     """Writes the report of all folds.
 
     Args:
-      path: file to write; the folds' own reports are in fold_00/, ... beside it.
+      path: file to write. The reports of the folds are in fold_00/, fold_01/, ... beside it.
       config: nested config of the runs.
-      pooled: as `pool_folds` returns it.
-      command: how it was started.
+      pooled: the result of `pool_folds`.
+      command: how the cross-validation was started.
     """
     classifiers = pooled['classifiers']
     best = best_classifier(classifiers)

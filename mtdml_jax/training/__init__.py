@@ -1,1 +1,1 @@
-"""The training step (pure), the loop that maps it over devices, and what keeps a run."""
+"""The training step, its mapping over devices, the training loop, and the files that a run keeps."""

@@ -1,4 +1,4 @@
-"""Checkpoints by Orbax: the latest k and the best one. The only module that knows Orbax."""
+"""Checkpoints, written and read by Orbax: the latest k and the best one."""
 
 import contextlib
 import dataclasses
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class _Checkpoints(ocp.CheckpointManager):
-    """Orbax's; what it could not write is told as an OSError when it closes, too."""
+    """Orbax's manager; closing it raises OSError if a checkpoint could not be written."""
 
     def close(self):
         with _writing(self):
@@ -32,10 +32,10 @@ class _Checkpoints(ocp.CheckpointManager):
 def open_checkpoints(folder: Path, train: ConfigDict) -> ocp.CheckpointManager:
     """Opens the checkpoints in `folder`, for writing and reading.
 
-    Those whose metrics are damaged are moved beside the folder.
+    Checkpoints whose metrics are damaged are moved beside the folder.
 
     Args:
-      folder: where they are.
+      folder: the folder of the checkpoints.
       train: the section `train` of the config.
     """
 
@@ -45,37 +45,37 @@ def open_checkpoints(folder: Path, train: ConfigDict) -> ocp.CheckpointManager:
     keep = preservation_policy.AnyPreservationPolicy(
         [
             preservation_policy.LatestN(train.keep_checkpoints),
-            # Those without metrics were saved in a hurry (preemption): LatestN looks after them.
+            # A checkpoint without metrics was saved because the run had to stop; LatestN keeps it.
             preservation_policy.BestN(
                 get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False
             ),
         ]
     )
-    # Without `best_fn` Orbax forgets the metrics; the policy alone decides what is kept.
+    # Without `best_fn`, Orbax forgets the metrics. The policy alone decides what is kept.
     options = ocp.CheckpointManagerOptions(best_fn=score, preservation_policy=keep)
-    # Orbax reads the metrics of all when it opens.
+    # Orbax reads the metrics of all checkpoints when it opens the folder.
     _set_aside(folder, _with_damaged_metrics(folder) if jax.process_index() == 0 else {})
     return _Checkpoints(folder.absolute(), options=options)
 
 
 def _with_damaged_metrics(folder):
-    """Step -> what is wrong, of the checkpoints whose metrics are no JSON."""
+    """Returns {step: what is wrong} for the checkpoints whose metrics are not JSON."""
     damaged = {}
     for path in folder.glob('*/metrics/metrics'):
         step = path.parts[-3]
         try:
             json.loads(path.read_text(encoding='utf-8'))
         except ValueError as error:
-            if step.isdigit():  # What was left half-written Orbax does not read.
+            if step.isdigit():  # Orbax does not read half-written checkpoints.
                 damaged[int(step)] = f'{path}: {error}'
     return damaged
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether there is a checkpoint in `folder`, which need not exist; writes nothing.
+    """Returns whether there is a checkpoint in `folder`; writes nothing.
 
     Args:
-      folder: where checkpoints would be.
+      folder: the folder of the checkpoints, which need not exist.
     """
     return any(ocp.path.step.standard_name_format().find_all(folder.absolute()))
 
@@ -83,16 +83,16 @@ def has_checkpoint(folder: Path) -> bool:
 def save(
     checkpoints: ocp.CheckpointManager, state: TrainState, metrics: dict | None, info: dict
 ) -> None:
-    """Writes a checkpoint in the background; `finish` before the process ends.
+    """Writes a checkpoint in the background; call `finish` before the process ends.
 
     Args:
-      checkpoints: as opened.
-      state: the state, on the host (numpy).
-      metrics: what the best checkpoint is chosen by; None if nothing was measured.
-      info: JSON beside the state.
+      checkpoints: the result of `open_checkpoints`.
+      state: the state, as NumPy arrays.
+      metrics: scores that choose the best checkpoint; None if nothing was measured.
+      info: further facts to keep, for JSON.
 
     Raises:
-      OSError: this checkpoint, or the one before it, could not be written.
+      OSError: this checkpoint or the previous one could not be written.
     """
     fields = _fields(state)
     info = info | {'digest': _digest(fields)}
@@ -102,10 +102,10 @@ def save(
 
 
 def finish(checkpoints: ocp.CheckpointManager) -> None:
-    """Waits for what is being written.
+    """Waits until all checkpoints are written.
 
     Raises:
-      OSError: it could not be written.
+      OSError: a checkpoint could not be written.
     """
     with _writing(checkpoints):
         checkpoints.wait_until_finished()
@@ -113,33 +113,34 @@ def finish(checkpoints: ocp.CheckpointManager) -> None:
 
 @contextlib.contextmanager
 def _writing(checkpoints):
+    """Raises OSError for any error of Orbax."""
     try:
         yield
-    except Exception as error:  # Of a full disk Orbax makes a ValueError, among others.
+    except Exception as error:  # For a full disk, Orbax raises ValueError, among others.
         raise OSError(
-            f'no checkpoint could be written to {checkpoints.directory}, those before it are as they '
-            f'were: {_short(error)}'
+            f'a checkpoint could not be written to {checkpoints.directory}; earlier checkpoints are '
+            f'unchanged: {_short(error)}'
         ) from error
 
 
 def _short(error):
     text = one_line(f'{type(error).__name__}: {error}')
-    # The reason stands at the end.
+    # The reason is at the end.
     return text if len(text) < 300 else f'{text[:100]} ... {text[-180:]}'
 
 
 def restore(
     checkpoints: ocp.CheckpointManager, step: int, target: TrainState
 ) -> tuple[TrainState, dict]:
-    """Reads the checkpoint of `step`: (state on the host, info).
+    """Reads the checkpoint of `step`; returns (state as NumPy arrays, info).
 
     Args:
-      checkpoints: as opened.
-      step: one of its steps.
+      checkpoints: the result of `open_checkpoints`.
+      step: the step of a checkpoint.
       target: a state of the same structure (arrays or shapes).
 
     Raises:
-      UserError: a checkpoint that is damaged, or of another structure.
+      UserError: the checkpoint is damaged, or has another structure.
     """
     abstract = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), _fields(target))
     items = ocp.args.Composite(
@@ -147,14 +148,14 @@ def restore(
     )
     try:
         restored = checkpoints.restore(step, args=items)
-    except Exception as error:  # Each of Orbax's layers has its own for what is missing or cut off.
+    except Exception as error:  # Orbax raises many kinds of errors for missing or truncated files.
         raise UserError(
             f'{checkpoints.directory / str(step)} cannot be read: {_short(error)}'
         ) from error
-    # Those from before there was a digest are taken as they are.
+    # Old checkpoints have no digest, and are not checked.
     if restored.info.pop('digest', None) not in (None, _digest(restored.state)):
         raise UserError(
-            f'{checkpoints.directory / str(step)} is not what was written: other numbers'
+            f'{checkpoints.directory / str(step)} is damaged: its numbers differ from those written'
         )
     return TrainState(**restored.state), restored.info
 
@@ -162,14 +163,14 @@ def restore(
 def restore_latest(
     checkpoints: ocp.CheckpointManager, target: TrainState
 ) -> tuple[TrainState, dict]:
-    """Reads the latest checkpoint that is whole; later, damaged ones are moved beside the folder.
+    """Reads the latest undamaged checkpoint; moves later, damaged ones beside the folder.
 
     Args:
-      checkpoints: as opened, with a checkpoint.
-      target: as of `restore`.
+      checkpoints: the result of `open_checkpoints`; there must be a checkpoint.
+      target: see `restore`.
 
     Raises:
-      UserError: none of them can be read.
+      UserError: no checkpoint can be read.
     """
     damaged: dict[int, object] = {}
     for step in sorted(checkpoints.all_steps(), reverse=True):
@@ -181,13 +182,14 @@ def restore_latest(
         if damaged:
             _set_aside(Path(checkpoints.directory), damaged)
             checkpoints.reload()
-            logger.warning('going on from the checkpoint of step %d', step)
+            logger.warning('resuming from the checkpoint of step %d', step)
         return found
     reason = damaged[max(damaged)] if damaged else f'{checkpoints.directory} has none left'
     raise UserError(f'no checkpoint can be read; {reason}')
 
 
 def _set_aside(folder, damaged):
+    """Moves damaged checkpoints, {step: error}, beside the folder; all processes must call it."""
     for step, error in damaged.items():
         aside = folder.parent / f'damaged_checkpoint_{step}'
         logger.warning('%s; moved to %s', error, aside)
@@ -199,7 +201,7 @@ def _set_aside(folder, damaged):
 
 
 def _digest(fields):
-    """A number in hex of all arrays of a tree on the host, to the bit."""
+    """Returns a checksum in hex of all arrays of a tree, with their types and shapes."""
     found = hashlib.blake2b(digest_size=16)
     for x in jax.tree.leaves(fields):
         found.update(f'{x.dtype} {x.shape}'.encode() + np.asarray(x).tobytes())
@@ -207,18 +209,21 @@ def _digest(fields):
 
 
 def _fields(state):
-    """What a checkpoint holds, by name: no memory where there is none, as before there were any."""
+    """Returns what a checkpoint holds, by name.
+
+    A state without a memory has no entry for it, like checkpoints from before the memory was added.
+    """
     fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
     return {name: x for name, x in fields.items() if name != 'memory' or x is not None}
 
 
 def choose_step(checkpoints: ocp.CheckpointManager, which: str, best_metric: str) -> int:
-    """The step of the 'best' or 'latest' checkpoint.
+    """Returns the step of the 'best' or 'latest' checkpoint.
 
-    Without a measured checkpoint (no validation split) the best is the latest.
+    If no checkpoint was measured, because there is no validation split, the best is the latest.
 
     Raises:
-      UserError: no checkpoint.
+      UserError: there is no checkpoint.
     """
     steps = checkpoints.all_steps()
     if not steps:

@@ -1,4 +1,4 @@
-"""What a run writes while it goes: metrics.jsonl, TensorBoard events, and the collapse alarm."""
+"""What a run writes while it trains: metrics.jsonl, TensorBoard events, and alarms."""
 
 import json
 import logging
@@ -18,43 +18,44 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
 from mtdml_jax.host.errors import DivergenceError, listed
-from mtdml_jax.training.step import on_host
+from mtdml_jax.training.devices import on_host
 
 logger = logging.getLogger(__name__)
 
-# Above this collapse score a slice is one point for every purpose here: of unit vectors, up to 2 apart,
-# the mined ones are within 0.057.
+# Above this collapse score, a slice counts as one point: the mined unit vectors, whose distances can be
+# up to 2, are within 0.057 of each other.
 COLLAPSED = 0.96
 
 
 class RunLog:
     """Collects the metrics of steps and writes their means to the run's folder.
 
-    Rates and times go to TensorBoard and the progress bar only: two runs with the same seed have the
-    same metrics.jsonl.
+    Rates and times go to TensorBoard and the progress bar only, so that two runs with the same seed have
+    the same metrics.jsonl.
 
     Attributes:
-      seconds: {'total', 'steps'}: time that the run has taken over all its starts, and the part of
-        it that went into training steps.
+      seconds: {'total': time that the run has taken over all its starts, 'steps': the share of that time
+        that training steps took}.
     """
 
     def __init__(self, workdir: Path, start_step: int, kept: dict, config: ConfigDict) -> None:
-        """Continues after `start_step`, with what was `kept` then: later lines are dropped."""
+        """Continues after `start_step`, with what was `kept` at that step; drops all later lines."""
         self.seconds = dict(kept.get('seconds', {'total': 0.0, 'steps': 0.0}))
         self._config, self._workdir, self._start_step = config, workdir, start_step
         nothing = np.zeros(config.model.num_slices, int)
         self._collapsed_steps = np.array(kept.get('collapsed_steps', nothing))
         self._idle_steps = kept.get('idle_steps', 0)
-        self._window: list[dict] = []  # of steps on devices
-        self._unwritten = [_as_metrics(step) for step in kept.get('unwritten', [])]  # on the host
+        # Metrics of steps: those that are still on the devices, and those that were checked.
+        self._window: list[dict] = []
+        self._unwritten = [_as_metrics(step) for step in kept.get('unwritten', [])]
         self._flushed_at, self._waited = time.monotonic(), 0.0
         self._lines: IO[str] | None = None
         self._events: Any = None
         if jax.process_index() == 0:
             self._lines = _reopen_lines(workdir / 'metrics.jsonl', start_step)
-            # No SummaryWriter: on a full disk its thread ends, and who fills its queue waits for ever.
+            # SummaryWriter would hang: on a full disk its thread ends, and its queue is never emptied.
             self._events = EventsWriter(str(workdir / 'events'))
-            # From here on TensorBoard forgets the steps of an earlier start.
+            # This event makes TensorBoard drop the later steps of an earlier start.
             start = SessionLog(status=SessionLog.START)
             self._events.write_event(Event(step=start_step + 1, session_log=start))
         self._bar = tqdm(
@@ -67,7 +68,7 @@ class RunLog:
         )
 
     def __enter__(self) -> 'RunLog':
-        """The log itself."""
+        """Returns the log itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -78,7 +79,7 @@ class RunLog:
             self._events.close()
 
     def watch(self, batches: Iterator) -> Iterator:
-        """The batches; how long they let the run wait is counted."""
+        """Yields the batches, and measures how long the run waits for them."""
         while True:
             start = time.monotonic()
             batch = next(batches, None)
@@ -88,17 +89,17 @@ class RunLog:
             yield batch
 
     def add(self, metrics: dict) -> None:
-        """Takes the metrics of a step, replicated over devices, without waiting for them."""
+        """Adds the metrics of a step, replicated over devices, without waiting for them."""
         self._window.append(metrics)
         if self._bar.n == self._start_step:
-            self._bar.unpause()  # Compiling the first step is not counted into the time of the others.
+            self._bar.unpause()  # The rate of steps leaves out the time of compiling the first one.
         self._bar.update()
 
     def check(self, step: int) -> None:
         """Checks the collected steps, the last of which is `step`.
 
         Raises:
-          DivergenceError: one of the steps has a loss that is not finite.
+          DivergenceError: the loss of a step is not finite.
         """
         window = on_host(self._window)
         self._window = []
@@ -110,7 +111,7 @@ class RunLog:
 
     @property
     def kept(self) -> dict:
-        """What a resumed run has to know to write the same lines, for JSON."""
+        """What a resumed run needs to write the same lines, for JSON."""
         unwritten = [{name: x.tolist() for name, x in step.items()} for step in self._unwritten]
         return {
             'seconds': self.seconds,
@@ -123,7 +124,7 @@ class RunLog:
         """Checks the collected steps, the last of which is `step`, and writes their mean.
 
         Raises:
-          DivergenceError: one of the steps has a loss that is not finite.
+          DivergenceError: the loss of a step is not finite.
         """
         count = len(self._window)
         self.check(step)
@@ -140,7 +141,7 @@ class RunLog:
         self._waited = 0.0
         self._write(step, 'train', mean, **machine)
         gigabytes = ''.join(f', {x:.1f} GB' for x in memory.values())
-        # Nothing trains the classifier of a network without a softmax term.
+        # Without a softmax term nothing trains the classifier, and its accuracy means nothing.
         accuracy = f'accuracy {mean["accuracy"]:.1%}, ' if self._config.loss.softmax_weight else ''
         self._bar.set_postfix_str(
             f'loss {mean["loss"]:.3f}, {accuracy}active '
@@ -149,7 +150,7 @@ class RunLog:
         )
 
     def validation(self, step: int, metrics: dict) -> None:
-        """Writes what was measured on the validation split."""
+        """Writes the scores on the validation split."""
         self._tick('validation')
         self._write(step, 'validation', metrics)
         if self._events is not None:
@@ -159,7 +160,7 @@ class RunLog:
             self._say(f'step {step}: validation {found}')
 
     def _tick(self, kind):
-        """Seconds since the last tick; added to the run's time."""
+        """Returns the seconds since the last tick, and adds them to the run's time."""
         now = time.monotonic()
         seconds, self._flushed_at = now - self._flushed_at, now
         self.seconds['total'] += seconds
@@ -202,20 +203,20 @@ class RunLog:
 
 
 def _as_metrics(step):
-    """A step's metrics from JSON, of the types that they had."""
+    """Converts a step's metrics from JSON to arrays of their original types."""
     arrays = {name: np.array(x) for name, x in step.items()}
     return {name: x.astype(np.float32) if x.dtype == float else x for name, x in arrays.items()}
 
 
 def peak_device_memory() -> dict[str, float]:
-    """{'peak_device_gigabytes': most memory of the first device so far}; {} if it does not tell."""
+    """Returns {'peak_device_gigabytes': peak memory of the first device}; {} if it is not known."""
     stats = jax.local_devices()[0].memory_stats() or {}
     peak = stats.get('peak_bytes_in_use')
     return {} if peak is None else {'peak_device_gigabytes': peak / 1e9}
 
 
 def _reopen_lines(path, last_step):
-    """Opens a metrics.jsonl for appending, without the lines after `last_step`."""
+    """Removes the lines after `last_step` from a metrics.jsonl and opens it for appending."""
     kept = [json.dumps(line) + '\n' for line in read_metrics(path) if line['step'] <= last_step]
     partial = path.with_suffix('.partial')
     partial.write_text(''.join(kept), encoding='utf-8')
@@ -224,9 +225,9 @@ def _reopen_lines(path, last_step):
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """The lines of a metrics.jsonl; damaged ones are left out, with a warning.
+    """Returns the lines of a metrics.jsonl, without damaged ones, for which it logs a warning.
 
-    A last line that was cut off by a kill is no damage.
+    An incomplete last line, which a kill leaves behind, gives no warning.
     """
     if not path.exists():
         return []
@@ -234,12 +235,12 @@ def read_metrics(path: Path) -> list[dict]:
     found = {number: _parse_line(line) for number, line in enumerate(lines, start=1) if line}
     damaged = [str(number) for number, line in found.items() if line is None]
     if damaged:
-        logger.warning('%s: left out the lines that are damaged: %s', path, listed(damaged))
+        logger.warning('%s: skipped damaged lines: %s', path, listed(damaged))
     return [line for line in found.values() if line is not None]
 
 
 def _parse_line(line):
-    """What is in it, or None if it is damaged."""
+    """Returns the content of a line, or None if the line is damaged."""
     try:
         found = json.loads(line)
     except json.JSONDecodeError:
@@ -248,11 +249,13 @@ def _parse_line(line):
 
 
 def check_finite(step: int, metrics: dict, config: ConfigDict, workdir: Path) -> None:
-    """Raises DivergenceError, with the step and what led there, if the loss is not finite.
+    """Raises DivergenceError if the loss or the gradient is not finite.
+
+    The message has the step, the terms of the loss and the settings that matter most.
 
     Args:
-      step: the step after which the metrics were taken, counted from 1.
-      metrics: that step's metrics.
+      step: number of the step, from 1.
+      metrics: the metrics of the step.
       config: the whole config.
       workdir: the run's folder.
     """
@@ -265,33 +268,33 @@ def check_finite(step: int, metrics: dict, config: ConfigDict, workdir: Path) ->
         f'{loss.metric_weight}, softmax loss {metrics["softmax_loss"]} x config.loss.softmax_weight='
         f'{loss.softmax_weight}, learning rate {metrics["learning_rate"]:.3g} of '
         f'config.optim.learning_rate={optim.learning_rate}, config.optim.clip_norm='
-        f'{optim.clip_norm}). Config of the run: {workdir / "config.json"}. The last checkpoint is '
-        f'from before; try a lower config.optim.learning_rate in a new workdir.'
+        f'{optim.clip_norm}). Config of the run: {workdir / "config.json"}. The last checkpoint was '
+        f'saved before this step; try a lower config.optim.learning_rate in a new workdir.'
     )
 
 
 def count_collapsed_steps(count: np.ndarray, metrics: dict) -> np.ndarray:
-    """For how many steps in a row each slice has been lying in one point.
+    """Counts for how many steps in a row each slice has been collapsed to almost one point.
 
-    That is: a collapse score (`LossAux`) above `COLLAPSED`. Full collapse is a stationary point: with
-    all distances 0 the triplet loss is the threshold and its gradient 0.
+    A slice is collapsed if its collapse score (`LossAux`) is above `COLLAPSED`. Full collapse is a
+    stationary point: all distances are 0, so the triplet loss is the threshold and its gradient is 0.
 
     Args:
       count: the counts before this step, int [S].
-      metrics: the step's metrics.
+      metrics: the metrics of the step.
 
     Returns:
-      The counts after it, int [S].
+      The counts after this step, int [S].
     """
     return np.where(np.asarray(metrics['slice_collapse']) > COLLAPSED, count + 1, 0)
 
 
 def collapse_alarm(step: int, collapsed: np.ndarray, config: ConfigDict) -> str:
-    """The alarm in plain words.
+    """Returns the message for slices that have collapsed.
 
     Args:
-      step: the step at which it goes off.
-      collapsed: numbers of the slices that have collapsed.
+      step: the step at which the alarm goes off.
+      collapsed: numbers of the collapsed slices.
       config: the whole config.
     """
     loss = config.loss
@@ -307,12 +310,12 @@ def collapse_alarm(step: int, collapsed: np.ndarray, config: ConfigDict) -> str:
         f'COLLAPSE at step {step}: for {config.train.collapse_steps} steps slices '
         f'{", ".join(map(str, collapsed))} (of {config.model.num_slices}) have mapped all faces to '
         f'almost one point: distances are near 0 and the loss stays at the threshold, where the '
-        f'triplet loss has no gradient. It will hardly recover. Try {"; or ".join(advice)}.'
+        f'triplet loss has no gradient. The run is unlikely to recover. Try {"; or ".join(advice)}.'
     )
 
 
 def idle_alarm(step: int, config: ConfigDict) -> str:
-    """What to tell when for config.train.collapse_steps steps no anchor had a triplet.
+    """Returns the message for config.train.collapse_steps steps in which no anchor had a triplet.
 
     Args:
       step: the last of these steps.
@@ -321,8 +324,8 @@ def idle_alarm(step: int, config: ConfigDict) -> str:
     data = config.data
     return (
         f'NO TRIPLETS at step {step}: for {config.train.collapse_steps} steps no face had both a '
-        f'positive and a negative by config.loss.mining={config.loss.mining}, so that the metric loss '
-        f'was 0 and taught nothing. Try mining=hard; or more faces in a batch '
+        f'positive and a negative under config.loss.mining={config.loss.mining}, so the metric loss '
+        f'was 0 and had no gradient. Try config.loss.mining=hard, or more faces in a batch '
         f'(config.data.batch_size={data.batch_size}, config.data.samples_per_class='
         f'{data.samples_per_class}).'
     )

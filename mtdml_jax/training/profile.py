@@ -1,4 +1,4 @@
-"""A trace of some steps, for XProf and TensorBoard."""
+"""A trace of a few steps, for XProf and TensorBoard."""
 
 from pathlib import Path
 from typing import Any
@@ -7,22 +7,22 @@ import jax
 
 
 class Profile:
-    """Writes what the devices and the host do from step `first` to step `last`, both included.
+    """Writes a trace of the devices and the host from step `first` to step `last`, both included.
 
-    The trace lies in the run's folder, in `plugins/profile`, where `tensorboard --logdir` with XProf
-    (`pip install xprof`) finds it. A run that goes on behind `first` is not traced.
+    The trace is in `plugins/profile` in the run's folder, where `tensorboard --logdir` with XProf
+    (`pip install xprof`) finds it. A run that resumes after step `first` is not traced.
     """
 
     def __init__(self, folder: Path, steps: tuple[int, int] | None) -> None:
-        """Without steps it does nothing."""
+        """Takes (first, last); if `steps` is None, no trace is written."""
         self._folder, self._steps, self._is_tracing = folder, steps, False
 
     def __enter__(self) -> 'Profile':
-        """The profile itself."""
+        """Returns the profile itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Ends a trace whose last step did not come."""
+        """Ends the trace if the run ended before its last step."""
         self._stop()
 
     def before(self, step: int) -> None:
@@ -32,7 +32,7 @@ class Profile:
             self._is_tracing = True
 
     def after(self, step: int, results: Any) -> None:
-        """Ends the trace after its last step, whose results it waits for."""
+        """Waits for the results of the last step of the trace, then ends the trace."""
         if self._steps and step == self._steps[1]:
             jax.block_until_ready(results)
             self._stop()

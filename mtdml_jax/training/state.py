@@ -1,4 +1,4 @@
-"""What a training run carries from step to step, and the optimizer that changes it."""
+"""The state that a training run carries from step to step, its optimizer and its learning rate."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -12,16 +12,16 @@ from mtdml_jax.loss.memory import Memory, empty_memory
 from mtdml_jax.models import Network
 from mtdml_jax.models.pretrained import load_backbone
 
-if TYPE_CHECKING:  # Exports are compared with ONNX Runtime where it is not installed.
+if TYPE_CHECKING:  # The environment that compares ONNX exports does not have ml_collections.
     from ml_collections import ConfigDict
 
 
 @flax.struct.dataclass
 class TrainState:
-    """State of a run between two steps; all that a checkpoint holds.
+    """State of a run between two steps: what a checkpoint holds.
 
     Attributes:
-      step: number of steps done, int32 scalar.
+      step: number of completed steps, int32 scalar.
       variables: {'params', 'batch_stats'} of the network.
       opt_state: the optimizer's state.
       ema: running mean of `variables`, or None.
@@ -36,7 +36,7 @@ class TrainState:
 
     @property
     def eval_variables(self) -> Any:
-        """The variables to evaluate: their running mean where there is one."""
+        """The variables to evaluate: the running mean if there is one."""
         return self.variables if self.ema is None else self.ema
 
 
@@ -47,23 +47,23 @@ def create_state(
     *,
     read_pretrained: bool = True,
 ) -> TrainState:
-    """The state before the first step.
+    """Returns the state before the first step.
 
     Args:
       network: the network.
       optimizer: the optimizer.
       config: the whole config.
-      read_pretrained: whether the file `config.model.pretrained` is read. A state that a checkpoint
-        replaces does not need it, and it may be gone.
+      read_pretrained: whether to read the file `config.model.pretrained`. A state that a checkpoint
+        replaces does not need the file, which may no longer exist.
 
     Raises:
-      UserError: that file does not hold this backbone.
+      UserError: the file does not hold this backbone.
     """
     side = config.data.image_size
     variables = init_variables(network, config.seed, (side, side, config.data.channels))
     if read_pretrained and config.model.pretrained:
         variables = load_backbone(variables, config.model)
-    # The same arrays: replicating them over the devices makes two of each, as a donating step needs.
+    # Both are the same arrays. The step donates its state and needs two copies; `replicate` makes them.
     ema = variables if config.train.ema_decay else None
     opt_state = optimizer.init(variables['params'])
     size = config.loss.memory_size
@@ -72,22 +72,22 @@ def create_state(
 
 
 def init_variables(network: Network, seed: int, image_shape: tuple[int, ...]) -> Any:
-    """The first {'params', 'batch_stats'} of a network for images [H, W, channels]."""
-    # Run once: on a CPU, optimising the random numbers of 20 layers takes up to half a minute.
+    """Returns the initial {'params', 'batch_stats'} of a network for images [H, W, channels]."""
+    # This program runs once, and without optimisation it compiles up to half a minute faster on a CPU.
     init = jax.jit(network.init, compiler_options={'xla_backend_optimization_level': 0})
     # A backbone may have no BatchNorm.
     return {'batch_stats': {}, **init(jax.random.key(seed), jnp.zeros((1, *image_shape)))}
 
 
 def make_schedule(optim: 'ConfigDict', num_steps: int) -> optax.Schedule:
-    """The learning rate as a function of the step.
+    """Returns the learning rate as a function of the step.
 
     Args:
       optim: the section `optim` of the config.
       num_steps: number of steps of the run.
 
     Raises:
-      UserError: an unknown schedule.
+      UserError: the schedule is unknown.
     """
     warmup = round(optim.warmup * num_steps)
     peak = optim.learning_rate
@@ -95,17 +95,17 @@ def make_schedule(optim: 'ConfigDict', num_steps: int) -> optax.Schedule:
         case 'cosine':
             return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(num_steps, warmup + 1))
         case 'constant':
-            # optax 0.2.8 stays at the initial value for ever after a warm-up of 0 steps.
+            # After a warm-up of 0 steps, optax 0.2.8 would never leave the initial value.
             constant = optax.constant_schedule(peak)
             return optax.warmup_constant_schedule(0.0, peak, warmup) if warmup else constant
     raise UserError(f'config.optim.schedule: expected cosine or constant, found {optim.schedule!r}')
 
 
 def make_optimizer(optim: 'ConfigDict', schedule: optax.Schedule) -> optax.GradientTransformation:
-    """The optimizer that the section `optim` of the config describes.
+    """Returns the optimizer that the section `optim` of the config describes.
 
     Raises:
-      UserError: an unknown optimizer.
+      UserError: the optimizer is unknown.
     """
 
     def is_kernel(params):

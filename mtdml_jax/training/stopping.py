@@ -1,4 +1,4 @@
-"""Signals that ask a run to save and stop."""
+"""Signals that ask a run to save a checkpoint and stop."""
 
 import contextlib
 import signal
@@ -10,21 +10,21 @@ import orbax.checkpoint as ocp
 
 
 class Stopping:
-    """Whether the run was asked to stop; several processes stop at the same step."""
+    """Knows whether the run was asked to stop. Several processes stop at the same step."""
 
     def __init__(self) -> None:
-        """Not yet."""
+        """Initialises a run that was not asked to stop."""
         self._asked = False
 
     def now(self, manager: ocp.CheckpointManager, step: int) -> bool:
-        """Whether to stop after `step`; every process must ask after every step."""
+        """Returns whether to stop after `step`; every process must call this after every step."""
         if jax.process_count() > 1:
-            # JAX's coordination service, which has seen SIGTERM by itself, tells all of them.
+            # JAX's coordination service handles SIGTERM, and tells all processes the step.
             return manager.reached_preemption(step)
         return self._asked
 
     def ask(self, number: int, _frame: object = None) -> None:
-        """Takes the first signal. The second Ctrl-C, in a hurry, is the system's."""
+        """Handles a signal. After the first Ctrl-C, the system handles the next one."""
         self._asked = True
         if number != signal.SIGINT:
             return
@@ -36,12 +36,12 @@ class Stopping:
 
 @contextlib.contextmanager
 def catch_signals() -> Iterator[Stopping]:
-    """While it lasts, SIGTERM and Ctrl-C (SIGINT) ask the run to save and stop.
+    """Makes SIGTERM and Ctrl-C (SIGINT) ask the run to save and stop, within a `with` block.
 
     A second Ctrl-C ends the process at once; the last complete checkpoint stays.
     """
     stopping = Stopping()
-    # With several processes SIGTERM is the coordination service's.
+    # With several processes, the coordination service handles SIGTERM.
     signals = [signal.SIGINT] + [signal.SIGTERM] * (jax.process_count() == 1)
     previous = {number: signal.signal(number, stopping.ask) for number in signals}
     try:

@@ -30,14 +30,14 @@ def train_command(folder, workdir, *overrides):
 
 
 def error_of(command, capsys):
-    """What a command that ends with exit code 2 prints: one line."""
+    """Runs a command that must end with exit code 2; returns the one line of its error."""
     assert main(command) == 2
     lines = [x for x in capsys.readouterr().err.splitlines() if x.startswith('mtdml_jax: ')]
     (line,) = lines
     return line
 
 
-def test_training_leaves_the_promised_files(run):
+def test_training_writes_the_documented_files(run):
     names = {path.name.split('.')[0] for path in run.glob('[!.]*')}
     kept = {'config', 'metrics', 'events', 'checkpoints', 'evaluation', 'report', 'model'}
     assert names == kept
@@ -52,8 +52,15 @@ def test_training_leaves_the_promised_files(run):
     np.testing.assert_array_equal(confusion.sum(axis=1), [3] * 7)
 
 
+def test_no_evaluate_writes_no_evaluation_report_and_model(folder, tmp_path):
+    command = train_command(folder, tmp_path, '--config.train.num_steps=1')
+    assert main([*command, '--no-evaluate']) == 0
+    names = {path.name.split('.')[0] for path in tmp_path.glob('[!.]*')}
+    assert names == {'config', 'metrics', 'events', 'checkpoints'}
+
+
 @pytest.mark.parametrize('by', ['softmax', 'centroid'])
-def test_model_of_the_run_predicts_what_its_evaluation_counted(run, by):
+def test_model_of_the_run_predicts_the_classes_that_its_evaluation_counted(run, by):
     rows = [(emotion, pixels) for emotion, pixels, usage in csv_rows() if usage == 'PublicTest']
     faces = [np.array(pixels.split(), np.uint8).reshape(48, 48) for _, pixels in rows]
     found = mtdml_jax.load(run).predict(faces, by=by)
@@ -65,7 +72,7 @@ def test_model_of_the_run_predicts_what_its_evaluation_counted(run, by):
     assert list(found.class_names) == evaluation['class_names']
 
 
-def test_files_of_a_run_fill_a_row_of_a_study(run):
+def test_study_reads_its_row_from_the_files_of_a_run(run):
     row = measurements(run)
     assert len(json.loads(row['slices'])) == len(json.loads(row['train_collapse'])) == 4
     assert 0 <= row['linear_accuracy'] <= 1
@@ -74,7 +81,7 @@ def test_files_of_a_run_fill_a_row_of_a_study(run):
     assert row['device']
 
 
-def test_evaluate_reads_the_config_of_the_run_and_takes_another_split(run, capsys):
+def test_evaluate_reads_the_config_of_the_run_and_accepts_another_split(run, capsys):
     assert main(['evaluate', f'--workdir={run}', '--split=train']) == 0
     printed = capsys.readouterr().out
     assert '42 faces of the split train' in printed
@@ -89,14 +96,14 @@ def test_run_without_the_softmax_term_has_no_softmax_classifier(run):
     assert list(evaluation['classifiers']) == ['knn', 'centroid', 'linear']
 
 
-def test_split_that_the_data_lack(run, capsys):
+def test_split_that_the_data_lack_is_an_error(run, capsys):
     before = (run / 'evaluation.json').read_text()
     error = error_of(['evaluate', f'--workdir={run}', '--split=test'], capsys)
     assert "fer2013 has no split 'test'; it has train, validation" in error
     assert (run / 'evaluation.json').read_text() == before
 
 
-def test_missing_data_file(tmp_path, capsys):
+def test_missing_data_file_is_an_error_that_says_where_to_get_it(tmp_path, capsys):
     error = error_of(train_command(tmp_path, tmp_path / 'run'), capsys)
     for part in (str(tmp_path / 'data'), 'fer2013.csv', 'icml_face_data.csv', 'Kaggle'):
         assert part in error
@@ -111,14 +118,14 @@ def test_missing_data_file(tmp_path, capsys):
         ((9, GOOD, 'Training'), "expected a label from 0 to 6, found '9'"),
     ],
 )
-def test_wrong_row_of_the_csv_file(tmp_path, capsys, row, message):
+def test_wrong_row_of_the_csv_file_is_named(tmp_path, capsys, row, message):
     path = write_csv(tmp_path / 'data' / 'fer2013.csv', [(0, GOOD, 'Training'), row])
     error = error_of(train_command(tmp_path, tmp_path / 'run'), capsys)
     assert f'{path}: row 3: {message}' in error
     assert not list((tmp_path / 'prepared').rglob('*.tfrecord*'))
 
 
-def test_class_with_one_face(tmp_path, capsys):
+def test_class_with_one_face_is_an_error(tmp_path, capsys):
     rows = [row for row in csv_rows({'Training': 2}) if row[0] != 1]
     write_csv(tmp_path / 'data' / 'fer2013.csv', [*rows, (1, GOOD, 'Training')])
     error = error_of(train_command(tmp_path, tmp_path / 'run'), capsys)
@@ -141,7 +148,7 @@ def test_class_with_one_face(tmp_path, capsys):
         ('--config.eval.split=test', "fer2013 has no split 'test'; it has train, validation; cross"),
     ],
 )  # fmt: skip
-def test_wrong_setting(folder, tmp_path, capsys, override, message):
+def test_wrong_setting_is_named(folder, tmp_path, capsys, override, message):
     assert message in error_of(train_command(folder, tmp_path / 'run', override), capsys)
     assert not (tmp_path / 'run').exists()
 
@@ -168,13 +175,13 @@ def test_ctrl_c_before_the_first_step_ends_with_one_line(folder, tmp_path, capsy
 
 
 @pytest.mark.parametrize('steps', ['3,2', '0,1', '5', 'a,b'])
-def test_steps_to_trace_that_are_none(folder, tmp_path, capsys, steps):
+def test_wrong_steps_of_a_trace_are_an_error(folder, tmp_path, capsys, steps):
     with pytest.raises(SystemExit, match='2'):
         main([*train_command(folder, tmp_path), f'--profile={steps}'])
     assert f'expected FIRST,LAST, two steps from 1 on, found {steps!r}' in capsys.readouterr().err
 
 
-def test_workdir_of_another_run(folder, run, capsys):
+def test_workdir_of_another_run_is_refused(folder, run, capsys):
     error = error_of(train_command(folder, run, '--config.seed=5'), capsys)
     assert 'seed (there 0, now 5)' in error
 
@@ -189,7 +196,7 @@ def test_loss_that_diverges_ends_with_its_exit_code_and_saves_nothing(
             yield batch | {'image': batch['image'] * (np.nan if number else 1)}
 
     monkeypatch.setattr(loop, 'train_batches', diverging)
-    # A checkpoint is due at step 3, the next line of metrics not before step 6.
+    # A checkpoint is due at step 3, and the next line of metrics at step 6.
     assert main(train_command(folder, tmp_path, '--config.train.log_every=6')) == 3
     assert 'mtdml_jax: step 2: the loss is no longer finite' in capsys.readouterr().err
     assert not [path for path in (tmp_path / 'checkpoints').iterdir() if path.name.isdigit()]
@@ -202,8 +209,10 @@ def test_loss_that_diverges_ends_with_its_exit_code_and_saves_nothing(
         ('--distributed=localhost:1234,2', "expected HOST:PORT,NUM,ID, found 'localhost:1234,2'"),
     ],
 )
-def test_process_that_does_not_know_the_others_says_so(folder, tmp_path, argument, message):
-    # On its own: JAX joins processes only before it has computed anything.
+def test_process_that_cannot_find_the_others_ends_with_an_error(
+    folder, tmp_path, argument, message
+):
+    # In a process of its own, because JAX joins processes only before its first computation.
     command = [*train_command(folder, tmp_path / 'run'), argument]
     found = subprocess.run(
         [sys.executable, '-m', 'mtdml_jax', *command], capture_output=True, text=True, check=False
@@ -235,16 +244,18 @@ def test_missing_accelerator_ends_in_one_line(folder, capsys, monkeypatch, error
     assert str(error) in line
 
 
-def test_command_without_its_packages_says_which_extra_brings_them(tmp_path, capsys, monkeypatch):
+def test_command_without_its_packages_names_the_extra_that_has_them(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, 'mtdml_jax.config', None)
     line = error_of(['prepare', '--config=quickstart'], capsys)
-    assert "prepare takes more than the loss does: pip install 'mtdml_jax[train]'" in line
+    assert "prepare needs more packages than the loss: pip install 'mtdml_jax[train]'" in line
     monkeypatch.setitem(sys.modules, 'mtdml_jax.inference.predict', None)
     line = error_of(['predict', '--model=m.safetensors', 'face.png'], capsys)
     assert line.endswith("pip install 'mtdml_jax[predict]'")
 
 
-def test_devices_are_told_and_a_gpu_that_jax_does_not_use(tmp_path, capsys, monkeypatch):
+def test_devices_are_printed_with_a_warning_if_jax_does_not_use_a_gpu(
+    tmp_path, capsys, monkeypatch
+):
     driver = tmp_path / 'version'
     monkeypatch.setattr('mtdml_jax.host.system.NVIDIA_DRIVER', str(driver))
     show_devices()

@@ -25,7 +25,7 @@ NUM_SUBJECTS, NUM_FOLDS = 7, 3
 
 
 def write_drawn_ck_plus(folder):
-    """CK+ of drawn faces: a sequence of each subject and expression, from neutral to its peak."""
+    """Writes a CK+ of drawn faces: for each subject and expression, a sequence from neutral to peak."""
     for identity in range(NUM_SUBJECTS):
         for expression, code in CODES.items():
             subject, sequence = f'S{identity:03}', f'{code:03}'
@@ -93,15 +93,15 @@ def test_folds_are_disjoint_by_subject_and_test_every_sequence_once(folder, fini
     tested = []
     for fold in range(NUM_FOLDS):
         data = with_fold(config, fold).data
-        parts = {name: load_part(data, name) for name in ('train', 'validation', 'test')}
-        subjects = [set(part.subjects) for part in parts.values()]
+        splits = {name: load_part(data, name) for name in ('train', 'validation', 'test')}
+        subjects = [set(split.subjects) for split in splits.values()]
         assert set.union(*subjects) == {f'S{identity:03}' for identity in range(NUM_SUBJECTS)}
         assert sum(map(len, subjects)) == NUM_SUBJECTS
         assert sorted(subjects[2]) == [f'S{identity:03}' for identity in range(fold, 7, 3)]
-        tested += [name.rpartition('_')[0] for name in parts['test'].file_names]
+        tested += [name.rpartition('_')[0] for name in splits['test'].file_names]
         found = json.loads((finished / f'fold_{fold:02d}' / 'evaluation.json').read_text())
-        assert found['num_examples'] == len(parts['test'].labels)
-    # 2 frames of each sequence.
+        assert found['num_examples'] == len(splits['test'].labels)
+    # Each sequence has 2 frames.
     assert sorted(tested) == sorted(2 * sorted(set(tested)))
     assert len(set(tested)) == NUM_SUBJECTS * len(CODES)
 
@@ -132,7 +132,7 @@ def test_report_links_to_the_report_of_each_fold(finished):
 
 
 @pytest.mark.slow
-def test_killed_in_the_third_fold_and_resumed_it_ends_with_the_same_result(folder, finished):
+def test_run_killed_in_the_third_fold_and_resumed_ends_with_the_same_result(folder, finished):
     killed = folder / 'killed'
     folder_02 = killed / 'fold_02' / 'checkpoints'
     script = textwrap.dedent(f"""
@@ -149,7 +149,7 @@ def test_killed_in_the_third_fold_and_resumed_it_ends_with_the_same_result(folde
         def batches(*args, **kwargs):
             for number, batch in enumerate(make_batches(*args, **kwargs)):
                 if number == 3:
-                    # Checkpoints are written beside the training: that of step 2 is waited for.
+                    # Checkpoints are written in the background: wait for that of step 2.
                     while not checkpoints.has_checkpoint(pathlib.Path({str(folder_02)!r})):
                         time.sleep(0.05)
                     os.kill(os.getpid(), signal.SIGKILL)
@@ -181,7 +181,7 @@ def test_finished_folds_are_not_run_again(folder, finished):
 
 
 @pytest.mark.slow
-def test_fold_that_was_evaluated_on_another_part_is_tested_again(folder, finished):
+def test_fold_that_was_evaluated_on_another_split_is_tested_again(folder, finished):
     before, path = results(finished), finished / 'fold_01' / 'evaluation.json'
     evaluation = json.loads(path.read_text())
     path.write_text(json.dumps(evaluation | {'split': 'train', 'num_examples': 1}))
@@ -206,7 +206,7 @@ def test_settings_without_folds_or_of_another_run_are_refused(folder, finished, 
         ("data.heldout_classes=('happy',)", 'config.data.heldout_classes: crossval pools'),
     ],
 )
-def test_settings_that_no_fold_can_have_are_refused_before_a_folder_is_made(
+def test_settings_that_cannot_work_are_refused_before_a_folder_is_made(
     folder, capsys, override, message
 ):
     workdir = folder / 'refused'
@@ -234,19 +234,19 @@ def test_pooled_accuracy_weighs_images_and_its_mean_weighs_folds_by_hand():
     assert scores['accuracy'] == 0.8
     assert scores['fold_accuracies'] == [7 / 8, 1 / 2]
     assert scores['accuracy_mean'] == 0.6875
-    # Two values x, y: standard error |x - y| / 2, and t of 1 degree of freedom 12.706.
-    # So far that it ends with the shares that there are.
+    # Two values x and y have the standard error |x - y| / 2; t with 1 degree of freedom is 12.706.
+    # The interval would exceed [0, 1], so it ends there.
     assert 12.7062 * 0.375 / 2 > 0.6875
     assert scores['accuracy_ci95'] == [0.0, 1.0]
 
 
-def test_interval_of_folds_is_that_of_their_mean_and_not_shorter_than_that_of_all_images():
+def test_interval_of_folds_is_that_of_their_mean_and_at_least_that_of_all_images():
     different = [fold_of([[x, 100 - x], [100 - x, x]]) for x in (80, 90, 70)]
-    # The standard error is 0.1 / sqrt(3), and t of 2 degrees of freedom 4.30265.
+    # The standard error is 0.1 / sqrt(3); t with 2 degrees of freedom is 4.30265.
     half = 4.30265 * 0.1 / 3**0.5
     assert 0.8 + half > 1
     (found,) = (x['accuracy_ci95'] for x in pool_folds(different)['classifiers'].values())
     np.testing.assert_allclose(found, [0.8 - half, 1.0], rtol=1e-5)
     equal = pool_folds([fold_of([[10, 0], [0, 10]])] * 3)['classifiers']['knn']
-    # Wilson's interval of n = n: from 1 / (1 + z^2 / n).
+    # Wilson's interval for n right answers of n starts at 1 / (1 + z^2 / n).
     np.testing.assert_allclose(equal['accuracy_ci95'], [1 / (1 + 1.959964**2 / 60), 1], rtol=1e-5)

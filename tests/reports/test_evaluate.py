@@ -8,7 +8,7 @@ from mtdml_jax.config import load_config
 from mtdml_jax.reports.evaluate import describe_run
 
 
-def test_run_is_described_where_there_is_no_git_and_no_system_that_tells_the_processor(monkeypatch):
+def test_run_is_described_without_git_and_without_the_name_of_the_processor(monkeypatch):
     monkeypatch.setenv('PATH', '')
     monkeypatch.setattr('sys.platform', 'another')
     state = SimpleNamespace(step=3, variables={'params': {'kernel': np.zeros((2, 5))}})

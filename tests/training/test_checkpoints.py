@@ -15,7 +15,7 @@ from mtdml_jax.host.process import quieten_orbax
 from mtdml_jax.training import checkpoints
 from mtdml_jax.training.state import TrainState
 
-# Of checkpoints that are damaged it complains from threads of its own, in whichever test runs by then.
+# Orbax reports damaged checkpoints from threads of its own, possibly while a later test runs.
 quieten_orbax()
 
 
@@ -27,7 +27,7 @@ def make_state(step):
 
 
 def save_steps(folder, accuracies, keep=1):
-    """Saves a checkpoint every 10 steps with these accuracies (None: not measured)."""
+    """Saves a checkpoint every 10 steps with these accuracies; None is an accuracy not measured."""
     train = load_config(CONFIG, [f'--config.train.keep_checkpoints={keep}']).train
     with checkpoints.open_checkpoints(folder, train) as manager:
         for number, accuracy in enumerate(accuracies, start=1):
@@ -37,7 +37,7 @@ def save_steps(folder, accuracies, keep=1):
     return checkpoints.open_checkpoints(folder, train)
 
 
-def test_state_comes_back_bit_for_bit_with_its_structure(tmp_path):
+def test_state_is_restored_bit_for_bit_with_its_structure(tmp_path):
     with save_steps(tmp_path, [0.5]) as manager:
         target = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, make_state(0)))
         state, info = checkpoints.restore(manager, 10, target)
@@ -46,7 +46,7 @@ def test_state_comes_back_bit_for_bit_with_its_structure(tmp_path):
     assert info == {'number': 1}
 
 
-def test_checkpoint_from_before_there_was_a_memory_is_read(tmp_path):
+def test_checkpoint_from_before_the_memory_was_added_is_read(tmp_path):
     old = make_state(10)
     fields = {name: getattr(old, name) for name in ('step', 'variables', 'opt_state', 'ema')}
     items = ocp.args.Composite(state=ocp.args.StandardSave(fields), info=ocp.args.JsonSave({}))
@@ -67,12 +67,12 @@ DAMAGES = {
     'emptied': lambda path: os.truncate(path, 0),
     'missing': lambda path: path.unlink(),
     'flipped': flip_a_bit,
-    'of other numbers': lambda path: path.write_text('{"number": 2, "digest": "0123"}'),
+    'changed numbers': lambda path: path.write_text('{"number": 2, "digest": "0123"}'),
 }
 
 
 def damage(checkpoint, files, kind):
-    """Damages these files of a checkpoint, of which there must be some."""
+    """Damages all files of a checkpoint that match a pattern; there must be one."""
     paths = list(checkpoint.glob(files))
     assert paths
     for path in paths:
@@ -90,12 +90,12 @@ METRICS = 'metrics/metrics'
         (STRUCTURE, 'missing'),
         (INFO, 'truncated'),
         (INFO, 'missing'),
-        (INFO, 'of other numbers'),
+        (INFO, 'changed numbers'),
         (METRICS, 'truncated'),
         (METRICS, 'emptied'),
     ],
 )
-def test_run_goes_on_from_the_last_checkpoint_that_is_whole(tmp_path, caplog, files, kind):
+def test_run_resumes_from_the_last_undamaged_checkpoint(tmp_path, caplog, files, kind):
     folder = tmp_path / 'checkpoints'
     with save_steps(folder, [0.5, 0.6, 0.7], keep=3):
         pass
@@ -105,16 +105,16 @@ def test_run_goes_on_from_the_last_checkpoint_that_is_whole(tmp_path, caplog, fi
         chex.assert_trees_all_equal(state, make_state(20))
         assert info == {'number': 2}
         assert str(folder / '30') in caplog.text
-        # Metrics are read when the folder is opened, before there is a state to go on from.
-        assert files == METRICS or 'going on from the checkpoint of step 20' in caplog.text
+        # Metrics are read when the folder is opened, before a state is restored.
+        assert files == METRICS or 'resuming from the checkpoint of step 20' in caplog.text
         assert (tmp_path / 'damaged_checkpoint_30').is_dir()
-        # The step is saved again when the run comes there.
+        # The resumed run saves the step again.
         checkpoints.save(manager, make_state(30), None, {})
         manager.wait_until_finished()
         chex.assert_trees_all_equal(checkpoints.restore_latest(manager, state)[0], make_state(30))
 
 
-def test_half_written_checkpoint_is_left_to_orbax(tmp_path):
+def test_half_written_checkpoint_is_ignored(tmp_path):
     half = tmp_path / '20.orbax-checkpoint-tmp' / 'metrics'
     half.mkdir(parents=True)
     (half / 'metrics').write_text('{"softmax_acc')
@@ -122,7 +122,9 @@ def test_half_written_checkpoint_is_left_to_orbax(tmp_path):
         assert manager.all_steps() == [10]
 
 
-def test_checkpoint_that_cannot_be_written_is_said_to_be_so(tmp_path, monkeypatch):
+def test_checkpoint_that_cannot_be_written_raises_an_os_error_with_the_reason(
+    tmp_path, monkeypatch
+):
     def full(*_, **__):
         raise ValueError('RESOURCE_EXHAUSTED: ' + 300 * 'a' + ' No space left on device')
 
@@ -141,7 +143,7 @@ def test_checkpoint_that_cannot_be_written_is_said_to_be_so(tmp_path, monkeypatc
                     checkpoints.finish(manager)
 
 
-def test_without_a_whole_checkpoint_nothing_is_moved(tmp_path):
+def test_nothing_is_moved_if_all_checkpoints_are_damaged(tmp_path):
     folder = tmp_path / 'checkpoints'
     with save_steps(folder, [0.5, 0.6], keep=2) as manager:
         for step in (10, 20):
@@ -158,18 +160,18 @@ def test_latest_and_best_are_kept(tmp_path):
         assert checkpoints.choose_step(manager, 'latest', 'softmax_accuracy') == 50
 
 
-def test_checkpoint_that_was_not_measured_is_never_the_best(tmp_path):
+def test_checkpoint_without_metrics_is_never_the_best(tmp_path):
     with save_steps(tmp_path, [0.9, 0.4, None]) as manager:
         assert sorted(manager.all_steps()) == [10, 30]
         assert checkpoints.choose_step(manager, 'best', 'softmax_accuracy') == 10
 
 
-def test_best_of_checkpoints_that_were_not_measured_is_the_latest(tmp_path):
+def test_best_of_checkpoints_without_metrics_is_the_latest(tmp_path):
     with save_steps(tmp_path, [None, None], keep=2) as manager:
         assert checkpoints.choose_step(manager, 'best', 'softmax_accuracy') == 20
 
 
-def test_only_a_finished_checkpoint_counts_and_looking_leaves_no_folder(tmp_path):
+def test_only_a_finished_checkpoint_counts_and_the_check_makes_no_folder(tmp_path):
     folder = tmp_path / 'checkpoints'
     assert not checkpoints.has_checkpoint(folder)
     assert not folder.exists()

@@ -14,7 +14,9 @@ from mtdml_jax.models import make_network
 from mtdml_jax.reports.evaluate import load_checkpoint
 from mtdml_jax.scoring.embed import make_embedder
 from mtdml_jax.training import loop
+from mtdml_jax.training.devices import AXIS
 from mtdml_jax.training.metrics import read_metrics
+from mtdml_jax.training.setup import make_training
 
 pytestmark = pytest.mark.usefixtures('resnet4')
 
@@ -31,13 +33,21 @@ def uninterrupted(config, folder):
     return folder / 'uninterrupted'
 
 
+@pytest.fixture(scope='module')
+def again(config, folder):
+    """The same run once more: (its folder, what `on_step` was called with)."""
+    called = []
+    loop.train(config, folder / 'again', on_step=lambda *arguments: called.append(arguments))
+    return folder / 'again', called
+
+
 def final_state(config, workdir):
     state, _ = load_checkpoint(make_network(config.model, 7), config, workdir)
     return state
 
 
 def interrupt_before(monkeypatch, step, action):
-    """Lets something happen when the batch of `step` is asked for."""
+    """Calls `action` when the loop asks for the batch of `step`."""
     make_batches = loop.train_batches
 
     def batches(*args, start_step, **kwargs):
@@ -49,13 +59,22 @@ def interrupt_before(monkeypatch, step, action):
     monkeypatch.setattr(loop, 'train_batches', batches)
 
 
-def test_same_seed_gives_the_same_metrics_bit_for_bit(config, uninterrupted, tmp_path):
-    loop.train(config, tmp_path)
-    text = (tmp_path / 'metrics.jsonl').read_text()
+def test_same_seed_gives_the_same_metrics_bit_for_bit(again, uninterrupted):
+    workdir, _ = again
+    text = (workdir / 'metrics.jsonl').read_text()
     assert text == (uninterrupted / 'metrics.jsonl').read_text()
-    assert [line['step'] for line in read_metrics(tmp_path / 'metrics.jsonl')] == [
+    assert [line['step'] for line in read_metrics(workdir / 'metrics.jsonl')] == [
         *(1, 2, 3, 3, 4, 5, 6, 6)
     ]
+
+
+def test_each_step_calls_back_once_with_its_number_and_its_metrics_on_all_devices(again):
+    workdir, called = again
+    assert [step for step, _ in called] == [1, 2, 3, 4, 5, 6]
+    assert all(len(metrics['loss'].sharding.device_set) == 8 for _, metrics in called)
+    lines = read_metrics(workdir / 'metrics.jsonl')
+    losses = [float(metrics['loss'][0]) for _, metrics in called]
+    assert losses == [line['train/loss'] for line in lines if 'train/loss' in line]
 
 
 def test_another_seed_gives_other_metrics(folder, uninterrupted, tmp_path):
@@ -64,7 +83,7 @@ def test_another_seed_gives_other_metrics(folder, uninterrupted, tmp_path):
     assert first['train/loss'] != other['train/loss']
 
 
-def test_run_that_crashed_and_is_resumed_ends_with_the_same_bits(
+def test_resumed_run_after_a_crash_ends_with_the_same_bits(
     config, uninterrupted, tmp_path, monkeypatch
 ):
     def crash():
@@ -74,7 +93,7 @@ def test_run_that_crashed_and_is_resumed_ends_with_the_same_bits(
         interrupt_before(patch, 5, crash)
         loop.train(config, tmp_path)
     assert read_metrics(tmp_path / 'metrics.jsonl')[-1]['step'] == 4
-    # What was being written is whole.
+    # The checkpoint that was being written is complete.
     assert (tmp_path / 'checkpoints' / '3').is_dir()
     assert loop.train(config, tmp_path)
     chex.assert_trees_all_equal(final_state(config, tmp_path), final_state(config, uninterrupted))
@@ -83,9 +102,7 @@ def test_run_that_crashed_and_is_resumed_ends_with_the_same_bits(
 
 
 @pytest.mark.slow
-def test_run_whose_images_vanish_says_so_and_goes_on_when_they_are_back(
-    tmp_path, monkeypatch, capsys
-):
+def test_run_reports_missing_images_and_resumes_when_they_are_back(tmp_path, monkeypatch, capsys):
     for number, (emotion, pixels, usage) in enumerate(csv_rows()):
         split = 'train' if usage == 'Training' else 'validation'
         path = tmp_path / 'data' / split / str(emotion) / f'{number}.png'
@@ -109,17 +126,15 @@ def test_run_whose_images_vanish_says_so_and_goes_on_when_they_are_back(
     found, expected = (
         json.loads((tmp_path / name / 'evaluation.json').read_text()) for name in ('run', 'sound')
     )
-    del found['run'], expected['run']  # How long it took, and where.
+    del found['run'], expected['run']  # These differ in time and folder.
     assert found == expected
     lines, expected = (read_metrics(tmp_path / name / 'metrics.jsonl') for name in ('run', 'sound'))
     assert lines == expected
 
 
 @pytest.mark.parametrize(('step', 'sent'), [(3, signal.SIGTERM), (5, signal.SIGINT)])
-def test_signal_saves_the_step_at_which_it_came(
-    config, uninterrupted, tmp_path, monkeypatch, step, sent
-):
-    """At step 3 a look at the validation split is due, which the resumed run would not make up for."""
+def test_signal_saves_the_current_step(config, uninterrupted, tmp_path, monkeypatch, step, sent):
+    """At step 3 a validation is due, which the resumed run would not repeat."""
     with monkeypatch.context() as patch:
         interrupt_before(patch, step, lambda: os.kill(os.getpid(), sent))
         assert not loop.train(config, tmp_path)
@@ -129,7 +144,7 @@ def test_signal_saves_the_step_at_which_it_came(
     assert read_metrics(tmp_path / 'metrics.jsonl') == read_metrics(uninterrupted / 'metrics.jsonl')
 
 
-def test_finished_run_is_left_as_it_is(config, uninterrupted):
+def test_finished_run_is_not_changed(config, uninterrupted):
     before = (uninterrupted / 'metrics.jsonl').read_text()
     assert loop.train(config, uninterrupted)
     assert (uninterrupted / 'metrics.jsonl').read_text() == before
@@ -138,17 +153,17 @@ def test_finished_run_is_left_as_it_is(config, uninterrupted):
 def test_every_device_mines_the_global_batch(config, uninterrupted):
     lines = read_metrics(uninterrupted / 'metrics.jsonl')
     found = [x['train/slice_num_valid'] for x in lines if 'train/loss' in x]
-    # 16 faces, 2 a device, which has hardly a pair of one class.
+    # Each device has 2 of the 16 faces, and so hardly a pair of one class.
     assert found == [[16.0] * 4] * 6
-    network, *_ = loop.make_training(config, np.full(7, 6))
-    assert network.backbone.axis_name == loop.AXIS
+    network, *_ = make_training(config, np.full(7, 6))
+    assert network.backbone.axis_name == AXIS
     alone = config.copy_and_resolve_references()
     alone.model.batch_norm = 'device'
-    network, *_ = loop.make_training(alone, np.full(7, 6))
+    network, *_ = make_training(alone, np.full(7, 6))
     assert network.backbone.axis_name is None
 
 
-def test_validation_judges_the_running_mean_by_neighbours_in_the_train_split(config, uninterrupted):
+def test_validation_scores_the_running_mean_by_neighbours_in_the_train_split(config, uninterrupted):
     state = final_state(config, uninterrupted)
     splits = loop.load_training_splits(config.data)
     network = make_network(config.model, 7)
@@ -182,7 +197,7 @@ def test_second_run_in_a_workdir_is_refused_while_the_first_trains(config, tmp_p
     assert not (tmp_path / 'config.json').exists()
 
 
-def test_data_without_the_validation_split_train_without_looking(folder, tmp_path):
+def test_run_without_a_validation_split_trains_without_validation(folder, tmp_path):
     write_csv(tmp_path / 'data' / 'fer2013.csv', csv_rows({'Training': 2}))
     config = small_config(tmp_path, '--config.eval.split=train')
     assert loop.train(config, tmp_path / 'run')
@@ -190,7 +205,7 @@ def test_data_without_the_validation_split_train_without_looking(folder, tmp_pat
     assert [line['step'] for line in lines] == [1, 2, 3, 4, 5, 6]
 
 
-def test_head_that_is_not_trained_is_not_looked_at(config, folder, uninterrupted):
+def test_head_that_is_not_trained_is_not_validated(config, folder, uninterrupted):
     without = small_config(folder, '--config.loss.softmax_weight=0')
     network = make_network(config.model, 7)
     scores = loop.make_validation(network, without, *loop.load_training_splits(config.data))(

@@ -21,7 +21,7 @@ from mtdml_jax.training.metrics import (
 
 
 def step_metrics(loss=1.0, collapse=(0.6, 0.6), num_valid=(8, 8)):
-    """Metrics of a step as two devices return them."""
+    """Returns the metrics of a step, replicated over two devices."""
     metrics = {
         'loss': loss,
         'metric_loss': 0.5,
@@ -45,19 +45,19 @@ def run_log(folder, start_step=0, kept=None, **train):
     return RunLog(folder, start_step, kept or {}, load_config(CONFIG, overrides))
 
 
-def test_damaged_lines_are_left_out_and_named(tmp_path, caplog):
+def test_damaged_lines_are_skipped_and_named(tmp_path, caplog):
     path = tmp_path / 'metrics.jsonl'
     good = [json.dumps({'step': step, 'train/loss': 0.5}) for step in (1, 2, 3)]
     lines = [good[0], good[1][:-4], '\0\0\0', '[1]', '{"step": "x"}', '', good[2], good[1][:9]]
     path.write_bytes('\n'.join(lines).encode() + b'\xff')
     with run_log(tmp_path, start_step=2):
         pass
-    # The last line was cut off by a kill; the third step has to be taken again.
+    # A kill cut off the last line. The third step will be taken again.
     assert path.read_text() == good[0] + '\n'
-    assert caplog.messages == [f'{path}: left out the lines that are damaged: 2, 3, 4, 5']
+    assert caplog.messages == [f'{path}: skipped damaged lines: 2, 3, 4, 5']
 
 
-def test_kill_while_a_resumed_run_reopens_its_lines_loses_none(tmp_path, monkeypatch):
+def test_kill_while_a_resumed_run_reopens_its_metrics_loses_no_line(tmp_path, monkeypatch):
     path = tmp_path / 'metrics.jsonl'
     path.write_text(json.dumps({'step': 1}) + '\n')
     monkeypatch.setattr(metrics.Path, 'replace', lambda *_: 1 / 0)
@@ -82,7 +82,7 @@ def test_metrics_are_means_over_the_steps_since_the_last_line(tmp_path):
     assert log.seconds['total'] >= log.seconds['steps'] > 0
 
 
-def test_metrics_file_holds_no_times(tmp_path):
+def test_metrics_file_has_no_times(tmp_path):
     with run_log(tmp_path) as log:
         log.add(step_metrics())
         log.flush(1)
@@ -90,9 +90,7 @@ def test_metrics_file_holds_no_times(tmp_path):
     assert not [name for name in line if 'second' in name]
 
 
-def test_tensorboard_has_metrics_each_slice_by_itself_and_what_the_machine_does(
-    tmp_path, monkeypatch
-):
+def test_tensorboard_has_metrics_of_each_slice_and_speed_and_memory(tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(metrics.time, 'monotonic', lambda: now[0])
     monkeypatch.setattr(metrics, 'peak_device_memory', lambda: {'peak_device_gigabytes': 2.5})
@@ -113,14 +111,14 @@ def test_tensorboard_has_metrics_each_slice_by_itself_and_what_the_machine_does(
     found = {value.tag: value.simple_value for value in values}
     assert found['train/loss'] == 3.0
     assert (found['train/slice_active_share/0'], found['train/slice_active_share/1']) == (1.0, 0.5)
-    # Batches of 128 images take four seconds each, three of them waiting.
+    # Each batch of 128 images takes four seconds, three of which are waiting.
     assert found['train/images_per_second'] == 32.0
     assert found['train/step_seconds'] == 4.0
     assert found['train/data_wait_share'] == 0.75
     assert found['train/peak_device_gigabytes'] == 2.5
 
 
-def test_full_disk_is_an_error_of_the_events_and_no_endless_wait(tmp_path):
+def test_full_disk_raises_an_error_instead_of_waiting_for_ever(tmp_path):
     with run_log(tmp_path) as log, open('/dev/full', 'wb', buffering=0) as full:
         file = log._events._py_recordio_writer
         kept, file._writer = file._writer, full
@@ -130,7 +128,7 @@ def test_full_disk_is_an_error_of_the_events_and_no_endless_wait(tmp_path):
         file._writer = kept
 
 
-def test_run_stopped_between_two_lines_writes_what_an_uninterrupted_one_does(tmp_path):
+def test_run_stopped_between_two_lines_writes_the_lines_of_an_uninterrupted_run(tmp_path):
     steps = [step_metrics(loss, (0.99, 0.1), (valid, 0)) for loss, valid in ((0.1, 3), (0.3, 4))]
 
     def lines(folder, kept=None, start_step=0, stop=False):
@@ -147,7 +145,7 @@ def test_run_stopped_between_two_lines_writes_what_an_uninterrupted_one_does(tmp
     kept = lines(tmp_path / 'stopped', stop=True)
     text = lines(tmp_path / 'stopped', kept, start_step=1)
     assert text == lines(tmp_path / 'whole')
-    # The alarm needs both steps, too.
+    # The alarm depends on both steps, too.
     assert [
         set(json.loads(line)) & {'train/loss', 'alarm/collapsed_slices'}
         for line in text.split('\n')[:-1]
@@ -157,7 +155,7 @@ def test_run_stopped_between_two_lines_writes_what_an_uninterrupted_one_does(tmp
     ]
 
 
-def test_resume_drops_the_lines_after_its_checkpoint_and_a_line_cut_in_two(tmp_path):
+def test_resumed_run_drops_lines_after_its_checkpoint_and_an_incomplete_line(tmp_path):
     lines = [json.dumps({'step': step, 'train/loss': step}) for step in (1, 2, 3)]
     (tmp_path / 'metrics.jsonl').write_text('\n'.join(lines) + '\n{"step": 4, "tra')
     with run_log(tmp_path, start_step=2) as log:
@@ -171,7 +169,7 @@ def test_resume_drops_the_lines_after_its_checkpoint_and_a_line_cut_in_two(tmp_p
 
 @pytest.mark.parametrize('name', ['loss', 'grad_norm'])
 @pytest.mark.parametrize('value', [math.nan, math.inf])
-def test_loss_that_is_not_finite_stops_with_step_terms_and_config(tmp_path, name, value):
+def test_loss_that_is_not_finite_raises_an_error_with_step_terms_and_config(tmp_path, name, value):
     config = load_config(CONFIG, ['--config.optim.learning_rate=10'])
     metrics = {key: x[0] for key, x in step_metrics().items()} | {name: value}
     with pytest.raises(DivergenceError) as error:
@@ -180,14 +178,14 @@ def test_loss_that_is_not_finite_stops_with_step_terms_and_config(tmp_path, name
         assert part in str(error.value)
 
 
-def test_first_step_that_is_not_finite_is_the_one_that_is_named(tmp_path):
+def test_error_names_the_first_step_that_is_not_finite(tmp_path):
     with run_log(tmp_path) as log, pytest.raises(DivergenceError, match='step 12:'):
         for loss in (1.0, math.nan, math.nan):
             log.add(step_metrics(loss))
         log.flush(13)
 
 
-def test_steps_in_one_point_are_counted_until_the_slice_opens():
+def test_collapsed_steps_are_counted_until_the_slice_recovers():
     count = np.array([4, 4])
     for collapse, expected in (((0.99, 0.97), [5, 5]), ((0.99, 0.9), [6, 0])):
         one_device = {name: x[0] for name, x in step_metrics(collapse=collapse).items()}
@@ -195,7 +193,7 @@ def test_steps_in_one_point_are_counted_until_the_slice_opens():
         np.testing.assert_array_equal(count, expected)
 
 
-def test_alarm_goes_off_once_after_so_many_steps_in_a_row(tmp_path, capfd):
+def test_collapse_alarm_goes_off_once_after_collapse_steps_in_a_row(tmp_path, capfd):
     with run_log(tmp_path, collapse_steps=3) as log:
         for step in range(1, 7):
             log.add(step_metrics(collapse=(0.99, 0.6)))
@@ -205,14 +203,14 @@ def test_alarm_goes_off_once_after_so_many_steps_in_a_row(tmp_path, capfd):
     assert alarms == [{'step': 3, 'alarm/collapsed_slices': [0]}]
 
 
-def test_alarm_says_what_happens_and_what_to_try():
+def test_collapse_alarm_says_what_happened_and_what_to_try():
     config = load_config(CONFIG, ['--config.loss.softmax_weight=0', '--config.loss.dual=False'])
     text = collapse_alarm(40, np.array([0, 2]), config)
     for part in ('step 40', 'slices 0, 2 (of 8)', 'no gradient', 'softmax_weight=1.0', 'dual=True'):
         assert part in text
 
 
-def test_steps_without_a_triplet_in_any_slice_are_told_of_once(tmp_path, capfd):
+def test_steps_without_a_triplet_in_any_slice_are_reported_once(tmp_path, capfd):
     with run_log(tmp_path, collapse_steps=3) as log:
         for step, num_valid in enumerate([(0, 0)] * 2 + [(0, 1)] + [(0, 0)] * 5, start=1):
             log.add(step_metrics(num_valid=num_valid))

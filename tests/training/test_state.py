@@ -26,7 +26,7 @@ def update(params, grads, **changes):
 
 def test_cosine_schedule_rises_to_its_peak_and_falls_to_zero():
     schedule = make_schedule(ConfigDict({**OPTIM, 'schedule': 'cosine', 'warmup': 0.2}), 10)
-    # Halfway through the 8 steps after the warm-up a cosine stands at one half.
+    # Halfway through the 8 steps after the warm-up the cosine is one half.
     np.testing.assert_allclose([schedule(t) for t in (0, 1, 2, 6, 10)], [0, 0.25, 0.5, 0.25, 0])
 
 
@@ -35,7 +35,7 @@ def test_constant_schedule_stays_at_its_peak_after_the_warmup():
     np.testing.assert_allclose([schedule(t) for t in (0, 1, 2, 10)], [0, 0.25, 0.5, 0.5])
 
 
-def test_weight_decay_pulls_kernels_and_spares_biases():
+def test_weight_decay_applies_to_kernels_and_not_to_biases():
     params = {'kernel': jnp.full((2, 2), 4.0), 'bias': jnp.full(2, 4.0)}
     grads = {'kernel': jnp.zeros((2, 2)), 'bias': jnp.zeros(2)}
     for name in ('sgd', 'adamw'):
@@ -49,7 +49,7 @@ def test_gradient_is_clipped_to_the_norm():
     np.testing.assert_allclose(updates['w'], [-0.3, -0.4], rtol=1e-6)
 
 
-def test_momentum_is_nesterovs_by_hand():
+def test_momentum_is_that_of_nesterov_by_hand():
     optim = ConfigDict({**OPTIM, 'momentum': 0.9})
     optimizer = make_optimizer(optim, make_schedule(optim, 10))
     params = {'w': jnp.zeros(1)}
@@ -57,7 +57,7 @@ def test_momentum_is_nesterovs_by_hand():
     first, state = optimizer.update({'w': jnp.array([1.0])}, state, params)
     second, _ = optimizer.update({'w': jnp.array([2.0])}, state, params)
     np.testing.assert_allclose(first['w'], [-0.5 * (1 + 0.9 * 1)], rtol=1e-6)
-    # The memory is 2 + 0.9 x 1 = 2.9.
+    # The trace is 2 + 0.9 x 1 = 2.9.
     np.testing.assert_allclose(second['w'], [-0.5 * (2 + 0.9 * 2.9)], rtol=1e-6)
 
 

@@ -16,17 +16,19 @@ from mtdml_jax.loss.multi_threshold import multi_threshold_loss
 from mtdml_jax.loss.thresholds import sample_thresholds, threshold_range
 from mtdml_jax.models.network import Network, Outputs
 from mtdml_jax.models.resnet import ResNet
-from mtdml_jax.training.state import TrainState, init_variables
-from mtdml_jax.training.step import (
-    make_class_weights,
-    make_loss,
-    make_thresholds,
-    make_train_step,
+from mtdml_jax.training.devices import (
+    AXIS,
+    map_over_devices,
+    on_host,
+    replicate,
+    split_over_devices,
 )
+from mtdml_jax.training.setup import make_class_weights, make_thresholds
+from mtdml_jax.training.state import TrainState, init_variables
+from mtdml_jax.training.step import make_loss, make_train_step
 
 pytestmark = pytest.mark.usefixtures('resnet4')
 
-AXIS = 'batch'
 LOSS = ConfigDict(
     {
         'metric_weight': 0.7,
@@ -47,7 +49,7 @@ def make_batch(size=16):
     rng = np.random.default_rng(0)
     return {
         'image': rng.normal(size=(size, 16, 16, 1)).astype(np.float32),
-        # Uneven over 8 devices: a mean over each device's own rows would differ.
+        # Classes are uneven over 8 devices, so the mean of each device's own rows would differ.
         'label': np.array([0] * 6 + [1] * 7 + [2] * 2 + [3], np.int32)[:size],
         'mask': np.array([True] * 15 + [False]),
     }
@@ -63,7 +65,7 @@ def make_step(axis_name, memory_start=0, norm_axis='the same', **options):
     state = TrainState(
         jnp.zeros((), jnp.int32), variables, optimizer.init(variables['params']), None
     )
-    # Uneven, so that devices have other mean weights than the batch.
+    # The weights are uneven, so that the devices' mean weights differ from the mean of the batch.
     class_weights = jnp.array([1.0, 0.5, 3.0, 2.0])
     joint_loss = make_loss(network, THRESHOLDS, LOSS, axis_name, class_weights, **options)
     step = make_train_step(joint_loss, optimizer, schedule, 0.0, axis_name, memory_start)
@@ -76,15 +78,12 @@ def one_device():
     return jax.device_get(jax.jit(step)(state, make_batch()))
 
 
-def split(batch):
-    return {name: x.reshape(8, -1, *x.shape[1:]) for name, x in batch.items()}
-
-
 @pytest.fixture(scope='module')
 def eight_devices():
     step, state = make_step(AXIS)
-    state = jax_utils.replicate(state, axis_name=AXIS)
-    return jax.device_get(jax.pmap(step, axis_name=AXIS)(state, split(make_batch())))
+    return jax.device_get(
+        map_over_devices(step)(replicate(state), split_over_devices(make_batch()))
+    )
 
 
 def test_pmap_over_8_devices_gives_the_step_of_one_device(eight_devices, one_device):
@@ -92,17 +91,17 @@ def test_pmap_over_8_devices_gives_the_step_of_one_device(eight_devices, one_dev
     chex.assert_trees_all_close(step, one_device, atol=2e-5, rtol=1e-4)
 
 
-def test_step_in_micro_batches_is_the_step_of_the_whole_batch_by_running_statistics():
-    whole, parts = (
+def test_with_running_statistics_a_step_in_micro_batches_equals_that_of_the_whole_batch():
+    whole, in_micro_batches = (
         jax.device_get(jax.jit(step)(state, make_batch()))
         for step, state in (make_step(None, batch_norm='running', micro_batch=x) for x in (0, 4))
     )
-    chex.assert_trees_all_close(parts, whole, atol=1e-5, rtol=1e-4)
+    chex.assert_trees_all_close(in_micro_batches, whole, atol=1e-5, rtol=1e-4)
     _, state = make_step(None)
     chex.assert_trees_all_equal(whole[0].variables['batch_stats'], state.variables['batch_stats'])
 
 
-def test_micro_batches_take_statistics_of_their_own_whose_mean_is_kept():
+def test_each_micro_batch_has_its_own_statistics_and_their_mean_is_kept():
     step, state = make_step(None, micro_batch=8)
     found = jax.device_get(jax.jit(step)(state, make_batch()))[0].variables['batch_stats']
     backbone = ResNet('resnet4', width_factor=1 / 16, stem='small')
@@ -118,16 +117,15 @@ def test_micro_batches_take_statistics_of_their_own_whose_mean_is_kept():
 
 
 @pytest.mark.slow
-def test_devices_that_normalise_by_themselves_take_the_step_of_micro_batches():
+def test_step_with_statistics_of_each_device_equals_that_of_micro_batches():
     batch = make_batch()
     step, state = make_step(None, micro_batch=2)
     expected = jax.device_get(jax.jit(step)(state, batch))
-    # Micro-batch i of 8 has rows i and i + 8.
+    # Micro-batch i of 8 has the rows i and i + 8.
     rows = np.arange(16).reshape(2, 8).T.ravel()
     step, state = make_step(AXIS, norm_axis=None)
-    state = jax_utils.replicate(state, axis_name=AXIS)
-    found = jax.pmap(step, axis_name=AXIS)(state, split({k: x[rows] for k, x in batch.items()}))
-    found = jax_utils.unreplicate(jax.device_get(found))
+    spread = split_over_devices({name: x[rows] for name, x in batch.items()})
+    found = on_host(map_over_devices(step)(replicate(state), spread))
     chex.assert_trees_all_close(found, expected, atol=2e-5, rtol=1e-4)
 
 
@@ -154,7 +152,7 @@ def test_shard_map_over_8_devices_gives_the_step_of_one_device(one_device):
 
 
 class Fixed:
-    """Stands in for a network: gives what it was given."""
+    """Stands in for a network: returns the outputs that it was made with."""
 
     def __init__(self, embedding, logits):
         self.outputs = Outputs(embedding, logits)
@@ -185,7 +183,7 @@ def test_joint_loss_is_the_weighted_sum_of_both_terms_by_hand(options):
     for row in range(15):
         target = np.full(4, 0.1 / 4)
         target[batch['label'][row]] += 0.9
-        # Each slice answers for itself in the loss, both together in the accuracy.
+        # The loss takes each slice by itself, the accuracy takes the mean of both.
         cross_entropy.append(-np.sum(target * log_probability[row]) / 2)
         correct.append(np.argmax(logits[row, 0] + logits[row, 1]) == batch['label'][row])
     arguments = embedding, batch['label'], THRESHOLDS
@@ -199,7 +197,7 @@ def test_joint_loss_is_the_weighted_sum_of_both_terms_by_hand(options):
 
 
 def softmax_loss_of(logits, batch, class_weights=None):
-    """Cross-entropy of given logits of one slice, without smoothing."""
+    """Returns the cross-entropy of logits of one slice, without label smoothing."""
     network = Fixed(jnp.eye(4)[: len(logits)], jnp.array(logits, jnp.float32)[:, None])
     loss = ConfigDict(LOSS.to_dict() | {'label_smoothing': 0.0})
     thresholds = jnp.array([0.5])
@@ -213,7 +211,7 @@ def softmax_loss_of(logits, batch, class_weights=None):
 LOGITS = np.log([[0.5, 0.3, 0.2], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6], [0.9, 0.05, 0.05]])
 
 
-def test_cross_entropy_of_votes_is_that_of_their_shares_by_hand():
+def test_cross_entropy_of_votes_uses_their_shares_by_hand():
     votes = np.array([[0.5, 0.5, 0], [0, 1, 0], [0.25, 0.25, 0.5], [1, 0, 0]], np.float32)
     batch = {'label': np.array([0, 1, 2, 0]), 'votes': votes}
     # The last row is masked.
@@ -223,10 +221,10 @@ def test_cross_entropy_of_votes_is_that_of_their_shares_by_hand():
     np.testing.assert_allclose(softmax_loss_of(LOGITS, batch), expected, rtol=1e-6)
 
 
-def test_class_weights_weigh_rows_and_leave_the_scale_by_hand():
+def test_class_weights_weigh_rows_and_keep_the_scale_by_hand():
     batch = {'label': np.array([0, 1, 2, 0])}
     weights = make_class_weights(np.array([1, 4, 2]), 'inverse')
-    # Weights 1, 1/4, 1/2 of losses -log of .5, .8, .6.
+    # The rows have the weights 1, 1/4, 1/2 and the losses -log of 0.5, 0.8, 0.6.
     expected = -(np.log(0.5) + 0.25 * np.log(0.8) + 0.5 * np.log(0.6)) / 1.75
     np.testing.assert_allclose(softmax_loss_of(LOGITS, batch, weights), expected, rtol=1e-6)
 
@@ -242,14 +240,14 @@ def test_class_weights_fall_with_the_number_of_faces_or_its_root():
 
 @pytest.mark.parametrize(
     ('decay', 'step', 'used'),
-    # Its memory grows from 1/10 with the steps, (1 + step) / (10 + step), up to the given decay.
+    # The decay grows with the steps from 1/10, as (1 + step) / (10 + step), up to the given decay.
     [(0.05, 0, 0.05), (0.999, 0, 0.1), (0.999, 11, 12 / 21), (0.9, 1000, 0.9)],
 )
-def test_running_mean_has_a_short_memory_at_first_and_the_given_one_later(decay, step, used):
+def test_running_mean_has_a_small_decay_at_first_and_the_given_one_later(decay, step, used):
     def joint_loss(params, batch_stats, batch, memory):
         return params['weight'] ** 2, (batch_stats, memory, {})
 
-    optimizer = optax.sgd(0.5)  # From 1 it steps to 0.
+    optimizer = optax.sgd(0.5)  # It takes the weight from 1 to 0.
     variables = {'params': {'weight': jnp.ones(())}, 'batch_stats': {}}
     state = TrainState(jnp.array(step), variables, optimizer.init(variables['params']), variables)
     train_step = make_train_step(joint_loss, optimizer, optax.constant_schedule(0.5), decay, None)
@@ -262,7 +260,7 @@ def test_running_mean_has_a_short_memory_at_first_and_the_given_one_later(decay,
 def test_memory_is_filled_and_used_from_its_first_step_on():
     step, state = make_step(None, memory_start=1)
     step, changes = jax.jit(step), []
-    for filled in (0, 15, 30):  # One of 16 rows is masked.
+    for filled in (0, 15, 30):  # One of the 16 rows is masked.
         _, without = step(state.replace(memory=empty_memory(40, 8)), make_batch())
         state, metrics = step(
             state.replace(memory=state.memory or empty_memory(40, 8)), make_batch()
@@ -295,7 +293,7 @@ def test_thresholds_are_midpoints_of_the_valid_range_unless_given():
     np.testing.assert_allclose(make_thresholds(given, 7), [0.25, 0.75])
 
 
-def test_thresholds_must_be_one_a_slice():
+def test_there_must_be_one_threshold_per_slice():
     config = load_config(CONFIG, ['--config.loss.thresholds=(0.25, 0.75)'])
     with pytest.raises(UserError, match='expected 8 of them .*, found 2'):
         make_thresholds(config, 7)

@@ -4,7 +4,7 @@ import signal
 from mtdml_jax.training.stopping import catch_signals
 
 
-def test_second_ctrl_c_is_left_to_the_system_which_ends_the_process(capsys):
+def test_second_ctrl_c_has_the_default_handler_which_ends_the_process(capsys):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with catch_signals() as stopping:
         assert not stopping.now(None, 1)
