@@ -1,6 +1,6 @@
-"""mkdocs: links that leave docs/ for another file of the repository lead to a copy of it in the site.
+"""mkdocs: copies each file outside docs/ that a page links to into the site, and links to the copy.
 
-The pages are read in the repository too, where `../configs/fer2013.py` is a link like any other.
+The pages are also read in the repository, where `../configs/fer2013.py` is an ordinary link.
 """
 
 import re
@@ -14,7 +14,7 @@ LINK = re.compile(r'(\]\()([^)#:\s]+)(?=[)#])')
 
 
 def on_files(files, config):
-    """Adds the files that pages link to."""
+    """Adds the files outside docs/ that pages link to."""
     for page in files.documentation_pages():
         for _, link in LINK.findall(page.content_string):
             outside = _outside(page, link)
@@ -27,7 +27,7 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Links to the copies."""
+    """Replaces links to files outside docs/ by links to their copies."""
 
     def replace(match):
         outside = _outside(page.file, match[2])
@@ -38,7 +38,7 @@ def on_page_markdown(markdown, page, config, files):
 
 
 def _outside(page, link):
-    """The file that a page's link means, from the repository's root; None inside docs/."""
+    """Returns the path of a linked file relative to the repository; None for a file inside docs/."""
     target = (Path(page.abs_src_path).parent / link).resolve()
     inside = target.is_relative_to(ROOT / 'docs') or not target.is_relative_to(ROOT)
     return None if inside or not target.is_file() else target.relative_to(ROOT).as_posix()

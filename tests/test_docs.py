@@ -84,7 +84,7 @@ def test_step_of_the_readme_lowers_the_loss():
         'network': SimpleNamespace(apply=lambda params, x: x @ params),
         'optimizer': optax.adam(1e-2),
     }
-    exec(blocks('README.md', 'python')[0], names)
+    exec(blocks('README.md', 'python')[1], names)
     labels = jnp.arange(28) % 7
     images = jax.random.normal(jax.random.key(0), (28, 20)) + 3 * jax.nn.one_hot(labels, 20)
     params = jax.random.normal(jax.random.key(1), (20, 512))
@@ -101,7 +101,7 @@ def test_examples_use_the_model_of_the_repository(tmp_path, monkeypatch, capsys)
     monkeypatch.chdir(tmp_path)
     names = {}
     exec(blocks('docs/use.md', 'python')[0], names)
-    exec(blocks('README.md', 'python')[1], {})
+    exec(blocks('README.md', 'python')[0], {})
     expressions, distances, enrolled, shown = capsys.readouterr().out.splitlines()
     assert expressions == "['Neutral', 'Happy']"  # Collins smiles.
     assert shown == "['Happy']"
