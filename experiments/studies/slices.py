@@ -27,7 +27,7 @@ from mtdml_jax.reports.evaluate import load_checkpoint
 from mtdml_jax.scoring.classify import accuracy_interval, fit_neighbors
 from mtdml_jax.scoring.embed import make_embedder
 from mtdml_jax.scoring.intervals import markdown_table
-from mtdml_jax.training.step import make_thresholds
+from mtdml_jax.training.setup import make_thresholds
 
 FIGURE = Path(__file__).parents[1] / 'figures' / 'slices.png'
 

@@ -23,14 +23,19 @@ def _add_train(parser):
         nargs='?',
         const='auto',
         metavar='HOST:PORT,NUM,ID',
-        help='one of several processes: as Cloud TPU or Slurm tell, or coordinator, number of '
-        'processes and number of this one',
+        help='run as one of several processes: coordinator, number of processes and number of this '
+        'process; without a value, Cloud TPU or Slurm must provide them',
+    )
+    parser.add_argument(
+        '--no-evaluate',
+        action='store_true',
+        help='train only: write no evaluation.json, report.html and model.safetensors',
     )
     parser.add_argument(
         '--profile',
         type=_steps,
         metavar='FIRST,LAST',
-        help='write a trace of these steps into the run, for XProf',
+        help='write a trace of these steps into the folder of the run, for XProf',
     )
 
 
@@ -40,7 +45,7 @@ def _add_evaluate(parser):
 
 
 def _steps(text):
-    """FIRST,LAST -> (first, last)."""
+    """Parses 'FIRST,LAST' into (first, last)."""
     found = re.fullmatch(r'(\d+),(\d+)', text)
     first, last = map(int, found.groups()) if found else (0, 0)
     if not 1 <= first <= last:
@@ -50,8 +55,12 @@ def _steps(text):
     return first, last
 
 
+# Commands import the modules that need the extra [train] when they run, so that `--help` works without
+# the extra, and starts fast.
+
+
 def _start():
-    """What a command does before it uses a device, or TensorFlow."""
+    """Prepares the process; must come before a command uses a device or imports TensorFlow."""
     show_devices()
     use_compile_cache()
     quieten()
@@ -70,21 +79,6 @@ def _prepare(arguments, overrides, command) -> int:
     return 0
 
 
-def _crossval(arguments, overrides, command) -> int:
-    from mtdml_jax.config import load_config
-
-    config = load_config(arguments.config, overrides)
-    _start()
-    from mtdml_jax.reports.crossval import cross_validate
-
-    pooled = cross_validate(config, arguments.workdir, command)
-    if pooled is None:
-        return _say_stopped()
-    print(f'{pooled["num_examples"]} images of {pooled["num_folds"]} folds, mean of the folds:')
-    _print_accuracies(pooled['classifiers'], arguments.workdir, 'accuracy_mean')
-    return 0
-
-
 def _train(arguments, overrides, command) -> int:
     from mtdml_jax.config import load_config
 
@@ -96,8 +90,10 @@ def _train(arguments, overrides, command) -> int:
 
     with noticing_lost_processes():
         if not train(config, arguments.workdir, arguments.profile):
-            return _say_stopped()
-        return _finish(config, arguments.workdir, config.eval.split, command)
+            return _report_stopped()
+        if arguments.no_evaluate:
+            return 0
+        return _evaluate_and_print(config, arguments.workdir, config.eval.split, command)
 
 
 def _evaluate(arguments, overrides, command) -> int:
@@ -105,11 +101,11 @@ def _evaluate(arguments, overrides, command) -> int:
 
     config = apply_overrides(read_config(arguments.workdir), overrides)
     _start()
-    return _finish(config, arguments.workdir, arguments.split or config.eval.split, command)
+    split = arguments.split or config.eval.split
+    return _evaluate_and_print(config, arguments.workdir, split, command)
 
 
-def _finish(config, workdir, split, command) -> int:
-    """Evaluation and report."""
+def _evaluate_and_print(config, workdir, split, command) -> int:
     from mtdml_jax.reports.evaluate import evaluate
 
     evaluation = evaluate(config, workdir, split, command)
@@ -123,6 +119,21 @@ def _finish(config, workdir, split, command) -> int:
     return 0
 
 
+def _crossval(arguments, overrides, command) -> int:
+    from mtdml_jax.config import load_config
+
+    config = load_config(arguments.config, overrides)
+    _start()
+    from mtdml_jax.reports.crossval import cross_validate
+
+    pooled = cross_validate(config, arguments.workdir, command)
+    if pooled is None:
+        return _report_stopped()
+    print(f'{pooled["num_examples"]} images of {pooled["num_folds"]} folds, mean of the folds:')
+    _print_accuracies(pooled['classifiers'], arguments.workdir, 'accuracy_mean')
+    return 0
+
+
 def _print_accuracies(classifiers, workdir, score='accuracy') -> None:
     for name, scores in classifiers.items():
         low, high = scores['accuracy_ci95']
@@ -130,7 +141,7 @@ def _print_accuracies(classifiers, workdir, score='accuracy') -> None:
     print(f'report: {(workdir / "report.html").absolute()}')
 
 
-def _say_stopped() -> int:
+def _report_stopped() -> int:
     if is_first_process():
         print('stopped on request; the same command goes on from here', file=sys.stderr)
     return STOPPED
@@ -139,11 +150,11 @@ def _say_stopped() -> int:
 PREPARE = Command(
     _prepare, 'prepare the data set that a config names', add_config, is_training=True
 )
+TRAIN = Command(_train, 'train, evaluate, write the report', _add_train, is_training=True)
+EVALUATE = Command(_evaluate, 'evaluate a run on a split', _add_evaluate, is_training=True)
 CROSSVAL = Command(
     _crossval,
     'train and test every fold, write the report',
     add_workdir_and_config,
     is_training=True,
 )
-TRAIN = Command(_train, 'train, evaluate, write the report', _add_train, is_training=True)
-EVALUATE = Command(_evaluate, 'evaluate a run on a split', _add_evaluate, is_training=True)

@@ -1,10 +1,11 @@
-"""Evaluation of a run: from its checkpoint to evaluation.json and report.html."""
+"""Evaluation of a run: from its checkpoint to evaluation.json, report.html and model.safetensors."""
 
 import json
 import platform
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from ml_collections import ConfigDict
 
 import mtdml_jax
 from mtdml_jax.config import check_config
+from mtdml_jax.data.pipeline import Split
 from mtdml_jax.data.protocol import load_part
 from mtdml_jax.host.errors import UserError
 from mtdml_jax.host.system import processor
@@ -21,21 +23,44 @@ from mtdml_jax.models.model_file import write_model
 from mtdml_jax.reports.export import model_of_run
 from mtdml_jax.reports.report import write_report
 from mtdml_jax.scoring.classify import classify_and_score
-from mtdml_jax.scoring.embed import make_embedder
+from mtdml_jax.scoring.embed import EmbeddedSplit, make_embedder
 from mtdml_jax.scoring.retrieval import retrieval_scores
 from mtdml_jax.scoring.slice_scores import slice_study
 from mtdml_jax.training import checkpoints
 from mtdml_jax.training.metrics import read_metrics
+from mtdml_jax.training.setup import make_thresholds
 from mtdml_jax.training.state import TrainState, create_state, make_optimizer, make_schedule
-from mtdml_jax.training.step import make_thresholds
+
+
+class _Measured(NamedTuple):
+    """What an evaluation measured, and what its report and its model file need besides.
+
+    Attributes:
+      evaluation: content of evaluation.json.
+      variables: the network's variables that were evaluated.
+      thresholds: thresholds of the slices, [S].
+      predictions: classes by the name of the classifier.
+      query_split, gallery_split: the evaluated split and the train split.
+      queries, gallery: their embeddings.
+    """
+
+    evaluation: dict
+    variables: Any
+    thresholds: np.ndarray
+    predictions: dict[str, np.ndarray]
+    query_split: Split
+    gallery_split: Split
+    queries: EmbeddedSplit
+    gallery: EmbeddedSplit
 
 
 def evaluate(config: ConfigDict, workdir: Path, split: str, command: str = '') -> dict:
     """Evaluates the run in `workdir` on a split, with the train split as the gallery.
 
-    Classes that the gallery does not have are only retrieved, not classified. Writes evaluation.json,
-    report.html and model.safetensors into the run's folder. Of several processes all must call this
-    (they read the checkpoint together); the first writes.
+    Faces of classes that the gallery does not have are only retrieved, not classified. Writes
+    evaluation.json, report.html and model.safetensors into the run's folder. If a run has several
+    processes, all of them must call this function, because they read the checkpoint together. The first
+    process writes the files.
 
     Args:
       config: the run's config.
@@ -47,11 +72,19 @@ def evaluate(config: ConfigDict, workdir: Path, split: str, command: str = '') -
       The content of evaluation.json.
 
     Raises:
-      UserError: no checkpoint, settings that cannot work, a split that the data lacks, or data with
-        other classes.
+      UserError: there is no checkpoint, the settings cannot work, the data lack the split, or the data
+        have other classes.
     """
     check_config(config)
-    data, options = config.data, config.eval
+    measured = _measure(config, workdir, split, command)
+    if jax.process_index() == 0:
+        _publish(config, workdir, measured)
+    return measured.evaluation
+
+
+def _measure(config, workdir, split, command) -> _Measured:
+    """Embeds both splits with the network of the checkpoint, and scores the embeddings."""
+    data = config.data
     query_split, gallery_split = load_part(data, split), load_part(data, 'train')
     num_classes = len(gallery_split.class_names)
     network = make_network(config.model, num_classes)
@@ -62,10 +95,9 @@ def evaluate(config: ConfigDict, workdir: Path, split: str, command: str = '') -
             f'the run in {workdir} was trained on the classes {", ".join(info["class_names"])}; '
             f'{data.name} now has {", ".join(query_split.class_names)}'
         )
-
     embed = make_embedder(network, config)
     gallery, queries = (embed(state.eval_variables, x) for x in (gallery_split, query_split))
-    neighbors = {'num_neighbors': options.num_neighbors}
+    neighbors = {'num_neighbors': config.eval.num_neighbors}
     predictions, scores = classify_and_score(
         gallery, queries, num_classes, seed=config.seed, **neighbors
     )
@@ -92,35 +124,48 @@ def evaluate(config: ConfigDict, workdir: Path, split: str, command: str = '') -
         ),
         'run': describe_run(config, workdir, state, info, command),
     }
-    if jax.process_index() != 0:
-        return evaluation
+    return _Measured(
+        evaluation,
+        state.eval_variables,
+        thresholds,
+        predictions,
+        query_split,
+        gallery_split,
+        queries,
+        gallery,
+    )
+
+
+def _publish(config, workdir, measured):
+    """Writes the report, the model file, and last the evaluation."""
+    evaluation, gallery = measured.evaluation, measured.gallery
     write_report(
         workdir / 'report.html',
         config=config.to_dict(),
         history=read_metrics(workdir / 'metrics.jsonl'),
         evaluation=evaluation,
-        queries=queries,
+        queries=measured.queries,
         gallery=gallery,
-        query_image=query_split.encoded_image,
-        gallery_image=gallery_split.encoded_image,
-        predictions=predictions,
-        query_names=query_split.file_names,
+        query_image=measured.query_split.encoded_image,
+        gallery_image=measured.gallery_split.encoded_image,
+        predictions=measured.predictions,
+        query_names=measured.query_split.file_names,
         seed=config.seed,
     )
-    data = model_of_run(config, state.eval_variables, thresholds, gallery, evaluation)
-    write_model(workdir / MODEL_NAME, data)
-    # Last, and renamed: where there is an evaluation.json, the evaluation is complete.
+    model = model_of_run(config, measured.variables, measured.thresholds, gallery, evaluation)
+    write_model(workdir / MODEL_NAME, model)
+    # The evaluation is written last, and renamed when it is whole. If there is an evaluation.json, the
+    # other two files are complete.
     partial = workdir / 'evaluation.json.partial'
     partial.write_text(json.dumps(evaluation, indent=2) + '\n', encoding='utf-8')
     partial.replace(workdir / 'evaluation.json')
-    return evaluation
 
 
 def load_checkpoint(network: Network, config: ConfigDict, workdir: Path) -> tuple[TrainState, dict]:
-    """The (state, info) of the checkpoint that `config.eval.checkpoint` names.
+    """Reads the checkpoint that `config.eval.checkpoint` names; returns (state, info).
 
     Raises:
-      UserError: there is none.
+      UserError: there is no checkpoint.
     """
     optimizer = make_optimizer(config.optim, make_schedule(config.optim, config.train.num_steps))
     target = create_state(network, optimizer, config, read_pretrained=False)
@@ -132,7 +177,7 @@ def load_checkpoint(network: Network, config: ConfigDict, workdir: Path) -> tupl
 def describe_run(
     config: ConfigDict, workdir: Path, state: TrainState, info: dict, command: str
 ) -> dict:
-    """What was run, where, and for how long: the 'run' of evaluation.json."""
+    """Returns what was run, where, and for how long: the 'run' of evaluation.json."""
     seconds = info['seconds']
     images = int(state.step) * config.data.batch_size
     parameters = jax.tree.leaves(state.variables['params'])
@@ -154,13 +199,13 @@ def describe_run(
 
 
 def _device_name() -> str:
-    """The kind of device; of a CPU its model and cores where the system tells them."""
+    """Returns the kind of device; for a CPU, its model and cores if the system names them."""
     device = jax.devices()[0]
     return (processor() if device.platform == 'cpu' else '') or device.device_kind
 
 
 def _commit() -> str:
-    """The commit of the working tree of the package; '' if there is none, or no git."""
+    """Returns the commit of the package's working tree; '' if there is no commit or no git."""
     if not shutil.which('git'):
         return ''
     found = subprocess.run(

@@ -1,4 +1,4 @@
-"""The training loop: data in, steps over all devices, metrics, validation, checkpoints, resume."""
+"""The training loop: it reads batches, takes steps, validates, and writes metrics and checkpoints."""
 
 import contextlib
 import logging
@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import numpy as np
 from filelock import FileLock, Timeout
-from flax import jax_utils
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
@@ -25,16 +24,23 @@ from mtdml_jax.scoring.classify import fit_neighbors
 from mtdml_jax.scoring.embed import make_embedder
 from mtdml_jax.scoring.retrieval import retrieval_scores
 from mtdml_jax.training import checkpoints
+from mtdml_jax.training.devices import on_host, replicate, split_over_devices
 from mtdml_jax.training.metrics import RunLog
 from mtdml_jax.training.profile import Profile
-from mtdml_jax.training.step import AXIS, make_training, on_host, split_over_devices
+from mtdml_jax.training.setup import make_training
 from mtdml_jax.training.stopping import catch_signals
 
 logger = logging.getLogger(__name__)
 
 
-def train(config: ConfigDict, workdir: Path, profile: tuple[int, int] | None = None) -> bool:
-    """Trains the run in `workdir`, or goes on with it, up to `config.train.num_steps` steps.
+def train(
+    config: ConfigDict,
+    workdir: Path,
+    profile: tuple[int, int] | None = None,
+    *,
+    on_step: Callable[[int, dict[str, jax.Array]], object] | None = None,
+) -> bool:
+    """Trains the run in `workdir` up to step `config.train.num_steps`, or resumes it.
 
     Writes config.json, metrics.jsonl, TensorBoard events and checkpoints. SIGTERM and Ctrl-C save a
     checkpoint and return.
@@ -42,27 +48,26 @@ def train(config: ConfigDict, workdir: Path, profile: tuple[int, int] | None = N
     Args:
       config: the whole config.
       workdir: the run's folder.
-      profile: first and last step of which to write a trace (`Profile`).
+      profile: first and last step of the trace to write, see `Profile`.
+      on_step: called after each step with the number of the step, from 1, and its metrics. The call
+        comes as soon as the devices have been given the step: `train` does not wait for the result, and
+        the callback should not. The metrics are arrays on the devices, with one replica per device; a
+        callback that reads their values waits for the step.
 
     Returns:
       Whether the run is complete.
 
     Raises:
-      UserError: data or settings that cannot be trained on, or no split `config.eval.split`.
+      UserError: the data or the settings cannot be trained on, or there is no split `config.eval.split`.
       DivergenceError: the loss is no longer finite.
-      OSError: a disk that is full, or a folder that cannot be written.
+      OSError: the disk is full, or the folder cannot be written.
     """
     check_config(config, jax.device_count())
-    check_processes_agree(
-        lambda: {
-            'jax': jax.__version__,
-            'the code of mtdml_jax': code_digest(),
-            **{f'config.{k}': x for k, x in flatten(config) if k not in LOCATION_KEYS},
-        }
-    )
+    check_processes_agree(lambda: _shared_facts(config))
     train_split, validation_split = load_training_splits(config.data)
-    load_part(config.data, config.eval.split)  # Said now, and not after hours, if there is none.
-    num_steps, folder = config.train.num_steps, workdir / 'checkpoints'
+    # If there is no split to evaluate, the run fails now and not after hours of training.
+    load_part(config.data, config.eval.split)
+    folder = workdir / 'checkpoints'
     class_counts = np.bincount(train_split.labels, minlength=len(train_split.class_names))
     resumes = checkpoints.has_checkpoint(folder)
     network, state, train_step = make_training(config, class_counts, read_pretrained=not resumes)
@@ -71,46 +76,72 @@ def train(config: ConfigDict, workdir: Path, profile: tuple[int, int] | None = N
         info: dict[str, Any] = {}
         if resumes:
             state, info = checkpoints.restore_latest(manager, state)
-        step = int(state.step)
-        # From the host: of arrays on a device it would compile a copy for each shape.
-        state = jax_utils.replicate(jax.device_get(state), axis_name=AXIS)
-        batches = train_batches(
-            train_split,
-            config,
-            start_step=step,
-            host=jax.process_index(),
-            num_hosts=jax.process_count(),
-        )
+        step, state = int(state.step), replicate(state)
         log = RunLog(workdir, step, info, config)
         with log, Profile(workdir, profile) as trace, catch_signals() as stopping:
-            for step, batch in enumerate(log.watch(batches), start=step + 1):  # noqa: B020 (counts on)
-                trace.before(step)
-                state, metrics = train_step(state, split_over_devices(batch))
-                trace.after(step, metrics)
+            batches = log.watch(_batches(train_split, config, step))
+            for step, state, metrics in _take_steps(train_step, state, batches, trace, step):  # noqa: B020
                 log.add(metrics)
+                if on_step:
+                    on_step(step, metrics)
                 stop = stopping.now(manager, step)
-                due = step == num_steps or step % config.train.checkpoint_every == 0
-                # Before anything is saved: they raise if the loss is not finite.
-                if due or step % config.train.log_every == 0:
+                is_due = step == config.train.num_steps or step % config.train.checkpoint_every == 0
+                # Both raise an error if the loss is not finite, so that no such state is saved.
+                if is_due or step % config.train.log_every == 0:
                     log.flush(step)
                 elif stop:
                     log.check(step)
-                if due or stop:
-                    host_state = on_host(state)
-                    # Also in a hurry if it is due: a resumed run has to choose among the same scores.
-                    found = validate(host_state.eval_variables) if due else None
-                    log.validation(step, found or {})
-                    info = {'class_names': train_split.class_names, **log.kept}
-                    checkpoints.save(manager, host_state, found, info)
+                if is_due or stop:
+                    # A run that has to stop still validates a step that is due: the resumed run must
+                    # choose its best checkpoint by the same scores.
+                    scorer = validate if is_due else None
+                    _save(manager, state, scorer, log, train_split.class_names)
                 if stop:
                     break
             checkpoints.finish(manager)
-    return step == num_steps
+    return step == config.train.num_steps
+
+
+def _take_steps(train_step, state, batches, trace, last_step):
+    """Takes a step for each batch without waiting for its result; yields (number, state, metrics)."""
+    for step, batch in enumerate(batches, start=last_step + 1):
+        trace.before(step)
+        state, metrics = train_step(state, split_over_devices(batch))
+        trace.after(step, metrics)
+        yield step, state, metrics
+
+
+def _save(manager, state, validate, log, class_names):
+    """Saves a checkpoint, with scores on the validation split unless `validate` is None."""
+    state = on_host(state)
+    scores = validate(state.eval_variables) if validate else None
+    log.validation(int(state.step), scores or {})
+    info = {'class_names': class_names, **log.kept}
+    checkpoints.save(manager, state, scores, info)
+
+
+def _batches(train_split, config, last_step):
+    return train_batches(
+        train_split,
+        config,
+        start_step=last_step,
+        host=jax.process_index(),
+        num_hosts=jax.process_count(),
+    )
+
+
+def _shared_facts(config):
+    """Returns by name what must be the same on all processes of a run."""
+    return {
+        'jax': jax.__version__,
+        'the code of mtdml_jax': code_digest(),
+        **{f'config.{key}': x for key, x in flatten(config) if key not in LOCATION_KEYS},
+    }
 
 
 @contextlib.contextmanager
 def _claimed(workdir, config):
-    """The folder is this run's, and no other process trains in it; the system frees it after a kill."""
+    """Keeps other processes from training in the folder; the system frees it after a kill."""
     workdir.mkdir(parents=True, exist_ok=True)
     lock = FileLock(workdir / '.lock')
     try:
@@ -119,7 +150,9 @@ def _claimed(workdir, config):
     except Timeout:
         raise UserError(f'--workdir: another process is training in {workdir}') from None
     except NotImplementedError:
-        logger.warning('%s: this disk has no locks; start one run in it only', workdir)
+        logger.warning(
+            '%s: this file system has no locks; start only one run in this folder', workdir
+        )
     try:
         claim_workdir(workdir, config)
         yield
@@ -128,12 +161,13 @@ def _claimed(workdir, config):
 
 
 def load_training_splits(data: ConfigDict) -> tuple[Split, Split | None]:
-    """The train split, checked, and the validation split, or None if there is none to watch.
+    """Returns the train split, checked, and the validation split, or None if there is none.
 
     Raises:
-      UserError: data that cannot be read or trained on.
+      UserError: the data cannot be read or trained on.
     """
-    # Hosts may share a disk: the first prepares the data, then the others find it, or prepare theirs.
+    # Hosts may share a disk. The first process prepares the data; after that, the others find it or
+    # prepare their own.
     if jax.process_index() == 0:
         prepare(data)
     multihost_utils.sync_global_devices('data prepared')
@@ -144,7 +178,7 @@ def load_training_splits(data: ConfigDict) -> tuple[Split, Split | None]:
 
 
 def _describe(split):
-    """Its size, and a number in hex of its files and labels."""
+    """Returns the size of a split, and a checksum of its file names and labels."""
     number = zlib.crc32(repr((split.file_names, split.labels.tolist())).encode())
     return f'{len(split.labels)} faces, {number:08x}'
 
@@ -152,13 +186,13 @@ def _describe(split):
 def make_validation(
     network: Network, config: ConfigDict, train_split: Split, validation_split: Split | None
 ) -> Callable[[dict], dict | None]:
-    """A function from variables to scores on the validation split (None without such a split).
+    """Returns a function from variables to scores on the validation split (None without such a split).
 
-    kNN searches `config.eval.gallery_size` faces of the train split, the same ones each time. Classes
-    that the train split does not have are only retrieved.
+    kNN searches `config.eval.gallery_size` faces of the train split, which are the same each time. If
+    the train split has no class of the validation split, faces are only retrieved and not classified.
 
     Raises:
-      UserError: the best checkpoint is to be chosen by an accuracy, and there is none.
+      UserError: the best checkpoint is chosen by an accuracy, and no face can be classified.
     """
     if validation_split is None:
         return lambda variables: None

@@ -18,7 +18,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
 from mtdml_jax.host.errors import DivergenceError, listed
-from mtdml_jax.training.step import on_host
+from mtdml_jax.training.devices import on_host
 
 logger = logging.getLogger(__name__)
 

@@ -52,6 +52,13 @@ def test_training_leaves_the_promised_files(run):
     np.testing.assert_array_equal(confusion.sum(axis=1), [3] * 7)
 
 
+def test_training_without_the_evaluation_leaves_no_evaluation_report_and_model(folder, tmp_path):
+    command = train_command(folder, tmp_path, '--config.train.num_steps=1')
+    assert main([*command, '--no-evaluate']) == 0
+    names = {path.name.split('.')[0] for path in tmp_path.glob('[!.]*')}
+    assert names == {'config', 'metrics', 'events', 'checkpoints'}
+
+
 @pytest.mark.parametrize('by', ['softmax', 'centroid'])
 def test_model_of_the_run_predicts_what_its_evaluation_counted(run, by):
     rows = [(emotion, pixels) for emotion, pixels, usage in csv_rows() if usage == 'PublicTest']

@@ -14,7 +14,9 @@ from mtdml_jax.models import make_network
 from mtdml_jax.reports.evaluate import load_checkpoint
 from mtdml_jax.scoring.embed import make_embedder
 from mtdml_jax.training import loop
+from mtdml_jax.training.devices import AXIS
 from mtdml_jax.training.metrics import read_metrics
+from mtdml_jax.training.setup import make_training
 
 pytestmark = pytest.mark.usefixtures('resnet4')
 
@@ -29,6 +31,14 @@ def config(folder):
 def uninterrupted(config, folder):
     assert loop.train(config, folder / 'uninterrupted')
     return folder / 'uninterrupted'
+
+
+@pytest.fixture(scope='module')
+def again(config, folder):
+    """The same run once more: (its folder, what `on_step` was called with)."""
+    called = []
+    loop.train(config, folder / 'again', on_step=lambda *arguments: called.append(arguments))
+    return folder / 'again', called
 
 
 def final_state(config, workdir):
@@ -49,13 +59,22 @@ def interrupt_before(monkeypatch, step, action):
     monkeypatch.setattr(loop, 'train_batches', batches)
 
 
-def test_same_seed_gives_the_same_metrics_bit_for_bit(config, uninterrupted, tmp_path):
-    loop.train(config, tmp_path)
-    text = (tmp_path / 'metrics.jsonl').read_text()
+def test_same_seed_gives_the_same_metrics_bit_for_bit(again, uninterrupted):
+    workdir, _ = again
+    text = (workdir / 'metrics.jsonl').read_text()
     assert text == (uninterrupted / 'metrics.jsonl').read_text()
-    assert [line['step'] for line in read_metrics(tmp_path / 'metrics.jsonl')] == [
+    assert [line['step'] for line in read_metrics(workdir / 'metrics.jsonl')] == [
         *(1, 2, 3, 3, 4, 5, 6, 6)
     ]
+
+
+def test_each_step_calls_back_once_with_its_number_and_its_metrics_on_all_devices(again):
+    workdir, called = again
+    assert [step for step, _ in called] == [1, 2, 3, 4, 5, 6]
+    assert all(len(metrics['loss'].sharding.device_set) == 8 for _, metrics in called)
+    lines = read_metrics(workdir / 'metrics.jsonl')
+    losses = [float(metrics['loss'][0]) for _, metrics in called]
+    assert losses == [line['train/loss'] for line in lines if 'train/loss' in line]
 
 
 def test_another_seed_gives_other_metrics(folder, uninterrupted, tmp_path):
@@ -140,11 +159,11 @@ def test_every_device_mines_the_global_batch(config, uninterrupted):
     found = [x['train/slice_num_valid'] for x in lines if 'train/loss' in x]
     # 16 faces, 2 a device, which has hardly a pair of one class.
     assert found == [[16.0] * 4] * 6
-    network, *_ = loop.make_training(config, np.full(7, 6))
-    assert network.backbone.axis_name == loop.AXIS
+    network, *_ = make_training(config, np.full(7, 6))
+    assert network.backbone.axis_name == AXIS
     alone = config.copy_and_resolve_references()
     alone.model.batch_norm = 'device'
-    network, *_ = loop.make_training(alone, np.full(7, 6))
+    network, *_ = make_training(alone, np.full(7, 6))
     assert network.backbone.axis_name is None
 
 

@@ -16,13 +16,9 @@ from mtdml_jax.loss.multi_threshold import multi_threshold_loss
 from mtdml_jax.loss.thresholds import sample_thresholds, threshold_range
 from mtdml_jax.models.network import Network, Outputs
 from mtdml_jax.models.resnet import ResNet
+from mtdml_jax.training.setup import make_class_weights, make_thresholds
 from mtdml_jax.training.state import TrainState, init_variables
-from mtdml_jax.training.step import (
-    make_class_weights,
-    make_loss,
-    make_thresholds,
-    make_train_step,
-)
+from mtdml_jax.training.step import make_loss, make_train_step
 
 pytestmark = pytest.mark.usefixtures('resnet4')
 
