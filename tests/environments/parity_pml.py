@@ -15,8 +15,8 @@ PML 2.9.0 is less exact than our loss in two ways:
 
 - Above 25 rows its `torch.cdist` computes |x|^2 - 2xy + |y|^2 by a matrix product. Equal rows then
   have a Euclidean distance of up to 1e-8 instead of 0, so PML may choose among equal rows by rounding.
-  The tests therefore compare every case twice: with a PML whose cdist computes differences, where everything must
-  be equal, and with PML as it is.
+  The tests therefore compare every case twice: with a PML whose cdist computes differences, where
+  everything must be equal, and with PML as it is.
 - For a slice of zeros its gradient is 1e12 times the gradient by the unit vector, because it divides by
   max(|x|, 1e-12). Our gradient is 0 there. The tests compare all other rows.
 """

@@ -1,0 +1,135 @@
+"""What the benchmarks share: turns, new processes, medians, tables, and rows of results.
+
+Contestants take turns, round by round, so that a slow minute of the machine meets all of them.
+"""
+
+import argparse
+import math
+import multiprocessing
+import os
+import statistics
+import sys
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from unittest import mock
+
+sys.path.insert(0, str(Path(__file__).absolute().parents[2]))
+sys.path.insert(0, str(Path(__file__).absolute().parents[1] / 'studies'))
+
+from study import ROOT, append_row, describe_software
+
+MEASUREMENT_SECONDS = 0.05
+# Held while os.environ has the variables of a process that is about to start.
+ENVIRONMENT = threading.Lock()
+
+
+def make_parser(doc, rounds=None, **options):
+    """A parser with --output and, unless `rounds` is None, --rounds."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0], **options)
+    folder = ROOT / 'experiments'
+    parser.add_argument('--output', type=Path, default=folder, help='folder of results/, figures/')
+    if rounds:
+        parser.add_argument('--rounds', type=int, default=rounds)
+    return parser
+
+
+def in_new_process(function, *arguments, **variables):
+    """Returns the result of a call in a new process with these environment variables."""
+    context = multiprocessing.get_context('spawn')
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        with ENVIRONMENT, mock.patch.dict(os.environ, variables):
+            future = pool.submit(function, *arguments)
+        return future.result()
+
+
+def medians_in_turns(calls, rounds):
+    """Medians over rounds in which all calls take turns.
+
+    Args:
+      calls: name -> function that returns a dict of numbers.
+      rounds: number of rounds.
+
+    Returns:
+      A dict name -> dict of medians.
+    """
+    found = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            found[name].append(call())
+    return {
+        name: {key: statistics.median(row[key] for row in rows) for key in rows[0]}
+        for name, rows in found.items()
+    }
+
+
+def timed(call, repeats=1):
+    """Seconds of a call, averaged over repeated calls."""
+    start = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return (time.perf_counter() - start) / repeats
+
+
+def time_in_turns(calls, rounds):
+    """Median seconds of each call over rounds in which all calls take turns in this process."""
+
+    def turn(call, repeats):
+        call()  # The threads of the previous contestant may still be spinning.
+        return {'seconds': timed(call, repeats)}
+
+    repeats = {name: math.ceil(MEASUREMENT_SECONDS / timed(call)) for name, call in calls.items()}
+    turns = {name: lambda name=name: turn(calls[name], repeats[name]) for name in calls}
+    return {name: row['seconds'] for name, row in medians_in_turns(turns, rounds).items()}
+
+
+def kilobytes(path, key):
+    """A value of a status file of Linux."""
+    lines = Path(path).read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key))
+
+
+def memory(key='VmRSS'):
+    """The resident memory of this process in MB, or with 'VmHWM' its peak."""
+    return kilobytes('/proc/self/status', key) * 1024 / 1e6
+
+
+@contextmanager
+def other_processes():
+    """Prints at the end which share of the cores other processes took."""
+
+    def seconds():
+        ticks = [int(x) for x in Path('/proc/stat').read_text().splitlines()[0].split()[1:9]]
+        busy = sum(ticks) - sum(ticks[3:5])  # without idle time and waiting for disks
+        return busy / os.sysconf('SC_CLK_TCK') - sum(os.times()[:4])
+
+    start, before = time.perf_counter(), seconds()
+    yield
+    share = (seconds() - before) / (time.perf_counter() - start) / os.cpu_count()
+    print(f'Other processes took {share:.1%} of the cores meanwhile.')
+
+
+def table(header, rows):
+    """Lines of a Markdown table; floats have four digits."""
+
+    def show(value):
+        is_float = isinstance(value, float)
+        return f'{value:.4g}' if is_float else str(value).replace('|', '/')
+
+    lines = [header, ['---'] * len(header), *rows]
+    return ['| ' + ' | '.join(map(show, line)) + ' |' for line in lines]
+
+
+def machine():
+    """Model of the processor and number of its cores."""
+    lines = Path('/proc/cpuinfo').read_text().splitlines()
+    names = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
+    return f'{names[0] if names else "unknown"}, {os.cpu_count()} cores'
+
+
+def record(output, name, row):
+    """Appends a row to OUTPUT/results/NAME.csv, with commit, versions and machine."""
+    facts = {**describe_software(), 'machine': machine()}
+    append_row(output / 'results' / f'{name}.csv', {**row, **facts})
