@@ -5,8 +5,8 @@
 
 Prints tables, adds rows to results/loss.csv and draws figures/benchmark_loss.png. Times are medians
 over rounds in which all contestants take turns in one process. Memory is the peak of a separate process
-above its memory before the call (for jax: after compilation). ms_alone is the median of the first 3 calls in
-that process, which checks that contestants do not slow each other down. The script needs Linux and an
+above its memory before the call (for jax: after compilation). ms_alone is the median of the first 3
+calls in that process, which checks that contestants do not slow each other down. The script needs Linux and an
 idle machine; other work slows torch most. Where JAX finds a GPU, all contestants run on it. Memory is
 then that of the GPU: for ours what the compiled program takes, for PyTorch the most that its allocator
 has handed out. PyTorch needs a separate environment; without it that contestant is left out:
@@ -247,6 +247,71 @@ def save(output, rows, rounds):
             record(output, 'loss', {**new, 'rounds': rounds})
 
 
+def contestants():
+    """The names of the contestants that are installed."""
+    if all(map(importlib.util.find_spec, ('torch', 'pytorch_metric_learning'))):
+        return list(CONTESTANTS)
+    print(f'{PEER} is not installed and left out (see the top of this file)')
+    return [name for name in CONTESTANTS if name != PEER]
+
+
+def time_tiles(size, powers):
+    """Times mining by the size of a tile. Large tiles need fewer launches, small ones fit a cache."""
+    import jax
+
+    import mtdml_jax
+
+    embeddings, labels, _ = make_inputs(size, WIDTH, SLICES)
+    slices = jax.device_put(mtdml_jax.split_slices(embeddings, SLICES))
+    for power in (power for power in powers if 2**power <= size**2):
+        mine = jax.jit(partial(mtdml_jax.mine_batch_hard, tile=2**power // size))
+        jax.block_until_ready(mine(slices, labels))  # The first call compiles.
+        call = partial(lambda mine: jax.block_until_ready(mine(slices, labels)), mine)
+        milliseconds = 1e3 * statistics.median(timed(call) for _ in range(3))
+        yield {'rows': size, 'distances': f'2^{power}', 'ms': milliseconds}
+
+
+def compute(size, dtype):
+    """Loss, gradient, mined positives and negatives on normal unit slices, as NumPy arrays."""
+    import jax
+
+    import mtdml_jax
+
+    embeddings, labels, thresholds = make_inputs(size, WIDTH, SLICES)
+    embeddings, thresholds = embeddings.astype(dtype), thresholds.astype(dtype)
+    loss = jax.jit(jax.value_and_grad(mtdml_jax.multi_threshold_loss, has_aux=True))
+    (value, _), gradient = loss(embeddings, labels, thresholds)
+    slices = mtdml_jax.split_slices(embeddings, SLICES)
+    triplets = jax.jit(mtdml_jax.mine_batch_hard)(slices, labels)
+    return jax.device_get((value, gradient, triplets.positive, triplets.negative))
+
+
+def compare_with_float64(size):
+    """Compares loss, gradient and mined rows in float32 on this device with float64 on the CPU."""
+    exact = in_new_process(compute, size, 'float64', JAX_PLATFORMS='cpu', JAX_ENABLE_X64='1')
+    found = compute(size, 'float32')
+    difference = np.linalg.norm(found[1] - exact[1]) / np.linalg.norm(exact[1])
+    row = {'rows': size, 'loss': abs(float(found[0]) / float(exact[0]) - 1)}
+    row['gradient'] = float(difference)
+    slices = make_inputs(size, WIDTH, SLICES)[0].astype(np.float64).reshape(size, SLICES, -1)
+    slices /= np.linalg.norm(slices, axis=-1, keepdims=True)
+    for name, ours, best in zip(('positive', 'negative'), found[2:], exact[2:], strict=True):
+        places = np.argwhere(ours != best)
+        gaps = [
+            abs(
+                np.subtract(
+                    *(np.linalg.norm(slices[a, s] - slices[x[s, a], s]) for x in (ours, best))
+                )
+            )
+            for s, a in places
+        ]
+        row |= {
+            f'other {name}s': len(places),
+            f'{name}s farther off by': float(max(gaps, default=0.0)),
+        }
+    return row
+
+
 def label_ends(axes, ends):
     """Writes each name beside the end of its line, and moves it up where names would overlap."""
     place = -math.inf
@@ -303,10 +368,7 @@ def main():
     parser.add_argument('--sizes', type=int, nargs='+', default=SIZES)
     parser.add_argument('--large', type=int, default=32768, help='last case, 0: none')
     options = parser.parse_args()
-    names = list(CONTESTANTS)
-    if not all(map(importlib.util.find_spec, ('torch', 'pytorch_metric_learning'))):
-        print(f'{PEER} is not installed and left out (see the top of this file)')
-        names.remove(PEER)
+    names = contestants()
     with other_processes():
         results = [compare(size, names, options.rounds) for size in sorted(options.sizes)]
         rows = [row for some, _ in results for row in some]

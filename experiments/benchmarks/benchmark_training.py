@@ -8,8 +8,8 @@ On a CPU: ResNet-18 on grey faces of 48 px, batch 64, with 16, 32 and 64 channel
 Contestants take turns, each in a new process, with malloc as it is and with the huge pages that
 `python -m mtdml_jax` asks for. Rates are medians over the rounds. Adds rows to
 results/training_step.csv. On a GPU (--gpu): ResNet-18 without reduction in the stem at 48 px and
-ResNet-50 at 224 px, in float32 (products in TF32) and in bfloat16 (PyTorch: autocast, channels_last, with and without torch.compile),
-over batch sizes, with the memory of the device. Our step is the whole step of configs/default.py:
+ResNet-50 at 224 px, in float32 (products in TF32) and in bfloat16 (PyTorch: autocast,
+channels_last, with and without torch.compile), over batch sizes, with the memory of the device. Our step is the whole step of configs/default.py:
 multi-threshold loss, softmax, clipping, AdamW. PyTorch's step has softmax and AdamW alone. PyTorch is
 installed beside the package; without it the script measures our step alone:
 
@@ -21,6 +21,7 @@ results/training_step_parts.csv.
 
 import collections
 import gzip
+import hashlib
 import importlib.util
 import json
 import math
@@ -253,6 +254,40 @@ def compare(options):
             record(options.output, 'training_step', what)
             lines.append(what)
     print('\n'.join(table(lines[0], [line.values() for line in lines])))
+
+
+def digest_of_steps(folder, small):
+    """Trains 30 steps on random images with a checkpoint half way; returns a digest of the weights.
+
+    A second call with the same folder continues from the checkpoint.
+    """
+    import jax
+
+    from mtdml_jax.config import load_config
+    from mtdml_jax.training import checkpoints
+    from mtdml_jax.training.devices import on_host, replicate, split_over_devices
+    from mtdml_jax.training.setup import make_training
+
+    batch, side, steps = (14, 16, 4) if small else (126, 48, 30)
+    overrides = [f'data.image_size={side}', 'model.stem=cifar']
+    overrides += ['model.backbone=resnet10', 'model.width_factor=0.0625'] if small else []
+    overrides += [] if small else ['model.width_factor=1.0']
+    config = load_config('default', [f'--config.{x}' for x in overrides])
+    _, state, step = make_training(config, np.ones(CLASSES, int))
+    with checkpoints.open_checkpoints(folder, config.train) as manager:
+        if manager.latest_step() is not None:
+            state, _ = checkpoints.restore(manager, manager.latest_step(), state)
+        first, state = int(state.step), replicate(state)
+        for number in range(first, steps):
+            generator = np.random.default_rng((7, number))
+            images = generator.standard_normal((batch, side, side, 1), np.float32)
+            labels = np.arange(batch, dtype=np.int32) % CLASSES
+            found = {'image': images, 'label': labels, 'mask': np.ones(batch, bool)}
+            state, _ = step(state, split_over_devices(found))
+            if number + 1 == steps // 2:
+                checkpoints.save(manager, on_host(state), None, {})
+    leaves = jax.tree.leaves(on_host(state))
+    return hashlib.sha256(b''.join(x.tobytes() for x in leaves)).hexdigest()
 
 
 def kind_of(line, body):

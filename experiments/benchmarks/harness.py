@@ -1,18 +1,22 @@
-"""What the benchmarks share: turns, new processes, medians, tables, and rows of results.
+"""What the benchmarks share: turns, new processes, time limits, medians, tables, and rows of results.
 
 Contestants take turns, round by round, so that a slow minute of the machine meets all of them.
 """
 
 import argparse
+import contextlib
+import importlib.metadata
 import math
 import multiprocessing
 import os
+import shutil
+import signal
 import statistics
+import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
@@ -43,6 +47,57 @@ def in_new_process(function, *arguments, **variables):
         with ENVIRONMENT, mock.patch.dict(os.environ, variables):
             future = pool.submit(function, *arguments)
         return future.result()
+
+
+def run_python(command, **variables):
+    """Runs Python with arguments in the project's folder; yields and prints the lines of its output."""
+    with ENVIRONMENT:
+        environment = os.environ | variables
+    command, line = [sys.executable, *map(str, command)], ''
+    pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.STDOUT, 'text': True}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) as process:
+        for line in process.stdout:
+            print(line, end='', flush=True)
+            yield line
+    if process.returncode:
+        raise RuntimeError(f'exit code {process.returncode} of {command}: {line.strip()}')
+
+
+def call_logged(function, arguments, log):
+    """Calls a function with the output of this process in a file."""
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    function(*arguments)
+
+
+def run_limited(function, arguments, *, seconds, log):
+    """Calls a function in a new process with a time limit and a log; returns how it ended."""
+    context = multiprocessing.get_context('spawn')
+    process = context.Process(target=call_logged, args=(function, arguments, log))
+    process.start()
+    process.join(seconds)
+    end = 'done' if process.exitcode == 0 else f'failed with exit code {process.exitcode}'
+    if process.is_alive():
+        end = f'stopped at its limit of {seconds:g} s'
+        for pid in [*descendants(process.pid), process.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    process.join()
+    return end
+
+
+def descendants(pid):
+    """The processes below a process, also those with a session of their own."""
+    parents = {}
+    for path in Path('/proc').glob('[0-9]*/stat'):
+        with contextlib.suppress(OSError):  # The process has ended meanwhile.
+            # The fields are number, (name), state, parent. The name may contain anything.
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(')')[2].split()[1])
+    found = [pid]
+    for ancestor in found:  # The list grows during the loop.
+        found += [child for child, parent in parents.items() if parent == ancestor]
+    return found[1:]
 
 
 def medians_in_turns(calls, rounds):
@@ -96,7 +151,7 @@ def memory(key='VmRSS'):
     return kilobytes('/proc/self/status', key) * 1024 / 1e6
 
 
-@contextmanager
+@contextlib.contextmanager
 def other_processes():
     """Prints at the end which share of the cores other processes took."""
 
@@ -122,14 +177,22 @@ def table(header, rows):
     return ['| ' + ' | '.join(map(show, line)) + ' |' for line in lines]
 
 
-def machine():
-    """Model of the processor and number of its cores."""
+def describe_machine():
+    """Commit, versions, processor, and the GPU if there is one."""
+    found = describe_software()
+    for name in ('jaxlib', 'torch', 'tensorflow-cpu'):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
     lines = Path('/proc/cpuinfo').read_text().splitlines()
     names = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
-    return f'{names[0] if names else "unknown"}, {os.cpu_count()} cores'
+    found['machine'] = f'{names[0] if names else "unknown"}, {os.cpu_count()} cores'
+    if shutil.which('nvidia-smi'):
+        query = ['nvidia-smi', '--query-gpu=name,driver_version', '--format=csv,noheader']
+        found['machine'] += f', {subprocess.check_output(query, text=True).strip()}'
+    return found
 
 
 def record(output, name, row):
     """Appends a row to OUTPUT/results/NAME.csv, with commit, versions and machine."""
-    facts = {**describe_software(), 'machine': machine()}
+    facts = {key: describe_machine()[key] for key in ('commit', 'python', 'jax', 'machine')}
     append_row(output / 'results' / f'{name}.csv', {**row, **facts})
