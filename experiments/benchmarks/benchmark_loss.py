@@ -6,10 +6,10 @@
 Prints tables, adds rows to results/loss.csv and draws figures/benchmark_loss.png. Times are medians
 over rounds in which all contestants take turns in one process. Memory is the peak of a separate process
 above its memory before the call (for jax: after compilation). ms_alone is the median of the first 3
-calls in that process, which checks that contestants do not slow each other down. The script needs Linux and an
-idle machine; other work slows torch most. Where JAX finds a GPU, all contestants run on it. Memory is
-then that of the GPU: for ours what the compiled program takes, for PyTorch the most that its allocator
-has handed out. PyTorch needs a separate environment; without it that contestant is left out:
+calls in that process, which checks that contestants do not slow each other down. The script needs Linux
+and an idle machine; other work slows torch most. Where JAX finds a GPU, all contestants run on it.
+Memory is then that of the GPU: for ours what the compiled program takes, for PyTorch the most that its
+allocator has handed out. PyTorch needs a separate environment; without it that contestant is left out:
 
     pip install '.[train]' torch==2.13.0 pytorch-metric-learning==2.9.0
 """

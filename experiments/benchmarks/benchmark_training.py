@@ -1,17 +1,15 @@
 """The training step beside the same network in PyTorch: images per second, and where time goes.
 
     python experiments/benchmarks/benchmark_training.py [--widths 16 32 64] [--rounds 3] [--profile]
-    python experiments/benchmarks/benchmark_training.py --gpu [--networks resnet18 resnet50]
-        [--seconds 100]
 
 On a CPU: ResNet-18 on grey faces of 48 px, batch 64, with 16, 32 and 64 channels in the first stage.
 Contestants take turns, each in a new process, with malloc as it is and with the huge pages that
 `python -m mtdml_jax` asks for. Rates are medians over the rounds. Adds rows to
-results/training_step.csv. On a GPU (--gpu): ResNet-18 without reduction in the stem at 48 px and
-ResNet-50 at 224 px, in float32 (products in TF32) and in bfloat16 (PyTorch: autocast,
-channels_last, with and without torch.compile), over batch sizes, with the memory of the device. Our step is the whole step of configs/default.py:
-multi-threshold loss, softmax, clipping, AdamW. PyTorch's step has softmax and AdamW alone. PyTorch is
-installed beside the package; without it the script measures our step alone:
+results/training_step.csv. On a GPU, for on_gpu.py: ResNet-18 without reduction in the stem at 48 px and
+ResNet-50 at 224 px, in float32 (products in TF32) and in bfloat16 (PyTorch: autocast, channels_last,
+with and without torch.compile), over batch sizes, with the memory of the device. Our step is the whole
+step of configs/default.py: multi-threshold loss, softmax, clipping, AdamW. PyTorch's step has softmax
+and AdamW alone. PyTorch is installed beside the package; without it the script measures our step alone:
 
     pip install '.[train]' torch==2.13.0
 
@@ -23,12 +21,12 @@ import collections
 import gzip
 import hashlib
 import importlib.util
+import itertools
 import json
 import math
 import os
 import re
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -38,12 +36,12 @@ from typing import NamedTuple
 
 import numpy as np
 from harness import (
-    ENVIRONMENT,
     ROOT,
     in_new_process,
     make_parser,
     medians_in_turns,
     record,
+    rows_of_process,
     table,
     timed,
 )
@@ -199,34 +197,29 @@ def peak_memory(name):
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else math.nan
 
 
-def measure_on_gpu(name, key):
-    """Prints a JSON line for each batch size, smallest first, in this process."""
+def measure_on_gpu(name, key, queue):
+    """Puts a row for each batch size, smallest first, into a queue."""
     network, batches = GPU_NETWORKS[key]
     for batch in batches:
         start = time.perf_counter()
-        rate = measure(name, network, batch, 'gpu')
-        row = {'network': key, 'contestant': name, 'batch': batch, 'images_per_second': rate}
-        row |= {'gigabytes': peak_memory(name) / 1e9, 'seconds': time.perf_counter() - start}
-        print(json.dumps(row), flush=True)
+        row = {'batch': batch, 'images_per_second': measure(name, network, batch, 'gpu')}
+        queue.put(
+            row | {'gigabytes': peak_memory(name) / 1e9, 'seconds': time.perf_counter() - start}
+        )
 
 
-def compare_on_gpu(keys, seconds):
-    """Prints a JSON line for each contestant, network and batch size, until the time is over."""
+def compare_on_gpu(small, deadline):
+    """Yields a row for each contestant, network and batch size, until the deadline (time.time())."""
     has_torch = importlib.util.find_spec('torch')
     names = [name for name in GPU_CONTESTANTS if has_torch or name.startswith(OURS)]
-    deadline = time.monotonic() + seconds
-    for name in names:
-        for key in keys:
-            command = [sys.executable, __file__, '--gpu', '--measure', name, '--networks', key]
-            with ENVIRONMENT:
-                environment = dict(os.environ)
-            if 'reproducible' in name:
-                environment['XLA_FLAGS'] = f'{REPRODUCIBLE} {os.environ.get("XLA_FLAGS", "")}'
-            try:
-                left = max(0.0, deadline - time.monotonic())
-                subprocess.run(command, env=environment, check=True, timeout=left)
-            except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
-                print(json.dumps({'network': key, 'contestant': name, 'failed': str(error)[-200:]}))
+    keys = ('tiny',) if small else ('resnet18', 'resnet50')
+    for name, key in itertools.product(names, keys):
+        flags = f'{REPRODUCIBLE * ("reproducible" in name)} {os.environ.get("XLA_FLAGS", "")}'
+        what = {'network': key, 'contestant': name}
+        rows = rows_of_process(
+            measure_on_gpu, name, key, deadline=deadline, XLA_FLAGS=flags.strip()
+        )
+        yield from (what | row for row in rows)
 
 
 def measure_alone(name, width, tunables):
@@ -353,16 +346,8 @@ def main():
     parser = make_parser(__doc__, rounds=3)
     parser.add_argument('--widths', type=int, nargs='+', default=[16, 32, 64])
     parser.add_argument('--profile', action='store_true')
-    parser.add_argument('--gpu', action='store_true')
-    parser.add_argument('--networks', nargs='+', choices=GPU_NETWORKS, default=[*GPU_NETWORKS][:2])
-    parser.add_argument('--seconds', type=float, default=100, help='of the comparison on a GPU')
-    parser.add_argument('--measure', metavar='CONTESTANT', help='measure one on a GPU')
     options = parser.parse_args()
-    if options.gpu and options.measure:
-        measure_on_gpu(options.measure, options.networks[0])
-    elif options.gpu:
-        compare_on_gpu(options.networks, options.seconds)
-    elif options.profile:
+    if options.profile:
         for width in options.widths:
             profile(width, options.output)
     else:

@@ -18,6 +18,7 @@ import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from queue import Empty
 from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).absolute().parents[2]))
@@ -47,6 +48,27 @@ def in_new_process(function, *arguments, **variables):
         with ENVIRONMENT, mock.patch.dict(os.environ, variables):
             future = pool.submit(function, *arguments)
         return future.result()
+
+
+def rows_of_process(function, *arguments, deadline, **variables):
+    """Yields the rows that a function puts into a queue, in a new process, until the deadline.
+
+    The function's last argument is the queue. A failure or the deadline (time.time()) is the last row.
+    """
+    context = multiprocessing.get_context('spawn')
+    queue = context.Queue()
+    process = context.Process(target=function, args=(*arguments, queue))
+    with ENVIRONMENT, mock.patch.dict(os.environ, variables):
+        process.start()
+    while (process.is_alive() and time.time() < deadline) or not queue.empty():
+        with contextlib.suppress(Empty):
+            yield queue.get(timeout=0.5)
+    if process.is_alive():
+        process.kill()
+        yield {'failed': 'stopped at the limit'}
+    process.join()
+    if process.exitcode > 0:
+        yield {'failed': f'exit code {process.exitcode}'}
 
 
 def run_python(command, **variables):

@@ -1,41 +1,37 @@
 """Measures everything that only a GPU can answer. on_gpu.md fits it into fifteen minutes.
 
-    python experiments/benchmarks/on_gpu.py run --output FOLDER
+    python experiments/benchmarks/on_gpu.py --output FOLDER
         [--parts check loss step feed quickstart fer2013 study]
-    python experiments/benchmarks/on_gpu.py pack --data FOLDER
-    python experiments/benchmarks/on_gpu.py unpack FOLDER
 
-`run` runs each part in a new process with a time limit, and continues after a part that fails. FOLDER
-gets logs, rows as JSON, and tables in summary.md. --small runs every part on a CPU, two at a time.
-`pack` needs a network. It writes to build/carry/ the packages that a GPU machine without a network lacks,
-and FER2013 of FOLDER as records, as parts of an archive. `unpack` checks the parts in FOLDER on the GPU
-machine, and extracts FOLDER/site for PYTHONPATH, FOLDER/data for --data and FOLDER/prepared for
---prepared. It needs Python 3.12 or newer.
+Runs each part in a new process with a time limit, and continues after a part that fails. FOLDER gets a
+log and a JSON file with rows for each part, and tables in summary.md. --small runs every part on a CPU,
+two at a time. carry.sh packs what a machine without a network lacks.
 """
 
 import argparse
 import contextlib
-import importlib.metadata
 import importlib.util
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tarfile
-import tempfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-# Parts import the harness and JAX themselves, because `unpack` runs before all packages are there.
+import benchmark_files
+import benchmark_loss
+import benchmark_pipeline
+import benchmark_training
+import gpu_studies
+from harness import describe_machine, in_new_process, read_rows, run_limited, run_python, table
 
-ROOT = Path(__file__).absolute().parents[2]
-CARRY = ROOT / 'build' / 'carry'
 # Part -> seconds that it may take.
 LIMITS = {'check': 90, 'loss': 120, 'step': 120, 'feed': 60}
 LIMITS |= {'quickstart': 90, 'fer2013': 240, 'study': 240}
+LOCK = threading.Lock()
 KEPT = {'.csv', '.html', '.json', '.jsonl', '.log', '.md', '.png'}
 # Flags of XLA for the check of equal bits, each after a name.
 DETERMINISM = {
@@ -44,115 +40,36 @@ DETERMINISM = {
     'deterministic operations': '--xla_gpu_deterministic_ops=true',
 }
 # This case of `feed` is the recipe for FER2013 on GPUs.
-RECIPE = '48 px from memory, batch 128'
+RECIPE, BATCH_512 = '48 px from memory, batch 128', '--config.data.batch_size=512'
 # These tests need neither 8 devices nor several processes. The first group needs no TensorFlow.
 TESTS = 'multi_threshold loss_options mining slicing distances thresholds exchange'
-TESTS_WITH_DATA = """
-models/test_network.py models/test_resnet.py training/test_step.py training/test_state.py
-training/test_checkpoints.py
-"""
+TESTS_WITH_DATA = 'models/test_network models/test_resnet'
+TESTS_WITH_DATA += ' training/test_step training/test_state training/test_checkpoints'
 # Settings for a small run of the real command on images that need no drawing.
 TINY = """
 data.name=digits model.backbone=resnet10 model.width_factor=0.0625 data.image_size=16 train.num_steps=4
-train.checkpoint_every=4 train.log_every=2 eval.gallery_size=500 eval.split=test[:20%]
-"""
-LARGE = """
-model.backbone=resnet50 model.stem=imagenet model.width_factor=1.0 data.image_size=224 data.channels=3
-model.dtype=bfloat16
-"""
+train.checkpoint_every=4 train.log_every=2 eval.gallery_size=500 eval.split=test[:20%]"""
+LARGE = """model.backbone=resnet50 model.stem=imagenet model.width_factor=1.0 data.image_size=224
+data.channels=3 model.dtype=bfloat16"""
 # With --small, compilation takes most of the time, and parts share compiled programs.
 CHEAP = {'XLA_FLAGS': '--xla_backend_optimization_level=0', 'OMP_NUM_THREADS': '1'}
 CHEAP |= {'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.1'}
-WHOLE = 'all.tar.xz'
-# 64 MiB may travel at once, together with the repository.
-PART_BYTES = 50_000_000
-PYTHON = '3.12'
-TAGS = 'manylinux_2_28_x86_64 manylinux_2_27_x86_64 manylinux_2_17_x86_64 manylinux2014_x86_64 any'
-# The GPU machine has jax, flax, optax, orbax, chex, scikit-learn, pytest, and what they need. TensorFlow
-# works without keras.
-PACKAGES = """
-array_record astunparse dm-tree docstring_parser gast google-pasta googleapis-common-protos immutabledict
-importlib_resources ml_collections promise protobuf pytorch-metric-learning simple-parsing tensorboardX
-tensorflow-cpu tensorflow-datasets tensorflow-metadata termcolor toml
-"""
-# Only compilers read these files of TensorFlow.
-UNUSED = ('tensorflow/include', 'tensorflow/xla_aot_runtime_src', 'bin')
 
 
-def install(site: Path) -> None:
-    """Installs the packages into a folder for the Python of the GPU machine."""
-    command = [sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps', '--no-compile']
-    command += ['--only-binary=:all:', '--no-binary=promise', f'--python-version={PYTHON}']
-    command += ['--implementation=cp', *(f'--platform={tag}' for tag in TAGS.split())]
-    subprocess.run([*command, f'--target={site}', *PACKAGES.split()], check=True)
-    for name in UNUSED:
-        shutil.rmtree(site / name, ignore_errors=True)
-    # Names of internal functions are a quarter of the largest file.
-    for library in (site / 'tensorflow').glob('libtensorflow_*.so*'):
-        subprocess.run(['strip', '--strip-unneeded', library], check=True)
-
-
-def prepare_faces(source: Path, data: Path, prepared: Path) -> None:
-    """Writes FER2013 as records to `prepared`, and to `data` a file of zeros in place of its source.
-
-    The package recognises prepared data by name, size and time of the source, and does not read it.
-    """
-    data.mkdir()
-    (path,) = source.glob('fer2013.csv*')
-    copy = data / path.name
-    shutil.copyfile(path, copy)
-    whole_second = int(path.stat().st_mtime)  # An archive keeps no fractions of seconds.
-    os.utime(copy, (whole_second, whole_second))
-    command = [sys.executable, '-m', 'mtdml_jax', 'prepare', '--config=configs/fer2013.py']
-    command += [f'--config.data.dir={data}', f'--config.data.prepared_dir={prepared}']
-    subprocess.run(command, cwd=ROOT, check=True)
-    with copy.open('wb') as file:
-        file.truncate(path.stat().st_size)
-    os.utime(copy, (whole_second, whole_second))
-
-
-def pack(work: Path, folder: Path) -> None:
-    """Writes an archive of `work` in parts, and their checksums."""
-    with tarfile.open(folder / WHOLE, 'w:xz') as file:
-        file.add(work, '')
-    commands = f'split -b {PART_BYTES} -d -a 1 {WHOLE} part- && rm {WHOLE}'
-    commands += ' && sha256sum part-* > SHA256SUMS && ls -l'
-    subprocess.run(commands, shell=True, cwd=folder, check=True)
-
-
-def unpack(folder: Path) -> int:
-    """Joins and extracts the parts; returns the exit code, which is not 0 if a part is not intact."""
-    commands = f'sha256sum --check --quiet SHA256SUMS && cat part-* > {WHOLE}'
-    done = subprocess.run(commands, shell=True, cwd=folder, check=False)
-    if done.returncode == 0:
-        with tarfile.open(folder / WHOLE) as file:
-            file.extractall(folder, filter='fully_trusted')
-        (folder / WHOLE).unlink()
-    return done.returncode
-
-
-def archive(output: Path, path: Path) -> None:
-    """Packs tables, logs, curves and reports, but neither weights nor images."""
-
-    def keep(found):
-        suffix, in_study = Path(found.name).suffix, found.name.startswith('runs/')
-        # A study has many runs, each with a report.
-        is_kept = suffix in KEPT and found.size < 4_000_000 and not (in_study and suffix == '.html')
-        return found if found.isdir() or is_kept else None
-
-    partial_path = path.with_suffix('.partial')
-    with tarfile.open(partial_path, 'w:gz') as file:
-        file.add(output, '', filter=keep)
-    partial_path.replace(path)
+def archive(output, path):
+    """Packs tables, logs, curves and reports, but no weights, images, or reports of the study's runs."""
+    kept = ' -o '.join(f"-name '*{suffix}'" for suffix in KEPT)
+    find = f"find . \\( {kept} \\) -size -4000k -not -path './runs/*.html'"
+    command = f'{find} | tar -czf {path}.partial -T - && mv {path}.partial {path}'
+    subprocess.run(command, shell=True, cwd=output, check=True)
 
 
 class Part:
     """What a part has measured, in FOLDER/PART.json after every row."""
 
     def __init__(self, name, options):
-        from harness import describe_machine
-
         self.path, self.options = options.output / f'{name}.json', options
+        self.output, self.small = options.output, options.small
         self.seconds, self.start = options.limits[name], time.time()
         machine = describe_machine() | ({'commit': options.commit} if options.commit else {})
         self.content = {'machine': machine, 'rows': []}
@@ -160,10 +77,13 @@ class Part:
         self.places = [f'--config.data.{key}={value}' for key, value in folders.items() if value]
 
     def add(self, what, **row):
-        """Adds a row of a kind; rows of threads come one by one."""
-        self.content['rows'].append({'what': what, **row})
-        self.path.write_text(json.dumps(self.content, indent=1), encoding='utf-8')
-        print(what, row, flush=True)
+        """Adds a row of a kind; threads may call it."""
+        with LOCK:
+            self.content['rows'].append({'what': what, **row})
+            partial_path = self.path.with_suffix('.partial')
+            partial_path.write_text(json.dumps(self.content, indent=1), encoding='utf-8')
+            partial_path.replace(self.path)
+            print(what, row, flush=True)
 
 
 def settings(text):
@@ -173,7 +93,7 @@ def settings(text):
 
 def check(part):
     """Runs the tests, compares the loss with float64, and compares the bits of equal seeds."""
-    names = list(DETERMINISM)[: 1 if part.options.small else None]
+    names = list(DETERMINISM)[: 1 if part.small else None]
     tasks = [check_tests, check_precision, *(partial(check_bits, name=name) for name in names)]
     with ThreadPoolExecutor(len(tasks)) as pool:
         for future in [pool.submit(task, part) for task in tasks]:
@@ -181,121 +101,91 @@ def check(part):
 
 
 def check_tests(part):
-    """Runs the tests of the method on this device, with products in full precision.
-
-    A GPU rounds float32 products to TF32 (10 bits) by default, which the tolerances of the tests do not
-    allow for. Mining asks for full precision itself.
-    """
-    files = [f'loss/test_{name}.py' for name in TESTS.split()]
+    """Runs the tests of the method on this device, with products in full precision."""
+    # By default a GPU rounds float32 products to TF32 (10 bits), more than the tests tolerate.
+    files = [f'loss/test_{name}' for name in TESTS.split()]
     files += TESTS_WITH_DATA.split() if importlib.util.find_spec('tensorflow') else []
-    files = ['loss/test_thresholds.py'] if part.options.small else files
+    files = ['loss/test_thresholds'] if part.small else files
     # Other versions of packages may warn.
-    command = ['-m', 'pytest', '-q', '-o', 'filterwarnings=default']
-    command += ['-n', '0' if part.options.small else '8']
+    command = ['-m', 'pytest', '-q', '-o', 'filterwarnings=default', '-n', 0 if part.small else 8]
     command += ['-k', 'not devices and not processes and not replicas']
-    from harness import run_python
 
     lines = []
     with contextlib.suppress(RuntimeError):
         variables = {'XLA_FLAGS': '', 'JAX_DEFAULT_MATMUL_PRECISION': 'highest'}
-        lines.extend(run_python([*command, *(f'tests/{x}' for x in files)], **variables))
+        lines.extend(run_python([*command, *(f'tests/{x}.py' for x in files)], **variables))
     result = lines[-1].strip('= \n') if lines else 'nothing was printed'
     part.add('tests on the device', files=len(files), result=result)
 
 
 def check_precision(part):
     """Compares loss, gradient and mined rows in float32 on the device with float64 on the CPU."""
-    import benchmark_loss
-
-    for size in (64,) if part.options.small else (1024, 4096):
-        row = benchmark_loss.compare_with_float64(size)
-        part.add('float32 on the device against float64 on the CPU', **row)
+    what = 'float32 on the device against float64 on the CPU'
+    for size in (64,) if part.small else (1024, 4096):
+        part.add(what, **benchmark_loss.compare_with_float64(size))
 
 
 def check_bits(part, name):
     """Compares the weights of two runs of one seed, and of one that continues from a checkpoint."""
-    from benchmark_training import digest_of_steps
-    from harness import in_new_process
-
     # A space in front would make XLA take the flags for the name of a file.
     flags = {'XLA_FLAGS': f'{DETERMINISM[name]} {os.environ.get("XLA_FLAGS", "")}'.strip()}
-    folder = part.options.output / f'bits-{list(DETERMINISM).index(name)}'
+    folder = part.output / f'bits-{list(DETERMINISM).index(name)}'
     first, second, resumed = (
-        in_new_process(digest_of_steps, folder / workdir, part.options.small, **flags)
+        in_new_process(benchmark_training.digest_of_steps, folder / workdir, part.small, **flags)
         for workdir in ('first', 'second', 'first')
     )
-    part.add(
-        'same seed, same bits', XLA_FLAGS=name, again=first == second, resumed=first == resumed
-    )
+    found = {'again': first == second, 'resumed': first == resumed}
+    part.add('same seed, same bits', XLA_FLAGS=name, **found)
 
 
 def loss(part):
     """Measures time and memory of the loss, and mining by the size of a tile."""
-    import benchmark_loss
-    from harness import in_new_process
-
-    for size in (64,) if part.options.small else (4096, 65536):
-        for row in benchmark_loss.time_tiles(
-            size, (10,) if part.options.small else (20, 22, 24, 26, 28)
-        ):
+    for size in (64,) if part.small else (4096, 65536):
+        for row in benchmark_loss.time_tiles(size, (10,) if part.small else (20, 22, 24, 26, 28)):
             part.add('mining by tile', **row)
     # Each size has a new process, so that a failure costs no other size its rows.
-    for size in (64,) if part.options.small else (1024, 4096, 16384, 65536):
+    for size in (64,) if part.small else (1024, 4096, 16384, 65536):
         try:
             rows, _ = in_new_process(benchmark_loss.compare, size, benchmark_loss.contestants(), 3)
         except RuntimeError as error:
             part.add('loss, failed', batch=size, error=str(error))
             continue
-        benchmark_loss.save(part.options.output, rows, 3)
+        benchmark_loss.save(part.output, rows, 3)
         for row in rows:
             part.add('loss', **row)
 
 
 def step(part):
     """Measures the training step beside PyTorch's."""
-    networks = ['tiny'] if part.options.small else ['resnet18', 'resnet50']
-    from harness import run_python
-
-    command = ['experiments/benchmarks/benchmark_training.py', '--gpu', '--networks', *networks]
-    # Each row is added at once, because a long compilation may reach the limit of the part.
-    for line in run_python([*command, f'--seconds={part.seconds - 5}']):
-        if line.startswith('{'):
-            part.add('step', **json.loads(line))
+    deadline = part.start + part.seconds - 5
+    for row in benchmark_training.compare_on_gpu(part.small, deadline):
+        part.add('step', **row)
 
 
 def feed(part):
     """Measures whether training waits for its data."""
-    from benchmark_files import write_files
-    from benchmark_pipeline import measure
-    from harness import in_new_process
-
-    faces, gpu = part.options.output / 'jpeg', settings('model.dtype=bfloat16')
+    faces, gpu = part.output / 'jpeg', settings('model.dtype=bfloat16')
     here = [f'--config.data.{key}={faces}' for key in ('dir', 'prepared_dir')]
     cases = {
         RECIPE: ('fer2013_gpu', [*gpu, *part.places]),
-        '48 px from memory, batch 512': (
-            'fer2013_gpu',
-            [*gpu, *settings('data.batch_size=512'), *part.places],
-        ),
+        '48 px from memory, batch 512': ('fer2013_gpu', [*gpu, BATCH_512, *part.places]),
         '224 px JPEG, batch 128': ('folder', [*settings(LARGE), *here]),
     }
-    if part.options.small:
+    if part.small:
         cases = {'digits': ('quickstart', [*settings(TINY), *part.places])}
     elif not faces.exists():
-        write_files(faces / 'train', 1400)
-    amounts = (1, 10, 3) if part.options.small else (3, 150, 150)
+        benchmark_files.write_files(faces / 'train', 1400)
+    amounts = (1, 10, 3) if part.small else (3, 150, 150)
     for name, (config, overrides) in cases.items():
-        found = in_new_process(measure, config, overrides, *amounts)
+        found = in_new_process(benchmark_pipeline.measure, config, overrides, *amounts)
         part.add('images per second', case=name, **found)
 
 
 def train(part, name, arguments):
     """Runs the real command; adds its time, its evaluation and its validation runs."""
-    from harness import run_python
-
-    workdir, start = part.options.output / f'run-{name}', time.perf_counter()
+    workdir, start = part.output / f'run-{name}', time.perf_counter()
     command = ['-m', 'mtdml_jax', 'train', f'--workdir={workdir}', *arguments]
-    for _ in run_python([*command, *(settings(TINY) if part.options.small else []), *part.places]):
+    for _ in run_python([*command, *(settings(TINY) if part.small else []), *part.places]):
         pass
     row = {'run': name, 'seconds': time.perf_counter() - start}
     evaluation = json.loads((workdir / 'evaluation.json').read_text(encoding='utf-8'))
@@ -305,8 +195,8 @@ def train(part, name, arguments):
     for line in (workdir / 'metrics.jsonl').read_text(encoding='utf-8').splitlines():
         found = json.loads(line)
         if 'validation/softmax_accuracy' in found:
-            accuracy = 100 * found['validation/softmax_accuracy']
-            part.add('curve', run=name, step=found['step'], softmax=accuracy)
+            found['softmax'] = 100 * found['validation/softmax_accuracy']
+            part.add('curve', run=name, **{key: found[key] for key in ('step', 'softmax')})
 
 
 def quickstart(part):
@@ -316,9 +206,9 @@ def quickstart(part):
 
 def fer2013(part, start_and_end=70, every=3350, most=67_000):
     """Runs the recipe for GPUs with as many steps as the limit allows by the rate of `feed`."""
-    config = 'quickstart' if part.options.small else 'fer2013_gpu'
+    config = 'quickstart' if part.small else 'fer2013_gpu'
     arguments = [f'--config=configs/{config}.py', '--config.model.dtype=bfloat16']
-    steps, path = part.options.steps, part.options.output / 'feed.json'
+    steps, path = part.options.steps, part.output / 'feed.json'
     rows = json.loads(path.read_text(encoding='utf-8'))['rows'] if path.exists() else []
     for row in rows:
         if row['case'] == RECIPE and not steps:
@@ -329,15 +219,12 @@ def fer2013(part, start_and_end=70, every=3350, most=67_000):
 
 def study(part):
     """Compares one threshold with many, several runs at a time, until the time is over."""
-    import gpu_studies
-    from harness import read_rows
-
-    studies = gpu_studies.STUDIES[: 1 if part.options.small else None]
-    share, output = (part.seconds - 15) / len(studies), part.options.output
+    studies = gpu_studies.STUDIES[: 1 if part.small else None]
+    share, output = (part.seconds - 15) / len(studies), part.output
     for number, what in enumerate(studies, start=1):
         arguments = [f'--output={output / "study"}', f'--runs={output / "runs"}', *part.places]
         arguments += [f'--jobs={part.options.jobs}', f'--until={part.start + number * share}']
-        if part.options.small:
+        if part.small:
             what = what._replace(cells=what.cells[:1], seeds=[0])
             arguments += [*settings(TINY), '--config.data.train_split=train']
         gpu_studies.run_study(what, arguments)
@@ -351,8 +238,6 @@ PARTS = {part.__name__: part for part in (check, loss, step, feed, quickstart, f
 
 def summarize(output, endings):
     """Markdown: how each part ended, and a table for each kind of rows."""
-    from harness import table
-
     lines = table(('part', 'end'), endings.items())
     for name in endings:
         path = output / f'{name}.json'
@@ -362,30 +247,31 @@ def summarize(output, endings):
         lines += ['', f'## {name}', '', ', '.join(f'{k} {v}' for k, v in found['machine'].items())]
         for kind in dict.fromkeys(row['what'] for row in found['rows']):
             rows = [row for row in found['rows'] if row['what'] == kind]
-            keys = [
-                key for key in dict.fromkeys(key for row in rows for key in row) if key != 'what'
-            ]
+            keys = dict.fromkeys(key for row in rows for key in row if key != 'what')
             cells = [[row.get(key, '') for key in keys] for row in rows]
-            lines += ['', f'### {kind}', '', *table(keys, cells)]
+            lines += ['', f'### {kind}', '', *table([*keys], cells)]
     return '\n'.join(lines) + '\n'
 
 
-def measure(name, options):
+def run_part(name, options):
     """Runs a part in this process."""
     PARTS[name](Part(name, options))
 
 
-def run_part(name, options):
-    """Runs a part in a new process; returns how it ended and after how many seconds."""
-    from harness import run_limited
-
-    start, log = time.monotonic(), options.output / f'{name}.log'
-    end = run_limited(measure, (name, options), seconds=options.limits[name], log=log)
-    return f'{end} ({time.monotonic() - start:.0f} s)'
-
-
-def run_parts(options):
+def main():
     """Runs the parts; returns 1 if one of them fails or reaches its limit."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--output', type=Path, required=True)
+    parser.add_argument('--parts', nargs='+', choices=PARTS, default=[*PARTS], metavar='PART')
+    parser.add_argument('--limits', nargs='*', default=[], metavar='PART=SECONDS')
+    parser.add_argument('--archive', type=Path, help='a tar.gz of the results, after each part')
+    parser.add_argument('--small', action='store_true')
+    parser.add_argument('--data', help='config.data.dir')
+    parser.add_argument('--prepared', help='config.data.prepared_dir')
+    parser.add_argument('--commit', help='commit of the code, where there is no repository')
+    parser.add_argument('--steps', type=int, help='steps of the recipe for FER2013')
+    parser.add_argument('--jobs', type=int, default=1, help='runs of the study at a time')
+    options = parser.parse_args()
     options.output = options.output.absolute()
     options.output.mkdir(parents=True, exist_ok=True)
     options.limits = LIMITS | {k: float(v) for k, v in (x.split('=') for x in options.limits)}
@@ -393,51 +279,24 @@ def run_parts(options):
     os.environ['XLA_PYTHON_CLIENT_PREALLOCATE'] = 'false'
     if options.small:
         os.environ |= CHEAP | {'JAX_COMPILATION_CACHE_DIR': str(options.output / 'compiled')}
-    endings = {}
-    # Parts that measure run alone.
-    with ThreadPoolExecutor(2 if options.small else 1) as pool:
-        ends = pool.map(partial(run_part, options=options), options.parts)
+    endings, workers = {}, 2 if options.small else 1  # Parts that measure run alone.
+
+    def run(name):
+        start, limit = time.monotonic(), {'seconds': options.limits[name]}
+        end = run_limited(run_part, (name, options), log=options.output / f'{name}.log', **limit)
+        return f'{end} ({time.monotonic() - start:.0f} s)'
+
+    with ThreadPoolExecutor(workers) as pool:
+        ends = pool.map(run, options.parts)
         for name, end in zip(options.parts, ends, strict=True):
             endings[name] = end
             print(f'{name}: {end}', flush=True)
             summary = summarize(options.output, endings)
             (options.output / 'summary.md').write_text(summary, encoding='utf-8')
             if options.archive:
-                archive(options.output, options.archive)
+                archive(options.output, options.archive.absolute())
     print(summary)
     return int(not all(end.startswith('done') for end in endings.values()))
-
-
-def main():
-    """Runs, packs or unpacks."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    tasks = parser.add_subparsers(dest='task', required=True)
-    task = tasks.add_parser('pack')
-    task.add_argument('--data', type=Path, required=True, help='folder of fer2013.csv or .csv.gz')
-    tasks.add_parser('unpack').add_argument('folder', type=Path, help='folder of the parts')
-    task = tasks.add_parser('run')
-    task.add_argument('--output', type=Path, required=True)
-    task.add_argument('--parts', nargs='+', choices=PARTS, default=[*PARTS], metavar='PART')
-    task.add_argument('--limits', nargs='*', default=[], metavar='PART=SECONDS')
-    task.add_argument('--archive', type=Path, help='a tar.gz of the results, after each part')
-    task.add_argument('--small', action='store_true')
-    task.add_argument('--data', help='config.data.dir')
-    task.add_argument('--prepared', help='config.data.prepared_dir')
-    task.add_argument('--commit', help='commit of the code, where there is no repository')
-    task.add_argument('--steps', type=int, help='steps of the recipe for FER2013')
-    task.add_argument('--jobs', type=int, default=1, help='runs of the study at a time')
-    options = parser.parse_args()
-    if options.task == 'run':
-        return run_parts(options)
-    if options.task == 'unpack':
-        return unpack(options.folder)
-    shutil.rmtree(CARRY, ignore_errors=True)
-    CARRY.mkdir(parents=True)
-    with tempfile.TemporaryDirectory(dir=CARRY.parent) as name:
-        install(Path(name) / 'site')
-        prepare_faces(options.data.absolute(), Path(name) / 'data', Path(name) / 'prepared')
-        pack(Path(name), CARRY)
-    return 0
 
 
 if __name__ == '__main__':

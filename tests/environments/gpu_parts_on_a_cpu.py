@@ -11,7 +11,7 @@ BENCHMARKS = Path(__file__).parents[2] / 'experiments' / 'benchmarks'
 def test_every_part_runs_on_a_cpu(tmp_path):
     """Each part writes rows, and the archive contains them."""
     output, archive = tmp_path / 'results', tmp_path / 'results.tgz'
-    command = [sys.executable, BENCHMARKS / 'on_gpu.py', 'run', '--small', f'--output={output}']
+    command = [sys.executable, BENCHMARKS / 'on_gpu.py', '--small', f'--output={output}']
     # The default limits are for an idle machine with a GPU.
     limits = [f'{path}=600' for path in ('check', 'loss', 'step', 'feed', 'quickstart', 'fer2013')]
     command += [f'--archive={archive}', f'--prepared={tmp_path / "prepared"}', '--limits', *limits]

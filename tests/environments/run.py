@@ -33,8 +33,9 @@ class Environment(NamedTuple):
 
 
 HERE = 'tests/environments'
-# pytest-xdist, which the options in setup.cfg ask for, is not installed.
-PYTEST = ('-m', 'pytest', '-o', 'addopts=--strict-markers')
+# The environments have no pytest-xdist, which the options in setup.cfg ask for. conftest.py would give
+# every process 8 devices.
+PYTEST = ('-m', 'pytest', '--noconftest', '-o', 'addopts=--strict-markers')
 ENVIRONMENTS = {
     # torch is installed first, because pytorch-metric-learning accepts any version of it.
     'parity': Environment(
