@@ -1,24 +1,26 @@
-# make train: from a clone to a trained model with a report.
-# make test: the tests but for the slow ones.   make test-all: all of them.
-# make demo: the model of models/ on photographs.
-# make lint: ruff.   make types: mypy.
-# make parity: the loss against pytorch-metric-learning, backbones with weights of PyTorch files against
-# PyTorch, and exported models in ONNX Runtime, in environments of their own.
-# make hosts: one run on 1 device, on 8, on 2 processes of 4.
-# make gpu-parts: every part of experiments/benchmarks/on_gpu.py, small, on a CPU.
-# make accelerators: what XLA makes of loss and step for a GPU and a TPU, in an environment of its own.
-# make docs: the documentation as a site, in site/.
-# make notebooks: those of docs/, from the first cell to the last.
-# make page: the demo page in a browser (Chromium's), in an environment of its own.
-# make results: the tables of docs/results/ from the csv files of experiments/results/.
-# make package: sdist and wheel, in dist/.
-# make installed: both without a clone, with the extra [predict], each in an environment of its own.
+# make train: trains from a clone to a model with a report.
+# make test: runs the tests except the slow ones.   make test-all: runs all of them.
+# make demo: runs the model of models/ on photographs.
+# make lint: runs ruff.   make types: runs mypy.
+# make docs: builds the documentation as a site in site/.
+# make notebooks: runs the notebooks of docs/ from the first cell to the last.
+# make results: writes the tables of docs/results/ from the csv files of experiments/results/.
+# make package: builds sdist and wheel in dist/.
+# The next ones run tests/environments/run.py, which lists the packages and options of each environment.
+# make parity: compares the loss with pytorch-metric-learning, backbones with PyTorch, and exported models
+#   in ONNX Runtime with our own predictions.
+# make installed: tests wheel and sdist without a clone.
+# make page: tests the demo page in Chromium.
+# make accelerators: compiles loss and training step for a GPU and a TPU.
+# make hosts: compares one run on 1 device, on 8 devices and on 2 processes of 4 devices.
+# make gpu-parts: runs every part of experiments/benchmarks/on_gpu.py on a CPU with small sizes.
 # PYTHON= chooses the interpreter (3.11 or newer), VENV= the folder of the environment.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test test-slow test-all lint types parity hosts gpu-parts accelerators page package installed demo docs results
+.PHONY: train test test-slow test-all lint types package demo docs notebooks results \
+	parity installed page accelerators hosts gpu-parts
 
 train: $(VENV)/.installed
 	$(BIN)/python -m mtdml_jax train --config=configs/quickstart.py --workdir=runs/quickstart
@@ -40,33 +42,23 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# The second time as on Windows: no module but system.py may use what it does not have.
+# The second call checks as on Windows: only system.py may use what Windows lacks.
 types: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet mypy
 	$(BIN)/mypy
 	$(BIN)/mypy --platform=win32 --cache-dir=.mypy_cache/win32
 
-# Without pytest-xdist, which setup.cfg's options ask for.
-parity: .venv-parity/.installed .venv-onnx/.installed
-	.venv-parity/bin/python -m pytest -o addopts=--strict-markers -rP \
-		tests/environments/parity_pml.py tests/environments/parity_backbones.py
-	.venv-onnx/bin/python -m pytest -o addopts=--strict-markers tests/environments/parity_onnx.py
+parity: tests-of-parity tests-of-onnx
+installed: tests-of-wheel tests-of-sdist
+page accelerators: %: tests-of-%
 
-installed: .venv-wheel/.installed .venv-sdist/.installed
-	.venv-wheel/bin/python tests/environments/installed.py
-	.venv-sdist/bin/python tests/environments/installed.py
+tests-of-%: .venv-%/.installed
+	$(PYTHON) tests/environments/run.py $*
 
-hosts: $(VENV)/.installed
-	$(BIN)/python -m pytest -o addopts=--strict-markers -m 'not slow' tests/environments/several_hosts.py
+hosts gpu-parts: $(VENV)/.installed
+	$(BIN)/python tests/environments/run.py $@
 
-gpu-parts: $(VENV)/.installed
-	$(BIN)/python -m pytest -o addopts=--strict-markers tests/environments/gpu_parts_on_a_cpu.py
-
-accelerators: .venv-accelerators/.installed
-	.venv-accelerators/bin/python -m pytest -o addopts=--strict-markers -rP \
-		tests/environments/compiled_for_accelerators.py
-
-# What is built needs no network, and every link and docstring has to hold.
+# The build needs no network. It fails for a broken link or docstring.
 docs: .venv-docs/.installed
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
 
@@ -77,11 +69,6 @@ notebooks: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet ipykernel nbmake
 	$(BIN)/python -m pytest -o addopts=--nbmake docs/notebooks
 
-# Gradio's threads meet warnings of pandas, which setup.cfg would make errors.
-page: .venv-page/.installed
-	.venv-page/bin/python -m pytest -o addopts=--strict-markers -o filterwarnings=default -rP \
-		tests/environments/page_in_browser.py
-
 $(VENV)/.installed: setup.cfg
 	@echo 'Installing into $(VENV), which takes some minutes.'
 	$(PYTHON) -m venv $(VENV)
@@ -90,7 +77,7 @@ $(VENV)/.installed: setup.cfg
 
 package: dist/.built
 
-# The wheel is made from the sdist, which therefore has all that it takes.
+# The wheel is built from the sdist, so the sdist has every file that the build needs.
 dist/.built: setup.cfg pyproject.toml MANIFEST.in README.md $(shell find -L mtdml_jax -type f ! -name '*.pyc')
 	$(MAKE) $(VENV)/.installed
 	rm -rf dist
@@ -98,45 +85,10 @@ dist/.built: setup.cfg pyproject.toml MANIFEST.in README.md $(shell find -L mtdm
 	$(BIN)/python -m build > /dev/null
 	touch $@
 
-# Anew: what is tested is the package.
-.venv-wheel/.installed: dist/.built
-	$(PYTHON) -m venv --clear .venv-wheel
-	.venv-wheel/bin/python -m pip install --quiet "$$(echo dist/*.whl)[predict]"
+# Without this, make would delete the file as an intermediate one.
+.PRECIOUS: .venv-%/.installed
+.venv-%/.installed: setup.cfg tests/environments/run.py
+	$(PYTHON) tests/environments/run.py --install $*
 	touch $@
 
-.venv-sdist/.installed: dist/.built
-	$(PYTHON) -m venv --clear .venv-sdist
-	.venv-sdist/bin/python -m pip install --quiet "$$(echo dist/*.tar.gz)[predict]"
-	touch $@
-
-# torch by itself first, so that its version is settled when pytorch-metric-learning asks for any.
-.venv-parity/.installed: setup.cfg Makefile
-	$(PYTHON) -m venv .venv-parity
-	.venv-parity/bin/python -m pip install --quiet torch==2.13.0
-	.venv-parity/bin/python -m pip install --quiet pytorch-metric-learning==2.9.0
-	.venv-parity/bin/python -m pip install --quiet --editable . 'flax>=0.11' pytest
-	touch $@
-
-.venv-onnx/.installed: setup.cfg Makefile
-	$(PYTHON) -m venv .venv-onnx
-	.venv-onnx/bin/python -m pip install --quiet --editable '.[onnx]' pytest
-	touch $@
-
-.venv-page/.installed: setup.cfg Makefile
-	$(PYTHON) -m venv .venv-page
-	.venv-page/bin/python -m pip install --quiet --editable '.[demo]' matplotlib playwright pytest scipy
-	touch $@
-
-# Of JAX for CUDA the compiler alone: CUDA itself is gigabytes.
-.venv-accelerators/.installed: setup.cfg Makefile
-	$(PYTHON) -m venv .venv-accelerators
-	.venv-accelerators/bin/python -m pip install --quiet --editable '.[predict]' 'jax[tpu]' ml_collections optax pytest
-	version=$$(.venv-accelerators/bin/python -c 'import jax; print(jax.__version__)') && \
-		.venv-accelerators/bin/python -m pip install --quiet --no-deps \
-		jax-cuda13-plugin==$$version jax-cuda13-pjrt==$$version
-	touch $@
-
-.venv-docs/.installed: setup.cfg Makefile
-	$(PYTHON) -m venv .venv-docs
-	.venv-docs/bin/python -m pip install --quiet '.[docs]'
-	touch $@
+.venv-wheel/.installed .venv-sdist/.installed: dist/.built

@@ -2,62 +2,33 @@
 
     python experiments/benchmarks/benchmark_files.py [--count 100000] [--folder DIR]
 
-Draws `count` JPEG files of 224 px (once; about 12 kB each) in 7 class folders, prepares them for both
-settings of `config.data.in_memory`, and prints for each, in a process of its own: seconds to prepare and
-to load, images per second of the training pipeline (median of rounds), and the host memory above that of
-the imports.
+Draws `count` JPEG files of 224 px (once; about 12 kB each) in 7 class folders. Prepares them for both
+settings of `config.data.in_memory`. Prints for each, in a new process: seconds to prepare and to load,
+images per second of the training pipeline (median of rounds), and the host memory above that of the
+imports. The second start shows what a later start costs. Adds rows to results/files.csv.
 """
 
-import argparse
-import json
+import collections
+import itertools
 import math
-import os
-import resource
 import statistics
-import subprocess
-import sys
 import time
+from functools import partial
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).absolute().parents[2]))
-
-import numpy as np
-import tensorflow as tf
-from tqdm import tqdm
-
-from mtdml_jax.config import load_config
-from mtdml_jax.data import face_drawing
-from mtdml_jax.data.pipeline import train_batches
-from mtdml_jax.data.prepare import prepare
-from mtdml_jax.data.protocol import load_part
+from harness import ROOT, in_new_process, make_parser, memory, record, timed
 
 SIDE, BATCH_SIZE, ROUNDS, BATCHES = 224, 63, 5, 40
-CONFIG = Path(__file__).absolute().parents[2] / 'configs' / 'raf_db.py'
 
 
-def main():
-    """Writes the files, then measures each mode in its own process."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument('--count', type=int, default=100_000)
-    parser.add_argument('--folder', type=Path, default=Path('/tmp/mtdml_jax_files'))
-    parser.add_argument('--in-memory', choices=('True', 'False'), help='measure one mode only')
-    arguments = parser.parse_args()
-    if arguments.in_memory:
-        print(json.dumps(measure(arguments.folder, arguments.in_memory)))
-        return
-    write_files(arguments.folder / 'faces', arguments.count)
-    for in_memory in ('True', 'False'):
-        command = [sys.executable, __file__, f'--folder={arguments.folder}']
-        # The first process prepares, too; the second shows what a later start costs.
-        for start in ('first start', 'second start'):
-            found = subprocess.run(
-                [*command, f'--in-memory={in_memory}'], stdout=subprocess.PIPE, check=True
-            )
-            print(f'in_memory={in_memory}, {start}: {found.stdout.decode().splitlines()[-1]}')
+def write_files(folder, count):
+    """Writes drawn faces, enlarged and with noise, as JPEG in class folders. File 350 repeats file 0."""
+    import numpy as np
+    import tensorflow as tf
+    from tqdm import tqdm
 
+    from mtdml_jax.data import face_drawing
 
-def write_files(folder: Path, count: int) -> None:
-    """Drawn faces, enlarged and with noise, as JPEG in class folders; every 350 are the same again."""
     expressions = list(face_drawing.EXPRESSIONS)
     for expression in expressions:
         (folder / expression).mkdir(parents=True, exist_ok=True)
@@ -66,6 +37,10 @@ def write_files(folder: Path, count: int) -> None:
     large = [tf.image.resize(face[..., None], (SIDE, SIDE)).numpy() for face in faces]
     noise = rng.normal(0, 6, (50, SIDE, SIDE, 3)).astype(np.float32)
     pairs = math.lcm(len(large), len(noise))
+
+    def encode(pixels):
+        return tf.io.encode_jpeg(np.clip(pixels, 0, 255).astype(np.uint8), quality=85).numpy()
+
     files = [encode(large[i % len(large)] + noise[i % len(noise)]) for i in range(pairs)]
     for number in tqdm(range(count), desc='writing'):
         path = folder / expressions[number % 7] / f'{number:06d}.jpg'
@@ -73,55 +48,48 @@ def write_files(folder: Path, count: int) -> None:
             path.write_bytes(files[number % pairs])
 
 
-def encode(pixels) -> bytes:
-    """A JPEG file."""
-    return tf.io.encode_jpeg(np.clip(pixels, 0, 255).astype(np.uint8), quality=85).numpy()
+def measure(folder, in_memory):
+    """Returns times and memory of one mode in this process."""
+    import tensorflow  # noqa: F401
 
+    from mtdml_jax.config import load_config
+    from mtdml_jax.data.pipeline import train_batches
+    from mtdml_jax.data.prepare import prepare
+    from mtdml_jax.data.protocol import load_part
 
-def measure(folder: Path, in_memory: str) -> dict:
-    """Times and memory of one mode."""
-    values = {
-        'data.name': 'folder',
-        'data.dir': folder / 'faces',
-        'data.prepared_dir': folder / 'prepared',
-        'data.in_memory': in_memory,
-        'data.validation_share': 0.0,
-        'data.batch_size': BATCH_SIZE,
-    }
-    config = load_config(str(CONFIG), [f'--config.{key}={value}' for key, value in values.items()])
+    values = {'name': 'folder', 'dir': folder / 'faces', 'prepared_dir': folder / 'prepared'}
+    values |= {'in_memory': in_memory, 'validation_share': 0.0, 'batch_size': BATCH_SIZE}
+    path = str(ROOT / 'configs' / 'raf_db.py')
+    config = load_config(path, [f'--config.data.{key}={value}' for key, value in values.items()])
     before, start = memory(), time.perf_counter()
     prepare(config.data)
-    prepared, preparing = time.perf_counter(), peak_memory()
+    prepared, preparing = time.perf_counter(), memory('VmHWM')
     split = load_part(config.data, 'train')
     loaded = time.perf_counter()
     batches = train_batches(split, config)
     next(batches)
-    rates = []
-    for _ in range(ROUNDS):
-        begin = time.perf_counter()
-        for _ in range(BATCHES):
-            next(batches)
-        rates.append(BATCHES * BATCH_SIZE / (time.perf_counter() - begin))
-    return {
-        'images': len(split.labels),
-        'prepare_seconds': round(prepared - start, 1),
-        'load_seconds': round(loaded - prepared, 1),
-        'images_per_second': round(statistics.median(rates)),
-        'memory_MB': round(memory() - before),
-        'peak_memory_MB': round(peak_memory() - before),
-        'peak_preparing_MB': round(preparing - before),
-    }
+
+    def read():
+        collections.deque(itertools.islice(batches, BATCHES), maxlen=0)
+
+    rates = [BATCHES * BATCH_SIZE / timed(read) for _ in range(ROUNDS)]
+    row = {'prepare_s': round(prepared - start, 1), 'load_s': round(loaded - prepared, 1)}
+    row |= {'images_per_second': round(statistics.median(rates))}
+    row |= {'megabytes': round(memory('VmHWM') - before), 'files': len(split.labels)}
+    return row, {'at the end': memory() - before, 'preparing, at most': preparing - before}
 
 
-def memory() -> float:
-    """Resident memory of this process, in MB."""
-    pages = int(Path('/proc/self/statm').read_text().split()[1])
-    return pages * os.sysconf('SC_PAGE_SIZE') / 1e6
-
-
-def peak_memory() -> float:
-    """Its highest value so far, in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+def main():
+    """Writes the files, then measures each mode twice in new processes."""
+    parser = make_parser(__doc__)
+    parser.add_argument('--count', type=int, default=100_000)
+    parser.add_argument('--folder', type=Path, default=Path('/tmp/mtdml_jax_files'))
+    options = parser.parse_args()
+    write_files(options.folder / 'faces', options.count)
+    for in_memory, start in itertools.product((True, False), ('first', 'second')):
+        row, megabytes = in_new_process(partial(measure, options.folder, in_memory))
+        print(f'in_memory={in_memory}, {start} start: {row}, MB {megabytes}')
+        record(options.output, 'files', {'in_memory': in_memory, 'start': start, **row})
 
 
 if __name__ == '__main__':

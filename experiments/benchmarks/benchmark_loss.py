@@ -1,54 +1,47 @@
-"""Loss and gradient: time and memory beside pytorch-metric-learning, plain JAX and a bare product.
+"""Time and memory of loss and gradient beside pytorch-metric-learning, plain JAX and a bare product.
 
     python experiments/benchmarks/benchmark_loss.py [--sizes 128 1024] [--rounds 9] [--large 0]
         [--output FOLDER]
 
-Prints tables and writes benchmark_loss.png and .csv. Times are medians over rounds in which all
-contestants take turns in one process. Memory is the peak of a process of its own above what it held
-before the call (jax: after compiling); "ms, alone" is the median of the first 3 calls there, a check
-that the contestants do not hinder each other. Linux only, on an idle machine: other work slows torch
-most. Where JAX finds a GPU all run on it, and memory is the GPU's: of ours what the compiled program
-takes, of PyTorch what its allocator has handed out at most. The peers go into an environment of their
-own, and without them that contestant is left out:
+Prints tables, adds rows to results/loss.csv and draws figures/benchmark_loss.png. Times are medians
+over rounds in which all contestants take turns in one process. Memory is the peak of a separate process
+above its memory before the call (for jax: after compilation). ms_alone is the median of the first 3
+calls in that process, which checks that contestants do not slow each other down. The script needs Linux
+and an idle machine; other work slows torch most. Where JAX finds a GPU, all contestants run on it.
+Memory is then that of the GPU: for ours what the compiled program takes, for PyTorch the most that its
+allocator has handed out. PyTorch needs a separate environment; without it that contestant is left out:
 
     pip install '.[train]' torch==2.13.0 pytorch-metric-learning==2.9.0
 """
 
-import argparse
-import csv
 import ctypes
 import importlib.util
 import math
-import multiprocessing
 import os
 import resource
 import statistics
 import sys
-import time
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).absolute().parents[2]))
-
 import numpy as np
+from harness import (
+    in_new_process,
+    kilobytes,
+    make_parser,
+    memory,
+    other_processes,
+    record,
+    table,
+    time_in_turns,
+    timed,
+)
 
-# jax and torch are imported where a contestant needs them: a process measures the memory of one.
+# Each contestant imports jax or torch itself, so that a process measures the memory of one of them.
 
 CLASSES, WIDTH, SLICES, LARGE_SLICES = 7, 512, 8, 16
 SIZES = [128, 256, 512, 1024, 2048, 4096]
-MEASUREMENT_SECONDS = 0.05
-HEADER = (
-    'batch',
-    'contestant',
-    'ms',
-    'ratio_to_ours',
-    'ratio_to_product',
-    'peak_mb',
-    'ms_alone',
-    'tflops',
-)
-OURS, PLAIN, PEER = 'ours, dual', 'ours, not dual', 'pytorch-metric-learning'
+OURS, PLAIN, PEER = 'ours', 'ours, not dual', 'pytorch-metric-learning'
 
 
 def make_inputs(rows, width, slices):
@@ -60,7 +53,7 @@ def make_inputs(rows, width, slices):
 
 
 def compile_jax(function, *inputs):
-    """A call of the jitted function that returns when the result is there; nothing runs yet."""
+    """Compiles a function; returns a call that waits for its result."""
     import jax
 
     inputs = jax.device_put(inputs)
@@ -84,7 +77,7 @@ def prepare_ours(embeddings, labels, thresholds, dual=True):
 
 
 def prepare_naive(embeddings, labels, thresholds):
-    """What one writes first: a B x B distance matrix a slice, differentiated through, vmapped."""
+    """The straightforward loss: a vmapped B x B distance matrix, differentiated as a whole."""
     import jax
     import jax.numpy as jnp
 
@@ -134,7 +127,7 @@ def prepare_peer(embeddings, labels, thresholds):
 def prepare_product(embeddings, labels, thresholds, sliced=True):
     """The matrix product alone: S products of B x B, or one with as many multiplications.
 
-    In float32, as mining takes it: a GPU would round to TF32 unasked.
+    Like mining it asks for float32, because a GPU would otherwise round to TF32.
     """
     import jax.numpy as jnp
 
@@ -161,63 +154,30 @@ def is_on_gpu():
     return jax.default_backend() == 'gpu'
 
 
-def timed(call, repeats=1):
-    """Seconds a call."""
-    start = time.perf_counter()
-    for _ in range(repeats):
-        call()
-    return (time.perf_counter() - start) / repeats
-
-
-def time_in_turns(calls, rounds):
-    """Median seconds of each call over rounds in which all take turns."""
-    repeats = {name: math.ceil(MEASUREMENT_SECONDS / timed(call)) for name, call in calls.items()}
-    seconds = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            call()  # The threads of the contestant before may still be spinning.
-            seconds[name].append(timed(call, repeats[name]))
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
-def kilobytes(path, key):
-    """A value of a status file of Linux."""
-    lines = Path(path).read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key))
-
-
-def foreign_cpu_seconds():
-    """CPU time that all processes but this one and its children have used since the start."""
-    ticks = [int(x) for x in Path('/proc/stat').read_text().splitlines()[0].split()[1:9]]
-    busy = sum(ticks) - sum(ticks[3:5])  # without idle and waiting for disks
-    return busy / os.sysconf('SC_CLK_TCK') - sum(os.times()[:4])
-
-
 def measure(name, *shape):
-    """Seconds and peak memory (MB) of one contestant; for a process of its own."""
+    """Seconds and peak memory (MB) of one contestant, in a process without other contestants."""
     limit = int(0.9 * 1024 * kilobytes('/proc/meminfo', 'MemAvailable'))
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))  # Fail rather than swap.
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))  # The call fails rather than swaps.
     CONTESTANTS[name](*make_inputs(16, *shape[1:]))()  # Loads what is loaded lazily.
     call = CONTESTANTS[name](*make_inputs(*shape))
     ctypes.CDLL(None).malloc_trim(0)
-    before = kilobytes('/proc/self/status', 'VmRSS')
+    before = memory()
     Path('/proc/self/clear_refs').write_text('5')  # Resets the peak.
     seconds = statistics.median(timed(call) for _ in range(3))
-    return seconds, (kilobytes('/proc/self/status', 'VmHWM') - before) * 1024 / 1e6
+    return seconds, memory('VmHWM') - before
 
 
 def measure_alone(name, *shape):
-    """`measure` in a new process; NaN where it fails, as a rule for want of memory."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context('spawn')) as pool:
-        try:
-            return pool.submit(measure, name, *shape).result()
-        except (MemoryError, RuntimeError) as error:
-            print(f'{name} failed at {shape}: {error}', file=sys.stderr)
-            return math.nan, math.nan
+    """Calls `measure` in a new process; returns NaNs if it fails, usually for lack of memory."""
+    try:
+        return in_new_process(measure, name, *shape)
+    except (MemoryError, RuntimeError) as error:
+        print(f'{name} failed at {shape}: {error}', file=sys.stderr)
+        return math.nan, math.nan
 
 
 def measure_on_gpu(name, call):
-    """(NaN, peak of the GPU's memory in MB) of a call that is ready."""
+    """Returns (NaN, peak of the GPU's memory in MB) for a call that was compiled."""
     if name == PEER:
         import torch
 
@@ -231,7 +191,7 @@ def measure_on_gpu(name, call):
 
 
 def differences(calls):
-    """Relative differences of the losses and gradients that should equal ours, by contestant."""
+    """Relative differences between our loss and gradient and those of each contestant."""
     (loss, _), gradient = calls[PLAIN]()
     found = {}
     for name in calls.keys() - {OURS, PLAIN, *PRODUCTS}:
@@ -242,7 +202,7 @@ def differences(calls):
 
 
 def prepare_all(names, shape):
-    """Calls by contestant, each called once; without those that fail, as a rule for want of memory."""
+    """Calls by contestant, each called once, without those that fail, usually for lack of memory."""
     calls = {}
     for name in names:
         try:
@@ -255,31 +215,105 @@ def prepare_all(names, shape):
     return calls
 
 
-def compare(rows, names, rounds):
-    """Prints the lines of the table for one batch size; returns them and the `differences`."""
-    shape = (rows, WIDTH, SLICES)
+def compare(size, names, rounds):
+    """Returns rows of the table for one batch size, and the `differences`."""
+    shape = (size, WIDTH, SLICES)
     calls = prepare_all(names, shape)
     found = differences(calls)
     seconds = time_in_turns(calls, rounds)
     product = min(seconds[name] for name in PRODUCTS if name in calls)
-    lines = []
+    rows = []
     for name, call in calls.items():
-        ratios = (seconds[name] / seconds[OURS], seconds[name] / product)
-        alone, megabytes = (
-            measure_on_gpu(name, call) if is_on_gpu() else measure_alone(name, *shape)
-        )
-        rate = 2e-12 * rows**2 * WIDTH / seconds[name]
-        line = (rows, name, 1e3 * seconds[name], *ratios, megabytes, 1e3 * alone, rate)
-        print(
-            '| {} | {} | {:.3f} | {:.2f} | {:.2f} | {:.1f} | {:.1f} | {:.2f} |'.format(*line),
-            flush=True,
-        )
-        lines.append(line)
-    return lines, found
+        on_gpu = is_on_gpu()
+        alone, peak = measure_on_gpu(name, call) if on_gpu else measure_alone(name, *shape)
+        row = {'batch': size, 'contestant': name, 'ms': 1e3 * seconds[name]}
+        row |= {'ratio_to_ours': seconds[name] / seconds[OURS]}
+        row |= {'ratio_to_product': seconds[name] / product, 'peak_mb': peak}
+        row |= {'ms_alone': 1e3 * alone, 'tflops': 2e-12 * size**2 * WIDTH / seconds[name]}
+        rows.append(row)
+    print('\n'.join(table(rows[0], [row.values() for row in rows])), flush=True)
+    return rows, found
+
+
+def save(output, rows, rounds):
+    """Adds time and memory to results/loss.csv, a row for each measure."""
+    ours = {row['batch']: row for row in rows if row['contestant'] == OURS}
+    for measure, key in (('ms', 'ms'), ('peak MB', 'peak_mb')):
+        for row in rows:
+            new = {'batch': row['batch'], 'slices': SLICES, 'contestant': row['contestant']}
+            new |= {'measure': measure, 'value': f'{row[key]:.4g}'}
+            ratio = row[key] / ours[row['batch']][key]
+            new['multiple_of_ours'] = '' if row['contestant'] == OURS else f'{ratio:.3g}'
+            record(output, 'loss', {**new, 'rounds': rounds})
+
+
+def contestants():
+    """The names of the contestants that are installed."""
+    if all(map(importlib.util.find_spec, ('torch', 'pytorch_metric_learning'))):
+        return list(CONTESTANTS)
+    print(f'{PEER} is not installed and left out (see the top of this file)')
+    return [name for name in CONTESTANTS if name != PEER]
+
+
+def time_tiles(size, powers):
+    """Times mining by the size of a tile. Large tiles need fewer launches, small ones fit a cache."""
+    import jax
+
+    import mtdml_jax
+
+    embeddings, labels, _ = make_inputs(size, WIDTH, SLICES)
+    slices = jax.device_put(mtdml_jax.split_slices(embeddings, SLICES))
+    for power in (power for power in powers if 2**power <= size**2):
+        mine = jax.jit(partial(mtdml_jax.mine_batch_hard, tile=2**power // size))
+        jax.block_until_ready(mine(slices, labels))  # The first call compiles.
+        call = partial(lambda mine: jax.block_until_ready(mine(slices, labels)), mine)
+        milliseconds = 1e3 * statistics.median(timed(call) for _ in range(3))
+        yield {'rows': size, 'distances': f'2^{power}', 'ms': milliseconds}
+
+
+def compute(size, dtype):
+    """Loss, gradient, mined positives and negatives on normal unit slices, as NumPy arrays."""
+    import jax
+
+    import mtdml_jax
+
+    embeddings, labels, thresholds = make_inputs(size, WIDTH, SLICES)
+    embeddings, thresholds = embeddings.astype(dtype), thresholds.astype(dtype)
+    loss = jax.jit(jax.value_and_grad(mtdml_jax.multi_threshold_loss, has_aux=True))
+    (value, _), gradient = loss(embeddings, labels, thresholds)
+    slices = mtdml_jax.split_slices(embeddings, SLICES)
+    triplets = jax.jit(mtdml_jax.mine_batch_hard)(slices, labels)
+    return jax.device_get((value, gradient, triplets.positive, triplets.negative))
+
+
+def compare_with_float64(size):
+    """Compares loss, gradient and mined rows in float32 on this device with float64 on the CPU."""
+    exact = in_new_process(compute, size, 'float64', JAX_PLATFORMS='cpu', JAX_ENABLE_X64='1')
+    found = compute(size, 'float32')
+    difference = np.linalg.norm(found[1] - exact[1]) / np.linalg.norm(exact[1])
+    row = {'rows': size, 'loss': abs(float(found[0]) / float(exact[0]) - 1)}
+    row['gradient'] = float(difference)
+    slices = make_inputs(size, WIDTH, SLICES)[0].astype(np.float64).reshape(size, SLICES, -1)
+    slices /= np.linalg.norm(slices, axis=-1, keepdims=True)
+    for name, ours, best in zip(('positive', 'negative'), found[2:], exact[2:], strict=True):
+        places = np.argwhere(ours != best)
+        gaps = [
+            abs(
+                np.subtract(
+                    *(np.linalg.norm(slices[a, s] - slices[x[s, a], s]) for x in (ours, best))
+                )
+            )
+            for s, a in places
+        ]
+        row |= {
+            f'other {name}s': len(places),
+            f'{name}s farther off by': float(max(gaps, default=0.0)),
+        }
+    return row
 
 
 def label_ends(axes, ends):
-    """Writes each name beside the end of its line, moved up where two would overlap."""
+    """Writes each name beside the end of its line, and moves it up where names would overlap."""
     place = -math.inf
     for x, y, name, colour in sorted(ends, key=lambda end: end[1]):
         height = axes.transAxes.inverted().transform(axes.transData.transform((x, y)))[1]
@@ -289,17 +323,19 @@ def label_ends(axes, ends):
         axes.annotate(name, (x, y), (1.03, place), textcoords='axes fraction', **style)
 
 
-def draw(lines, path):
-    """Time and memory against the batch size."""
+def draw(rows, path):
+    """Draws time and memory against the batch size."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 4.6), layout='constrained')
-    panels = zip(figure.subplots(1, 2), ((2, 'Time (ms)'), (5, 'Peak memory (MB)')), strict=True)
-    sizes = sorted({line[0] for line in lines})
-    for axes, (column, title) in panels:
+    panels = zip(
+        figure.subplots(1, 2), (('ms', 'Time (ms)'), ('peak_mb', 'Peak memory (MB)')), strict=True
+    )
+    sizes = sorted({row['batch'] for row in rows})
+    for axes, (key, title) in panels:
         ends = []
         for name, colour in zip(CONTESTANTS, COLOURS, strict=True):
-            points = [(line[0], line[column]) for line in lines if line[1] == name]
+            points = [(row['batch'], row[key]) for row in rows if row['contestant'] == name]
             if points:
                 axes.loglog(*zip(*points, strict=True), 'o-', color=colour, lw=1.8, ms=4)
                 ends.append((*points[-1], name, colour))
@@ -310,11 +346,12 @@ def draw(lines, path):
         axes.spines[['top', 'right']].set_visible(False)
         axes.grid(color='#e4e8ed')
         label_ends(axes, ends)
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
 
 
 def report_shapes(rows, large, rounds):
-    """Prints what many slices cost against one, and a batch beyond the others' reach."""
+    """Prints what many slices cost beside one, and the cost of a batch too large for the others."""
     calls = {s: prepare_ours(*make_inputs(rows, WIDTH, s)) for s in (1, LARGE_SLICES)}
     one, many = (1e3 * seconds for seconds in time_in_turns(calls, rounds).values())
     print(f'{OURS}, {rows} x {WIDTH}: 1 slice {one:.1f} ms, ', end='')
@@ -326,32 +363,23 @@ def report_shapes(rows, large, rounds):
 
 
 def main():
-    """Prints the tables, writes the figure."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Prints the tables, adds the rows and draws the figure."""
+    parser = make_parser(__doc__, rounds=9)
     parser.add_argument('--sizes', type=int, nargs='+', default=SIZES)
-    parser.add_argument('--rounds', type=int, default=9)
     parser.add_argument('--large', type=int, default=32768, help='last case, 0: none')
-    parser.add_argument('--output', type=Path, default=Path(__file__).parents[1] / 'figures')
-    arguments = parser.parse_args()
-    names, start, foreign = list(CONTESTANTS), time.perf_counter(), foreign_cpu_seconds()
-    if not all(map(importlib.util.find_spec, ('torch', 'pytorch_metric_learning'))):
-        print(f'{PEER} is not installed and left out (see the top of this file)')
-        names.remove(PEER)
-    titles = ('batch', 'contestant', 'ms', '/ ours, dual', '/ faster product', 'peak MB')
-    print('|', ' | '.join([*titles, 'ms, alone', 'TFLOP/s of products']), '|')
-    print('|---' * 8 + '|')
-    results = [compare(rows, names, arguments.rounds) for rows in sorted(arguments.sizes)]
-    lines = [line for some, _ in results for line in some]
-    for name in dict.fromkeys(name for _, found in results for name in found):
-        worst = max(found.get(name, 0.0) for _, found in results)
-        print(f'Loss and gradient of {name} differ from ours, not dual, by at most {worst:.0e}.')
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    with (arguments.output / 'benchmark_loss.csv').open('w', newline='') as file:
-        csv.writer(file).writerows([HEADER, *lines])
-    draw(lines, arguments.output / 'benchmark_loss.png')
-    report_shapes(max(arguments.sizes), arguments.large, arguments.rounds)
-    share = (foreign_cpu_seconds() - foreign) / (time.perf_counter() - start) / os.cpu_count()
-    print(f'Other processes took {share:.1%} of the cores meanwhile.')
+    options = parser.parse_args()
+    names = contestants()
+    with other_processes():
+        results = [compare(size, names, options.rounds) for size in sorted(options.sizes)]
+        rows = [row for some, _ in results for row in some]
+        for name in dict.fromkeys(name for _, found in results for name in found):
+            worst = max(found.get(name, 0.0) for _, found in results)
+            print(
+                f'Loss and gradient of {name} differ from ours, not dual, by at most {worst:.0e}.'
+            )
+        save(options.output, rows, options.rounds)
+        draw(rows, options.output / 'figures' / 'benchmark_loss.png')
+        report_shapes(max(options.sizes), options.large, options.rounds)
 
 
 if __name__ == '__main__':

@@ -3,53 +3,41 @@
     python experiments/benchmarks/benchmark_pipeline.py --config=configs/quickstart.py
         [--config.key=value ...]
 
-Times both in turns, each alone and then together, and prints images per second (medians), the ratio, and
-the share of the time by which training with the pipeline is slower than on one batch over and over.
+Times the pipeline alone, training on its batches, and training on one batch again and again, in turns.
+Prints images per second (medians), the ratio of pipeline and step, and the share of the time that
+training waits for the pipeline. Adds rows to results/data.csv.
 """
 
-import argparse
 import collections
 import itertools
-import statistics
-import sys
 import time
-from functools import partial
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).absolute().parents[2]))
-
-import jax
-import numpy as np
-from flax import jax_utils
-
-from mtdml_jax.config import load_config
-from mtdml_jax.data.pipeline import train_batches
-from mtdml_jax.data.protocol import load_part
-from mtdml_jax.training.step import AXIS, make_training, split_over_devices
+from harness import make_parser, medians_in_turns, record
 
 ROUNDS, PIPELINE_BATCHES, STEPS = 5, 200, 10
 
 
 def rate(consume, batches, count):
-    """Batches a second of a function that works through `count` of them."""
+    """Batches a second of a function that consumes `count` of them."""
     start = time.perf_counter()
     consume(itertools.islice(batches, count))
     return count / (time.perf_counter() - start)
 
 
-def main():
-    """Prints the rates of the config's pipeline and training step."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument('--config', default='configs/quickstart.py')
-    parser.add_argument('--rounds', type=int, default=ROUNDS)
-    parser.add_argument('--batches', type=int, default=PIPELINE_BATCHES, help='a round')
-    parser.add_argument('--steps', type=int, default=STEPS, help='a round')
-    arguments, overrides = parser.parse_known_args()
-    config = load_config(arguments.config, [*overrides, f'--config.train.num_steps={10**9}'])
+def prepare(config):
+    """Returns (training split, function that trains on batches, a batch on the devices)."""
+    import jax
+    import numpy as np
+
+    from mtdml_jax.data.pipeline import train_batches
+    from mtdml_jax.data.protocol import load_part
+    from mtdml_jax.training.devices import replicate, split_over_devices
+    from mtdml_jax.training.setup import make_training
+
     split = load_part(config.data, 'train')
     batch = split_over_devices(next(train_batches(split, config)))
     _, state, step = make_training(config, np.bincount(split.labels))
-    state, _ = step(jax_utils.replicate(state, axis_name=AXIS), batch)
+    state = replicate(state)
 
     def train_on(batches):
         nonlocal state
@@ -57,23 +45,55 @@ def main():
             state, _ = step(state, batch)
         jax.block_until_ready(state)
 
-    read = partial(collections.deque, maxlen=0)
-    rates = {'pipeline': [], 'step': [], 'training': []}
-    for number in range(arguments.rounds):
-        batches = train_batches(split, config, start_step=number * 10**6)
+    train_on([batch])
+    return split, train_on, batch
+
+
+def measure(name, overrides, rounds=ROUNDS, num_batches=PIPELINE_BATCHES, num_steps=STEPS):
+    """Returns images per second and their ratios for a config."""
+    from mtdml_jax.config import load_config
+    from mtdml_jax.data.pipeline import train_batches
+    from mtdml_jax.training.devices import split_over_devices
+
+    config = load_config(name, [*overrides, f'--config.train.num_steps={10**9}'])
+    split, train_on, batch = prepare(config)
+    starts = itertools.count(0, 10**6)
+
+    def turn():
+        batches = train_batches(split, config, start_step=next(starts))
         next(batches)
-        rates['pipeline'].append(rate(read, batches, arguments.batches))
-        fed = map(split_over_devices, batches)
-        rates['training'].append(rate(train_on, fed, arguments.steps))
-        del batches, fed
-        # As in training, a batch comes from the host each time.
-        rates['step'].append(rate(train_on, itertools.repeat(batch), arguments.steps))
-    found = {name: config.data.batch_size * statistics.median(x) for name, x in rates.items()}
-    print(f'pipeline alone  {found["pipeline"]:8.0f} images/s')
-    print(f'training step   {found["step"]:8.0f} images/s')
-    print(f'ratio           {found["pipeline"] / found["step"]:8.1f}')
-    print(f'training        {found["training"]:8.0f} images/s')
-    print(f'waiting         {1 - found["training"] / found["step"]:8.1%} of the time')
+        pipeline = rate(collections.deque(maxlen=0).extend, batches, num_batches)
+        training = rate(train_on, map(split_over_devices, batches), num_steps)
+        del batches
+        # As in training, each batch comes from the host.
+        step = rate(train_on, itertools.repeat(batch), num_steps)
+        return {'pipeline': pipeline, 'step': step, 'training': training}
+
+    found = medians_in_turns({'': turn}, rounds)['']
+    rates = {key: config.data.batch_size * value for key, value in found.items()}
+    ratio, waiting = rates['pipeline'] / rates['step'], 1 - rates['training'] / rates['step']
+    return rates | {'ratio': ratio, 'waiting': 100 * waiting}
+
+
+def main():
+    """Prints the rates of a config's pipeline and training step."""
+    parser = make_parser(__doc__, ROUNDS, allow_abbrev=False)
+    parser.add_argument('--config', default='configs/quickstart.py')
+    parser.add_argument('--batches', type=int, default=PIPELINE_BATCHES, help='a round')
+    parser.add_argument('--steps', type=int, default=STEPS, help='a round')
+    options, overrides = parser.parse_known_args()
+    amounts = options.rounds, options.batches, options.steps
+    found = measure(options.config, overrides, *amounts)
+    rows = {
+        f'pipeline of {options.config} alone': ('pipeline', 'images/s'),
+        f'training step of {options.config}': ('step', 'images/s'),
+        'pipeline over training step': ('ratio', 'times'),
+        f'training of {options.config}': ('training', 'images/s'),
+        'time that training waits': ('waiting', '%'),
+    }
+    for what, (key, unit) in rows.items():
+        print(f'{what:50} {found[key]:8.1f} {unit}')
+        record(options.output, 'data', {'what': what, 'value': found[key], 'unit': unit})
 
 
 if __name__ == '__main__':

@@ -1,53 +1,62 @@
 """The training step beside the same network in PyTorch: images per second, and where time goes.
 
     python experiments/benchmarks/benchmark_training.py [--widths 16 32 64] [--rounds 3] [--profile]
-    python experiments/benchmarks/benchmark_training.py --gpu [--networks resnet18 resnet50]
-        [--seconds 100]
 
 On a CPU: ResNet-18 on grey faces of 48 px, batch 64, with 16, 32 and 64 channels in the first stage.
-Contestants take turns, each time in a process of its own, with malloc as it is and with the huge pages
-that `python -m mtdml_jax` asks for; rates are medians over the rounds. On a GPU (--gpu): ResNet-18 on
-full maps of 48 px and ResNet-50 at 224 px, in float32 (products in TF32) and in bfloat16 (PyTorch:
-autocast, channels_last, with and without torch.compile), over batch sizes, with the device's memory.
-Ours is the whole step of configs/default.py: multi-threshold loss, softmax, clipping, AdamW. PyTorch's
-has softmax and AdamW alone. PyTorch goes into the environment beside the package; without it ours runs
-alone:
+Contestants take turns, each in a new process, with malloc as it is and with the huge pages that
+`python -m mtdml_jax` asks for. Rates are medians over the rounds. Adds rows to
+results/training_step.csv. On a GPU, for on_gpu.py: ResNet-18 without reduction in the stem at 48 px and
+ResNet-50 at 224 px, in float32 (products in TF32) and in bfloat16 (PyTorch: autocast, channels_last,
+with and without torch.compile), over batch sizes, with the memory of the device. Our step is the whole
+step of configs/default.py: multi-threshold loss, softmax, clipping, AdamW. PyTorch's step has softmax
+and AdamW alone. PyTorch is installed beside the package; without it the script measures our step alone:
 
     pip install '.[train]' torch==2.13.0
 
---profile prints instead the milliseconds of our step by kind of operation.
+--profile prints instead the milliseconds of our step by kind of operation, and adds rows to
+results/training_step_parts.csv.
 """
 
-import argparse
 import collections
 import gzip
+import hashlib
 import importlib.util
+import itertools
 import json
 import math
 import os
 import re
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).absolute().parents[2]))
-sys.path.insert(0, str(Path(__file__).absolute().parents[1] / 'peers'))
-
 import numpy as np
+from harness import (
+    ROOT,
+    in_new_process,
+    make_parser,
+    medians_in_turns,
+    record,
+    rows_of_process,
+    table,
+    timed,
+)
 
 from mtdml_jax.host.system import TUNABLES
 
-# jax and torch are imported in the processes that measure them.
+# The processes that measure import jax or torch.
+sys.path.append(str(ROOT / 'tests' / 'environments'))
 
 BATCH, CLASSES, EMBEDDING = 64, 7, 256
 WARM_UP, TIMINGS = 3, 8
 STEPS = {'cpu': 4, 'gpu': 20}
 OURS = 'ours'
-CONTESTANTS = (OURS, 'torch', 'torch, channels_last')
+CONTESTANTS = (OURS, 'PyTorch', 'PyTorch, channels_last')
+MALLOC = {'as it is': '', 'huge pages': TUNABLES}
 REPRODUCIBLE = '--xla_gpu_exclude_nondeterministic_ops=true'
 GPU_CONTESTANTS = (
     'ours, bfloat16',
@@ -60,7 +69,7 @@ GPU_CONTESTANTS = (
 
 
 class Network(NamedTuple):
-    """What is trained: a ResNet of `width` channels in its first stage, on images of `side` pixels."""
+    """A ResNet with `width` channels in its first stage, for images of `side` pixels."""
 
     backbone: str = 'resnet18'
     width: int = 64
@@ -69,21 +78,21 @@ class Network(NamedTuple):
     channels: int = 1
 
 
-# Network and its batch sizes.
+# Name -> network, batch sizes.
 GPU_NETWORKS = {
     'resnet18': (Network(stem='cifar'), (128, 512, 1024)),
     'resnet50': (Network('resnet50', 64, 'imagenet', 224, 3), (128, 512)),
-    'tiny': (Network(width=4, side=16), (8,)),  # For trying the script on a CPU.
+    'tiny': (Network(width=4, side=16), (8,)),  # Tests the script on a CPU.
 }
 
 
 def prepare_ours(network, batch, dtype='float32', *, micro_batch=0):
     """(step, arguments): our compiled training step and its first state and batch."""
     import jax
-    from flax import jax_utils
 
     from mtdml_jax.config import load_config
-    from mtdml_jax.training.step import AXIS, make_training, split_over_devices
+    from mtdml_jax.training.devices import replicate, split_over_devices
+    from mtdml_jax.training.setup import make_training
 
     overrides = {
         'data.batch_size': batch,
@@ -95,23 +104,23 @@ def prepare_ours(network, batch, dtype='float32', *, micro_batch=0):
         'model.width_factor': network.width / 64,
         'model.dtype': dtype,
     }
-    path = str(Path(__file__).absolute().parents[2] / 'configs' / 'default.py')
+    path = str(ROOT / 'configs' / 'default.py')
     config = load_config(path, [f'--config.{key}={value}' for key, value in overrides.items()])
     _, state, step = make_training(config, np.ones(CLASSES, int))
     shape = (batch, network.side, network.side, network.channels)
     images = np.random.default_rng(0).standard_normal(shape, np.float32)
     labels, mask = np.arange(batch, dtype=np.int32) % CLASSES, np.ones(batch, bool)
     batch = split_over_devices({'image': images, 'label': labels, 'mask': mask})
-    # On the devices, so that no step waits for it.
+    # The batch stays on the devices, so that no step waits for it.
     batch = jax.pmap(lambda x: x)(batch)
-    return step, (jax_utils.replicate(state, axis_name=AXIS), batch)
+    return step, (replicate(state), batch)
 
 
-def make_ours(network, batch, dtype):
-    """A function that takes a number of our training steps."""
+def make_ours(network, batch, dtype='float32', *, micro_batch=0):
+    """(function that takes a number of our training steps, function that returns XLA's memory plan)."""
     import jax
 
-    step, (state, batch) = prepare_ours(network, batch, dtype)
+    step, (state, batch) = prepare_ours(network, batch, dtype, micro_batch=micro_batch)
 
     def run(steps):
         nonlocal state
@@ -119,11 +128,14 @@ def make_ours(network, batch, dtype):
             state, _ = step(state, batch)
         jax.block_until_ready(state)
 
-    return run
+    def planned():
+        return step.lower(state, batch).compile().memory_analysis().temp_size_in_bytes
+
+    return run, planned
 
 
 def make_torch(network, batch, *, dtype, channels_last, compiled):
-    """A function that takes a number of PyTorch's training steps, on the GPU if it sees one."""
+    """A function that takes a number of PyTorch's training steps, on a GPU if there is one."""
     import torch
     from torch import nn
     from torch_resnet import TorchResNet
@@ -161,7 +173,7 @@ def make_run(name, network, batch):
     """The contestant's function that takes a number of steps."""
     dtype = 'bfloat16' if 'bfloat16' in name else 'float32'
     if name.startswith(OURS):
-        return make_ours(network, batch, dtype)
+        return make_ours(network, batch, dtype)[0]
     options = {'channels_last': 'channels_last' in name, 'compiled': 'compiled' in name}
     return make_torch(network, batch, dtype=dtype, **options)
 
@@ -170,16 +182,11 @@ def measure(name, network, batch, device='cpu'):
     """Images per second of a contestant in this process."""
     run, steps = make_run(name, network, batch), STEPS[device]
     run(WARM_UP)
-    seconds = []
-    for _ in range(TIMINGS):
-        start = time.perf_counter()
-        run(steps)
-        seconds.append((time.perf_counter() - start) / steps)
-    return batch / statistics.median(seconds)
+    return batch * steps / statistics.median(timed(partial(run, steps)) for _ in range(TIMINGS))
 
 
 def peak_memory(name):
-    """The largest number of bytes of the GPU that this process has used at a time."""
+    """The peak of the GPU memory that this process has used, in bytes."""
     if name.startswith(OURS):
         import jax
 
@@ -190,69 +197,94 @@ def peak_memory(name):
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else math.nan
 
 
-def measure_on_gpu(name, key):
-    """Prints a JSON line for each batch size, smallest first, in this process."""
+def measure_on_gpu(name, key, queue):
+    """Puts a row for each batch size, smallest first, into a queue."""
     network, batches = GPU_NETWORKS[key]
     for batch in batches:
         start = time.perf_counter()
-        rate = measure(name, network, batch, 'gpu')
-        row = {'network': key, 'contestant': name, 'batch': batch, 'images_per_second': rate}
-        row |= {'gigabytes': peak_memory(name) / 1e9, 'seconds': time.perf_counter() - start}
-        print(json.dumps(row), flush=True)
+        row = {'batch': batch, 'images_per_second': measure(name, network, batch, 'gpu')}
+        queue.put(
+            row | {'gigabytes': peak_memory(name) / 1e9, 'seconds': time.perf_counter() - start}
+        )
 
 
-def compare_on_gpu(keys, seconds):
-    """Prints a JSON line for each contestant, network and batch size, as far as the time reaches."""
+def compare_on_gpu(small, deadline):
+    """Yields a row for each contestant, network and batch size, until the deadline (time.time())."""
     has_torch = importlib.util.find_spec('torch')
     names = [name for name in GPU_CONTESTANTS if has_torch or name.startswith(OURS)]
-    deadline = time.monotonic() + seconds
-    for name in names:
-        for key in keys:
-            command = [sys.executable, __file__, '--gpu', '--measure', name, '--networks', key]
-            environment = dict(os.environ)
-            if 'reproducible' in name:
-                environment['XLA_FLAGS'] = f'{REPRODUCIBLE} {os.environ.get("XLA_FLAGS", "")}'
-            try:
-                left = max(0.0, deadline - time.monotonic())
-                subprocess.run(command, env=environment, check=True, timeout=left)
-            except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
-                print(json.dumps({'network': key, 'contestant': name, 'failed': str(error)[-200:]}))
+    keys = ('tiny',) if small else ('resnet18', 'resnet50')
+    for name, key in itertools.product(names, keys):
+        flags = f'{REPRODUCIBLE * ("reproducible" in name)} {os.environ.get("XLA_FLAGS", "")}'
+        what = {'network': key, 'contestant': name}
+        rows = rows_of_process(
+            measure_on_gpu, name, key, deadline=deadline, XLA_FLAGS=flags.strip()
+        )
+        yield from (what | row for row in rows)
 
 
-def measure_alone(name, width, huge_pages):
-    """`measure` in a new process, with or without huge pages."""
-    environment = {k: v for k, v in os.environ.items() if k != 'GLIBC_TUNABLES'}
-    environment |= {'GLIBC_TUNABLES': TUNABLES} if huge_pages else {}
-    command = [sys.executable, __file__, '--measure', name, '--widths', str(width)]
-    root = Path(__file__).absolute().parents[2]
-    done = subprocess.run(
-        command, env=environment, cwd=root, check=True, text=True, stdout=subprocess.PIPE
-    )
-    return float(done.stdout)
+def measure_alone(name, width, tunables):
+    """Calls `measure` in a new process with these tunables of malloc."""
+    arguments = name, Network(width=width), BATCH
+    return {'rate': in_new_process(measure, *arguments, GLIBC_TUNABLES=tunables)}
 
 
-def compare(widths, rounds):
-    """Prints a table of rates and their ratios to plain PyTorch."""
+def compare(options):
+    """Prints a table of rates and their ratios to plain PyTorch, and adds the rows."""
+    names = CONTESTANTS if importlib.util.find_spec('torch') else (OURS,)
+    lines = []
+    for width in options.widths:
+        calls = {
+            (name, malloc): partial(measure_alone, name, width, tunables)
+            for name in names
+            for malloc, tunables in MALLOC.items()
+        }
+        found = medians_in_turns(calls, options.rounds)
+        reference = found.get(('PyTorch', 'as it is'), {'rate': math.nan})['rate']
+        for (name, malloc), row in found.items():
+            what = {'channels': width, 'contestant': name, 'malloc': malloc}
+            what['images_per_second'] = round(row['rate'])
+            what['ratio_to_pytorch'] = round(row['rate'] / reference, 2)
+            record(options.output, 'training_step', what)
+            lines.append(what)
+    print('\n'.join(table(lines[0], [line.values() for line in lines])))
+
+
+def digest_of_steps(folder, small):
+    """Trains 30 steps on random images with a checkpoint half way; returns a digest of the weights.
+
+    A second call with the same folder continues from the checkpoint.
+    """
     import jax
 
-    names = CONTESTANTS if importlib.util.find_spec('torch') else (OURS,)
-    print(f'jax {jax.__version__}, medians of {rounds} rounds, images/s (ratio to plain torch)')
-    print('| width | contestant | malloc as it is | with huge pages |\n|---|---|---|---|')
-    for width in widths:
-        rates = collections.defaultdict(list)
-        for _ in range(rounds):
-            for key in ((name, huge) for name in names for huge in (False, True)):
-                rates[key].append(measure_alone(key[0], width, key[1]))
-        medians = {key: statistics.median(values) for key, values in rates.items()}
-        reference = medians.get(('torch', False), float('nan'))
-        for name in names:
-            cells = (medians[name, huge] for huge in (False, True))
-            cells = ' | '.join(f'{rate:.0f} ({rate / reference:.2f})' for rate in cells)
-            print(f'| {width} | {name} | {cells} |', flush=True)
+    from mtdml_jax.config import load_config
+    from mtdml_jax.training import checkpoints
+    from mtdml_jax.training.devices import on_host, replicate, split_over_devices
+    from mtdml_jax.training.setup import make_training
+
+    batch, side, steps = (14, 16, 4) if small else (126, 48, 30)
+    overrides = [f'data.image_size={side}', 'model.stem=cifar']
+    overrides += ['model.backbone=resnet10', 'model.width_factor=0.0625'] if small else []
+    overrides += [] if small else ['model.width_factor=1.0']
+    config = load_config('default', [f'--config.{x}' for x in overrides])
+    _, state, step = make_training(config, np.ones(CLASSES, int))
+    with checkpoints.open_checkpoints(folder, config.train) as manager:
+        if manager.latest_step() is not None:
+            state, _ = checkpoints.restore(manager, manager.latest_step(), state)
+        first, state = int(state.step), replicate(state)
+        for number in range(first, steps):
+            generator = np.random.default_rng((7, number))
+            images = generator.standard_normal((batch, side, side, 1), np.float32)
+            labels = np.arange(batch, dtype=np.int32) % CLASSES
+            found = {'image': images, 'label': labels, 'mask': np.ones(batch, bool)}
+            state, _ = step(state, split_over_devices(found))
+            if number + 1 == steps // 2:
+                checkpoints.save(manager, on_host(state), None, {})
+    leaves = jax.tree.leaves(on_host(state))
+    return hashlib.sha256(b''.join(x.tobytes() for x in leaves)).hexdigest()
 
 
 def kind_of(line, body):
-    """What an instruction of the compiled step belongs to; `body`: the computation that it calls."""
+    """The kind of an instruction of the compiled step; `body` is the computation that it calls."""
     origin = ' '.join(re.findall(r'op_name="([^"]*)"', line + body))
     if ' convolution(' in line + body:
         if 'transpose(' in origin:
@@ -263,15 +295,11 @@ def kind_of(line, body):
         return 'layout changes for the gradients of kernels, copies'
     if 'backbone' in origin:
         return 'BatchNorm, ReLU, shortcuts'
-    return 'the rest: losses, optimizer, metrics'
+    return 'losses, optimizer, metrics'
 
 
-def profile(width):
-    """Prints the milliseconds of our step by `kind_of`, on all cores together as XLA sees them."""
-    import jax
-
-    step, (state, batch) = prepare_ours(Network(width=width), BATCH)
-    text = step.lower(state, batch).compile().as_text()
+def kinds_of(text):
+    """Maps the instructions of a compiled program to their kinds."""
     computations = {part.split(' ', 1)[0]: part for part in text.split('\n\n')}
     kinds = {}
     for line in text.splitlines():
@@ -279,14 +307,26 @@ def profile(width):
         if found:
             called = re.search(r'calls=(%[\w.\-]+)', line)
             kinds[found[1]] = kind_of(line, computations.get(called[1], '') if called else '')
-    for _ in range(WARM_UP):
-        state, _ = step(state, batch)
-    jax.block_until_ready(state)
+    return kinds
+
+
+def profile(width, output):
+    """Prints the milliseconds of our step by `kind_of`, summed over all cores, and adds the rows."""
+    import jax
+
+    step, (state, batch) = prepare_ours(Network(width=width), BATCH)
+    kinds = kinds_of(step.lower(state, batch).compile().as_text())
+
+    def run(steps):
+        nonlocal state
+        for _ in range(steps):
+            state, _ = step(state, batch)
+        jax.block_until_ready(state)
+
+    run(WARM_UP)
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
-            for _ in range(STEPS['cpu']):
-                state, _ = step(state, batch)
-            jax.block_until_ready(state)
+            run(STEPS['cpu'])
         (path,) = Path(folder).rglob('*.trace.json.gz')
         events = json.loads(gzip.decompress(path.read_bytes()))['traceEvents']
     milliseconds = collections.Counter()
@@ -294,33 +334,24 @@ def profile(width):
         operation = event.get('args', {}).get('hlo_op')
         if operation in kinds:
             milliseconds[kinds[operation]] += event['dur'] / 1e3 / STEPS['cpu']
-    print(f'jax {jax.__version__}, width {width}')
     for kind, total in milliseconds.most_common():
-        print(f'{total:8.2f} ms  {total / milliseconds.total():4.0%}  {kind}')
+        share = 100 * total / milliseconds.total()
+        print(f'width {width}: {total:8.2f} ms  {share:3.0f}%  {kind}')
+        row = {'operation': kind, 'channels': width, 'per_cent': round(share)}
+        record(output, 'training_step_parts', row)
 
 
 def main():
-    """Prints the table, or the profile."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Prints the table or the profile."""
+    parser = make_parser(__doc__, rounds=3)
     parser.add_argument('--widths', type=int, nargs='+', default=[16, 32, 64])
-    parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument('--profile', action='store_true')
-    parser.add_argument('--gpu', action='store_true')
-    parser.add_argument('--networks', nargs='+', choices=GPU_NETWORKS, default=[*GPU_NETWORKS][:2])
-    parser.add_argument('--seconds', type=float, default=100, help='of the comparison on a GPU')
-    parser.add_argument('--measure', metavar='CONTESTANT', help='print the rate of one alone')
-    arguments = parser.parse_args()
-    if arguments.gpu and arguments.measure:
-        measure_on_gpu(arguments.measure, arguments.networks[0])
-    elif arguments.gpu:
-        compare_on_gpu(arguments.networks, arguments.seconds)
-    elif arguments.measure:
-        print(measure(arguments.measure, Network(width=arguments.widths[0]), BATCH))
-    elif arguments.profile:
-        for width in arguments.widths:
-            profile(width)
+    options = parser.parse_args()
+    if options.profile:
+        for width in options.widths:
+            profile(width, options.output)
     else:
-        compare(arguments.widths, arguments.rounds)
+        compare(options)
 
 
 if __name__ == '__main__':

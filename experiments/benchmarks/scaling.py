@@ -1,30 +1,24 @@
-"""What does a training step cost on 1 to 256 devices, and where does it stop to pay?
+"""What does a training step cost on 1 to 256 devices, and where do more devices stop to pay?
 
     python experiments/benchmarks/scaling.py
 
-Traces the training step for forced CPU devices, each number of them in a process of its own, and counts
-for one: the work of convolutions and of products, the bytes that reductions over distances read, and
-what collectives receive by ring algorithms; loops are counted as often as they run. The compiled program
-tells the memory (of a CPU's plan) and the number of collectives, for 1, 8 and 64 devices. From these,
-published speeds and the assumptions in `MACHINES` come times; nothing here was run on an accelerator.
+Traces the training step for forced CPU devices, each number of devices in a new process. Counts for one
+device the work of convolutions and products, and the bytes that collectives receive by ring algorithms.
+Loops are counted as often as they run. The bytes of the distances that mining reads follow from the
+shapes: two readings of the device's share of all distances in float32. The compiled program gives the
+memory (as planned for a CPU) and the number of collectives for 1, 8 and 64 devices. Published speeds and
+the assumptions in `MACHINES` give times from these counts. Nothing was run on an accelerator.
 
-Weak scaling: the images of a device stay the same, so the global batch grows, and all of it is mined. In
-the last case it is the batch that stays: the loss alone, of 4,096 embeddings on all devices together.
-Writes results/scaling.csv.
+With weak scaling the number of images a device stays the same, so the global batch grows, and all of it
+is mined. In the last case the batch stays the same: the loss alone, of 4,096 embeddings on all devices
+together. Replaces results/scaling.csv.
 """
 
-import argparse
 import csv
-import json
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import NamedTuple
 
-EXPERIMENTS = Path(__file__).absolute().parents[1]
-sys.path.insert(0, str(EXPERIMENTS.parent))
+from harness import in_new_process, make_parser
 
 CASES = {
     'ResNet-18, 48 px': ('fer2013_gpu', 128),
@@ -37,13 +31,15 @@ CASES = {
 LOSS, LOSS_BATCH, LOSS_SLICES = 'Loss alone, 4,096 embeddings of 512', 4096, 8
 DEVICES = (1, 2, 4, 8, 16, 32, 64, 256)
 COMPILED = (1, 8, 64)
-# XLA combines small ones: 160 traced are 47 in the compiled step, on 8 devices and on 64.
+# Mining reads all distances once for the farthest positives and once for the nearest negatives.
+READINGS = 2
+# XLA combines small collectives: 160 traced ones are 47 in the compiled step, on 8 devices and on 64.
 COMBINED = 47 / 160
 COLLECTIVES = ('psum', 'all_gather', 'all_to_all', 'reduce_scatter')
 
 
 class Machine(NamedTuple):
-    """Published speeds of one device, and what is assumed of them.
+    """Published speeds of one device, and assumptions about it.
 
     Attributes:
       flops: products of the backbone in bfloat16, FLOP/s.
@@ -63,51 +59,60 @@ class Machine(NamedTuple):
 
 
 MACHINES = {
-    # cloud.google.com/tpu/docs/v5e: 197 TFLOP/s in bfloat16, 819 GB/s, 400 GB/s between chips both ways
-    # together. 'highest' takes six products of bfloat16.
+    # cloud.google.com/tpu/docs/v5e: 197 TFLOP/s in bfloat16, 819 GB/s, 400 GB/s between chips, both ways
+    # together. Precision 'highest' takes six products in bfloat16.
     'TPU v5e': Machine(197e12, 197e12 / 6, 819e9, {256: 200e9}, 10e-6, 0.4),
     # nvidia.com/en-us/data-center/h100 (SXM): 989 TFLOP/s in bfloat16 without sparsity, 67 in float32,
-    # 3.35 TB/s, NVLink 900 GB/s both ways together; beyond 8 an InfiniBand of 400 Gb/s for each.
+    # 3.35 TB/s, NVLink 900 GB/s, both ways together. Beyond 8 devices each has InfiniBand of 400 Gb/s.
     'H100': Machine(989e12, 67e12, 3.35e12, {8: 450e9, 256: 50e9}, 20e-6, 0.4),
 }
 
 
 def main():
-    """Writes the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--devices', type=int, help='print the rows of this number of devices')
-    devices = parser.parse_args().devices
-    if devices:
-        for case in (*CASES, LOSS):
-            print(json.dumps(cost(case, devices)), flush=True)
-        return
+    """Prints the rows and writes the table."""
+    parser = make_parser(__doc__)
+    parser.add_argument('--devices', type=int, nargs='+', default=DEVICES)
+    options = parser.parse_args()
     rows = []
-    for devices in DEVICES:
-        environment = os.environ | {'JAX_NUM_CPU_DEVICES': str(devices), 'JAX_PLATFORMS': 'cpu'}
-        command = [sys.executable, __file__, f'--devices={devices}']
-        found = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-        rows += [json.loads(line) for line in found.stdout.splitlines()]
-        print(found.stdout, end='', flush=True)
-    with (EXPERIMENTS / 'results' / 'scaling.csv').open('w', newline='') as file:
+    for devices in options.devices:
+        forced = {'JAX_NUM_CPU_DEVICES': str(devices), 'JAX_PLATFORMS': 'cpu'}
+        rows += in_new_process(costs, devices, **forced)
+    path = options.output / 'results' / 'scaling.csv'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open('w', newline='') as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator='\n')
         writer.writeheader()
         for row in rows:
-            (first,) = (x for x in rows if x['case'] == row['case'] and x['devices'] == 1)
+            (first,) = (
+                x for x in rows if (x['case'], x['devices']) == (row['case'], rows[0]['devices'])
+            )
             for name in MACHINES:
                 row[f'{name}_efficiency'] = round(first[f'{name}_ms'] / row[f'{name}_ms'], 3)
             writer.writerow(row)
 
 
+def costs(devices):
+    """Prints and returns the rows of all cases for a number of devices."""
+    found = []
+    for case in (*CASES, LOSS):
+        found.append(cost(case, devices))
+        print(found[-1], flush=True)
+    return found
+
+
 def cost(case, devices):
-    """A row: what a device does in a step."""
+    """Returns a row: what one device does in a step."""
     import jax
 
-    step, arguments, batch = loss_alone(devices) if case == LOSS else training(case, devices)
-    row = {'case': case, 'devices': devices, 'global_batch': batch}
-    row |= count(jax.make_jaxpr(step)(*arguments).jaxpr, devices)
+    step, shapes, (rows, slices) = loss_alone(devices) if case == LOSS else training(case, devices)
+    row = {'case': case, 'devices': devices, 'global_batch': rows}
+    row |= count(jax.make_jaxpr(step)(*shapes).jaxpr, devices)
+    row['megabytes_reduced'] = round(READINGS * 4 * slices * rows**2 / devices / 1e6, 3)
+    row |= {'megabytes_received': row.pop('megabytes_received')}
+    row |= {'traced_collectives': row.pop('traced_collectives')}
     row |= {'collectives': '', 'megabytes_of_memory': ''}
     if devices in COMPILED and case == next(iter(CASES)):
-        compiled = step.lower(*arguments).compile()
+        compiled = step.lower(*shapes).compile()
         text = compiled.as_text()
         row['collectives'] = sum(
             text.count(f' {kind.replace("_", "-")}(') for kind in ('all_reduce', *COLLECTIVES[1:])
@@ -118,8 +123,13 @@ def cost(case, devices):
     return row | {f'{machine}_efficiency': '' for machine in MACHINES}
 
 
-def loss_alone(devices):
-    """Gradient of the loss, shapes of what it takes, and the global batch."""
+def loss_alone(num_devices, devices=None):
+    """Gradient of the loss, shapes of its arguments, and (global batch, number of slices).
+
+    Args:
+      num_devices: number of devices.
+      devices: the devices themselves, which may be abstract; None for all.
+    """
     import jax
     import numpy as np
 
@@ -130,40 +140,47 @@ def loss_alone(devices):
     def loss(embeddings, labels):
         return multi_threshold_loss(embeddings, labels, thresholds, axis_name='batch')[0]
 
-    rows = LOSS_BATCH // devices
+    rows = LOSS_BATCH // num_devices
     shapes = (
-        jax.ShapeDtypeStruct((devices, rows, 512), np.float32),
-        jax.ShapeDtypeStruct((devices, rows), np.int32),
+        jax.ShapeDtypeStruct((num_devices, rows, 512), np.float32),
+        jax.ShapeDtypeStruct((num_devices, rows), np.int32),
     )
-    return jax.pmap(jax.grad(loss), axis_name='batch'), shapes, LOSS_BATCH
+    step = jax.pmap(jax.grad(loss), axis_name='batch', devices=devices)
+    return step, shapes, (LOSS_BATCH, LOSS_SLICES)
 
 
-def training(case, devices):
-    """A training step, shapes of what it takes, and the global batch."""
+def training(case, num_devices, devices=None):
+    """A training step, shapes of its arguments, and (global batch, number of slices).
+
+    Args:
+      case: one of `CASES`.
+      num_devices: see `loss_alone`.
+      devices: see `loss_alone`.
+    """
     import jax
     import numpy as np
 
     from mtdml_jax.config import load_config
-    from mtdml_jax.training.step import make_training
+    from mtdml_jax.training.devices import step_shapes
+    from mtdml_jax.training.setup import make_training
 
     name, images, *settings = CASES[case]
-    settings = [f'--config.{setting}' for setting in settings]
-    config = load_config(name, [*settings, f'--config.data.batch_size={images * devices}'])
-    _, state, step = make_training(config, np.full(7, 100), read_pretrained=False)
+    rows = images * num_devices
+    settings = [f'--config.{setting}' for setting in (*settings, f'data.batch_size={rows}')]
+    config = load_config(name, settings)
+    counts = np.full(7, 100)
+    _, state, step = make_training(config, counts, devices=devices, read_pretrained=False)
     side, channels = config.data.image_size, config.data.channels
     batch = {
-        'image': np.zeros((images, side, side, channels), np.float32),
-        'label': np.zeros(images, np.int32),
-        'mask': np.zeros(images, bool),
+        'image': jax.ShapeDtypeStruct((rows, side, side, channels), np.float32),
+        'label': jax.ShapeDtypeStruct((rows,), np.int32),
+        'mask': jax.ShapeDtypeStruct((rows,), bool),
     }
-    on_all = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((devices, *x.shape), x.dtype), (state, batch)
-    )
-    return step, on_all, images * devices
+    return step, step_shapes(state, batch, num_devices), (rows, config.model.num_slices)
 
 
 def seconds(machine, row):
-    """Of a step, one thing after another: nothing overlaps."""
+    """Returns the seconds of a step in which nothing overlaps."""
     links = next(x for most, x in machine.links.items() if row['devices'] <= most)
     return (
         1e9 * row['gigaflop_of_convolutions'] / (machine.flops * machine.share)
@@ -175,13 +192,12 @@ def seconds(machine, row):
 
 
 def count(jaxpr, devices):
-    """Work and bytes of a device in a traced step, by name."""
-    found = dict.fromkeys(('convolutions', 'products', 'reduced', 'received', 'collectives'), 0.0)
+    """Returns work and bytes of a device in a traced step, by name."""
+    found = dict.fromkeys(('convolutions', 'products', 'received', 'collectives'), 0.0)
     _add(jaxpr, found, 1, devices)
     return {
         'gigaflop_of_convolutions': round(found['convolutions'] / 1e9, 3),
         'gigaflop_of_products': round(found['products'] / 1e9, 3),
-        'megabytes_reduced': round(found['reduced'] / 1e6, 3),
         'megabytes_received': round(found['received'] / 1e6, 3),
         'traced_collectives': int(found['collectives']),
     }
@@ -194,21 +210,18 @@ def _add(jaxpr, found, times, devices):
             found['convolutions'] += times * _work_of_convolution(equation)
         elif kind == 'dot_general':
             found['products'] += times * _work_of_product(equation)
-        elif kind == 'reduce_max' and equation.params['axes'] == (1,):
-            # Of distances, in blocks of gallery rows, by anchors.
-            found['reduced'] += times * _bytes(equation.invars)
         elif kind.removesuffix('_invariant') in COLLECTIVES and devices > 1:
             found['collectives'] += times
             found['received'] += times * _received(kind, equation, devices)
         inner = times * equation.params['length'] if kind == 'scan' else times
         parts = list(_inner(equation.params.values()))
-        # Mining has a branch for each kind of device, the last for all but CPUs.
+        # Mining has a branch for each kind of device. The last one is for all devices except CPUs.
         for part in parts[-1:] if kind == 'cond' else parts:
             _add(part, found, inner, devices)
 
 
 def _inner(values):
-    """The jaxprs among an equation's parameters."""
+    """Yields the jaxprs among the parameters of an equation."""
     for value in values:
         for x in value if isinstance(value, (list, tuple)) else (value,):
             x = getattr(x, 'jaxpr', x)
@@ -219,7 +232,7 @@ def _inner(values):
 def _work_of_convolution(equation):
     kernel, numbers = equation.invars[1].aval.shape, equation.params['dimension_numbers']
     per_entry = math.prod(kernel) / kernel[numbers.rhs_spec[0]]
-    # Rows that dilation puts between those of the input are zeros.
+    # Dilation adds rows of zeros between the rows of the input.
     zeros = math.prod(equation.params['lhs_dilation'])
     return 2 * math.prod(equation.outvars[0].aval.shape) * per_entry / zeros
 
@@ -231,7 +244,7 @@ def _work_of_product(equation):
 
 
 def _received(kind, equation, devices):
-    """Bytes by ring algorithms."""
+    """Returns the bytes that a collective receives by a ring algorithm."""
     share = (devices - 1) / devices
     if kind.startswith('psum'):
         return 2 * share * _bytes(equation.outvars)

@@ -1,20 +1,19 @@
-"""What XLA makes of the loss and of a training step for a GPU and for a TPU that are not there.
+"""Tests what XLA compiles for the loss and the training step on GPUs and TPUs, without such devices.
 
     make accelerators
 
-Compiles for NVIDIA H200s, one and eight, and for four chips of a TPU v5e, which takes JAX's plugins for
-them and no device. Nothing runs: what is looked at is memory, what the compiled program reads and
-writes, and what crosses devices. The figures are printed.
+Compiles for one and eight NVIDIA H200s and for four chips of a TPU v5e. This needs JAX's plugins for
+them and no device, and runs nothing. The tests check the memory, what the compiled program reads and
+writes, and what devices exchange. They print the figures.
 """
 
 import math
 import os
 import re
 import sys
-from functools import partial
 from pathlib import Path
 
-# TPU_: who and where the host of the chips is, which it would ask a server of Google's.
+# The variables TPU_ describe the host of the chips. Without them JAX asks a server of Google.
 os.environ |= {
     'JAX_PLATFORMS': 'cpu',
     'JAX_SKIP_CUDA_CONSTRAINTS_CHECK': '1',
@@ -29,9 +28,8 @@ import pytest
 import scaling
 from jax.experimental import topologies
 
-from mtdml_jax.training import step as training_step
-
-# From NVIDIA's data sheet and CUDA's limits of compute capability 9.0; bytes, bytes/s, GHz.
+# The values, in bytes, bytes/s and GHz, are from NVIDIA's data sheet and CUDA's limits of compute
+# capability 9.0.
 H200 = """
 platform_name: "CUDA"
 device_description_str: "NVIDIA H200"
@@ -59,7 +57,7 @@ gpu_device_info {
 }
 """
 ROWS = scaling.LOSS_BATCH
-# Of ROWS x ROWS distances in float32, one slice's and one tile.
+# A tile is the ROWS x ROWS distances of one slice in float32.
 TILE_BYTES = 4 * ROWS**2
 
 
@@ -73,38 +71,34 @@ def gpus():
 
 @pytest.fixture(scope='module')
 def gpu(gpus):
-    """One of them, as a list."""
+    """One of the H200s, as a list."""
     return gpus[:1]
 
 
 @pytest.fixture(scope='module')
 def tpu():
-    """The four chips."""
+    """Four chips of a TPU v5e."""
     return topologies.get_topology_desc(platform='tpu', topology_name='v5e:2x2').devices
 
 
 @pytest.fixture(params=['gpu', 'tpu'])
 def devices(request):
-    """Those of the GPU, and those of the TPU."""
+    """The devices of each platform in turn."""
     return request.getfixturevalue(request.param)
 
 
-@pytest.fixture
-def compile_for(monkeypatch):
-    """(devices, function of scaling.py, its arguments) -> (compiled program, shapes of its inputs)."""
-    pmap = jax.pmap
+def compile_for(devices, trace, *arguments):
+    """Compiles for devices what a function of scaling.py traces.
 
-    def compile_for(devices, trace, *arguments):
-        monkeypatch.setattr(jax, 'pmap', partial(pmap, devices=devices))
-        training_step._make_step.cache_clear()
-        step, shapes, _ = trace(*arguments, len(devices))
-        return step.lower(*shapes).compile(), shapes
-
-    return compile_for
+    Returns:
+      (compiled program, shapes of its inputs).
+    """
+    step, shapes, _ = trace(*arguments, len(devices), devices)
+    return step.lower(*shapes).compile(), shapes
 
 
 def kernels(compiled):
-    """{name: (shapes that it writes, names of its operands)} of all that XLA starts one by one."""
+    """Maps the name of each kernel to (shapes that it writes, names of its operands)."""
     found, fused = {}, False
     for line in compiled.as_text().splitlines():
         if line.endswith('{'):
@@ -118,21 +112,21 @@ def kernels(compiled):
 
 
 def report(name, compiled):
-    """Prints the memory of a program beyond its inputs; returns it in bytes."""
+    """Prints and returns the memory of a program beyond its inputs, in bytes."""
     temporary = compiled.memory_analysis().temp_size_in_bytes
     print(f'{name}: {temporary / 1e6:.0f} MB beyond inputs and outputs')
     return temporary
 
 
-def test_memory_of_the_loss_is_less_than_two_tiles_of_distances(devices, compile_for):
-    """That is a tenth of what pytorch-metric-learning takes on a CPU, or less."""
+def test_memory_of_the_loss_is_less_than_two_tiles_of_distances(devices):
+    """That is at most a tenth of what pytorch-metric-learning takes on a CPU."""
     compiled, _ = compile_for(devices, scaling.loss_alone)
     name = f'gradient of the loss, {ROWS} rows, {len(devices)} x {devices[0].device_kind}'
     assert report(name, compiled) < 2 * TILE_BYTES
 
 
-def test_on_a_gpu_one_kernel_reads_all_distances_and_another_those_of_a_block(gpu, compile_for):
-    """Both maxima of the blocks come from one reading; then 32 candidates a column are left."""
+def test_on_a_gpu_one_kernel_reads_all_distances_and_another_those_of_a_block(gpu):
+    """One reading gives both maxima of the blocks, and leaves 32 candidates a column."""
     written = kernels(compile_for(gpu, scaling.loss_alone)[0])
     tile = f'f32[{ROWS},{ROWS}]'
     (products,) = (name for name, (shapes, _) in written.items() if shapes == [tile])
@@ -142,27 +136,27 @@ def test_on_a_gpu_one_kernel_reads_all_distances_and_another_those_of_a_block(gp
 
 
 @pytest.mark.parametrize('several', ['gpus', 'tpu'])
-def test_devices_swap_slices_instead_of_gathering_embeddings(several, request, compile_for):
-    """As those of a CPU do: nothing is gathered but labels, masks and weights."""
+def test_devices_swap_slices_instead_of_gathering_embeddings(several, request):
+    """As on CPUs, devices gather labels, masks and weights and nothing else."""
     program = compile_for(request.getfixturevalue(several), scaling.loss_alone)[0].as_text()
     swaps = re.findall(r' all-to-all(?:-start)?\(', program)
-    assert len(swaps) == 2  # there and, for the gradient, back
+    assert len(swaps) == 2  # forward, and backward for the gradient
     gathered = re.findall(r'= \w+\[([\d,]*)\]\S* all-gather', program)
     assert all(math.prod(map(int, shape.split(','))) == ROWS for shape in gathered)
 
 
-def test_training_step_overwrites_its_state_and_convolves_in_bfloat16(
-    devices, compile_for, monkeypatch
-):
-    """The recipe for FER2013 on GPUs, with half the layers and a quarter of the width."""
+def test_training_step_overwrites_its_state_and_convolves_in_bfloat16(devices, monkeypatch):
+    """The network of the recipe for GPUs has half the layers and a quarter of the width here."""
     settings = 'model.dtype=bfloat16', 'model.backbone=resnet10', 'model.width_factor=0.25'
     monkeypatch.setitem(scaling.CASES, 'small', ('fer2013_gpu', 32, *settings))
     compiled, (state, _) = compile_for(devices, scaling.training, 'small')
     report(f'step of resnet10, {len(devices)} x {devices[0].device_kind}', compiled)
     state_bytes = sum(math.prod(x.shape[1:]) * x.dtype.itemsize for x in jax.tree.leaves(state))
-    # Padded on a TPU.
+    # The state is larger on a TPU, because arrays are padded.
     assert compiled.memory_analysis().alias_size_in_bytes >= state_bytes
     convolution = r'= \(?(\w+)\[[^=]* (?:convolution|custom-call)\(.*conv_general_dilated'
     outputs = re.findall(convolution, compiled.as_text())
-    assert len(outputs) == 3 * 12 - 1  # 12 layers, their two gradients, none of the image
+    assert (
+        len(outputs) == 3 * 12 - 1
+    )  # 12 layers with two gradients each, without that of the image
     assert set(outputs) == {'bf16'}

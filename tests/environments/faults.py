@@ -1,13 +1,13 @@
-"""What a run survives: kills, full disks, damaged checkpoints. Every one must end with the same bits.
+"""Tests that a run survives kills, full disks and damaged checkpoints, and ends with the same bits.
 
     python tests/environments/faults.py [--kills 50] [--others 10] [--only FAULT] [--folder DIR]
 
-A small run on the digits is trained once undisturbed. Then it is trained again and again, each time with
-one fault, started again, and compared: the final state to the bit, metrics.jsonl to the byte. Faults are
-SIGKILL at a random moment, SIGKILL while a checkpoint is being written, SIGTERM, a file of the newest
-checkpoint cut off at random, and a disk that is full (needs root, for a tmpfs). Runs that read their
-images as needed lose all of them for a while, or the end of one; runs of two processes lose the second
-by SIGKILL. Prints a line for each and a table; ends with 1 if one of them failed.
+Trains a small run on the digits once without a fault. Then trains it many times with one fault each,
+starts it again, and compares the final state to the bit and metrics.jsonl to the byte. The faults are
+SIGKILL at a random moment, SIGKILL during the writing of a checkpoint, SIGTERM, a truncated file of the
+newest checkpoint, and a full disk (needs root, for a tmpfs). Runs that read images from files lose all
+images for a while, or the end of one image. Runs of two processes lose the second one by SIGKILL. Prints
+a line for each fault and a table; the exit code is 1 if a run failed.
 """
 
 import argparse
@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).absolute().parents[2]))
 from mtdml_jax.__main__ import STOPPED, UNWRITABLE
 
 WRONG = 2  # The exit code of wrong input.
-# JAX has two ways to say it of process 1.
+# JAX has two messages for the death of process 1.
 SECOND_DIED = re.compile(r'Task 1 heartbeat timeout|stopped sending heartbeats\):\s+1\b')
 ROOT = Path(__file__).absolute().parents[2]
 SETTINGS = {
@@ -40,31 +40,30 @@ SETTINGS = {
     'train.log_every': 2,
     'train.checkpoint_every': 4,
 }
-# The worker trains without the evaluation that follows.
-WORKER = """
-import sys
-from mtdml_jax.__main__ import main
-from mtdml_jax.cli import train as commands
-commands._finish = lambda *_: 0
-sys.exit(main(sys.argv[1:]))
-"""
 
 
 class Run:
-    """One run in a folder of its own: of one process or two, with data in memory or read as needed."""
+    """A run in its own folder, of one or two processes, with images in memory or in files."""
 
     def __init__(self, folder, images=None, processes=1):
-        """Not started yet; `images` is the folder of the files to read, by default the digits are."""
+        """Does not start the run. It reads the files of `images`, by default the digits."""
         self.folder, self.log, self.images = folder, folder.with_suffix('.log'), images
         settings = SETTINGS | {'data.prepared_dir': folder.parent / 'prepared'}
         if images:
             settings |= {'data.name': 'folder', 'data.dir': images, 'data.in_memory': False}
         overrides = [f'--config.{key}={value}' for key, value in settings.items()]
-        command = ['train', '--config=configs/digits.py', f'--workdir={folder}', *overrides]
-        self._command, self._processes = [sys.executable, '-c', WORKER, *command], processes
+        command = [
+            'train',
+            '--no-evaluate',
+            '--config=configs/digits.py',
+            f'--workdir={folder}',
+            *overrides,
+        ]
+        self._command = [sys.executable, '-m', 'mtdml_jax', *command]
+        self._processes = processes
 
     def start(self):
-        """Starts, or goes on; what it prints is added to its log. Its processes."""
+        """Starts or continues the run, and appends its output to the log; returns its processes."""
         port, count = free_port(), self._processes
         joins, environment = [[]], None
         if count > 1:
@@ -75,23 +74,23 @@ class Run:
             return [subprocess.Popen(self._command + join, **options) for join in joins]
 
     def finish(self):
-        """Goes on to the end; its exit code, 0 if all its processes end so."""
+        """Continues to the end; returns the exit code, 0 if that of all processes is 0."""
         codes = [process.wait() for process in self.start()]
         return next((code for code in codes if code), 0)
 
     def finished_steps(self):
-        """Steps of the checkpoints that are complete."""
+        """Returns the steps of the complete checkpoints."""
         return sorted(int(x.name) for x in self.folder.glob('checkpoints/*') if x.name.isdigit())
 
     def result(self):
-        """The final state and all metrics, as bytes."""
+        """Returns the final state and all metrics as bytes."""
         _, arrays = load_latest(self.folder)
         content = b''.join(x.tobytes() for x in arrays)
         return content, (self.folder / 'metrics.jsonl').read_bytes()
 
 
 def load_latest(folder):
-    """Step and arrays of the latest checkpoint of a run on the digits."""
+    """Returns step and arrays of the latest checkpoint of a run on the digits."""
     import jax
     import numpy as np
 
@@ -106,14 +105,14 @@ def load_latest(folder):
 
 
 def free_port():
-    """A port of this machine that nobody uses."""
+    """Returns a port that no process uses."""
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         return free.getsockname()[1]
 
 
 def write_images(folder):
-    """The digits as files: <split>/<class>/<number>.png."""
+    """Writes the digits as files: <split>/<class>/<number>.png."""
     from PIL import Image
     from sklearn import datasets
 
@@ -126,7 +125,7 @@ def write_images(folder):
 
 
 def wait_for(process, condition, seconds=120):
-    """Waits until something is so, or the process has ended; whether it is so."""
+    """Waits until the condition holds or the process ends; returns whether the condition holds."""
     deadline = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < deadline:
         if condition():
@@ -136,7 +135,7 @@ def wait_for(process, condition, seconds=120):
 
 
 def kill_anywhen(run, rng, seconds):
-    """SIGKILL at a random moment of a run that would take so long."""
+    """Sends SIGKILL at a random moment of a run that takes this many seconds."""
     (process,) = run.start()
     time.sleep(rng.uniform(0, seconds))
     process.kill()
@@ -145,7 +144,7 @@ def kill_anywhen(run, rng, seconds):
 
 
 def kill_while_saving(run, rng, _seconds):
-    """SIGKILL while a checkpoint, chosen at random, is being written."""
+    """Sends SIGKILL while the run writes a checkpoint that is chosen at random."""
     (process,), after = run.start(), rng.randrange(2, SETTINGS['train.num_steps'] - 6, 4)
 
     def is_saving():
@@ -161,7 +160,7 @@ def kill_while_saving(run, rng, _seconds):
 
 
 def terminate(run, rng, seconds):
-    """SIGTERM at a random moment after the first checkpoint."""
+    """Sends SIGTERM at a random moment after the first checkpoint."""
     (process,) = run.start()
     wait_for(process, run.finished_steps)
     time.sleep(rng.uniform(0, seconds / 4))
@@ -172,7 +171,7 @@ def terminate(run, rng, seconds):
 
 
 def cut_off_newest(run, rng, _seconds):
-    """After a kill, the end of a file of the newest checkpoint is missing."""
+    """Kills the run and truncates a file of the newest checkpoint."""
     (process,) = run.start()
     wait_for(process, lambda: len(run.finished_steps()) > 1)
     process.kill()
@@ -187,7 +186,7 @@ def cut_off_newest(run, rng, _seconds):
 
 
 def fill_disk(run, rng, _seconds):
-    """A disk that becomes full, and then larger."""
+    """Runs on a small disk until it is full, and then enlarges the disk."""
     size = rng.randrange(1000, 3000)
     run.folder.mkdir()
     subprocess.check_call(['mount', '-t', 'tmpfs', '-o', f'size={size}k', 'tmpfs', run.folder])
@@ -199,14 +198,14 @@ def fill_disk(run, rng, _seconds):
 
 
 def wait_for_any_step(run, process, rng):
-    """Until a random moment after a checkpoint, chosen at random."""
+    """Waits until a random moment after a checkpoint that is chosen at random."""
     after = rng.randrange(4, SETTINGS['train.num_steps'] - 10, 4)
     wait_for(process, lambda: after <= max(run.finished_steps(), default=0), 600)
     time.sleep(rng.uniform(0, 0.2))
 
 
 def take_images_away(run, rng, _seconds):
-    """The folder of the images is away for a while."""
+    """Moves the folder of the images away for a while."""
     (process,) = run.start()
     wait_for_any_step(run, process, rng)
     away = run.images.rename(run.images.with_name('away'))
@@ -216,7 +215,7 @@ def take_images_away(run, rng, _seconds):
 
 
 def cut_off_image(run, rng, _seconds):
-    """Of a validation image the end is missing for a while."""
+    """Truncates a validation image for a while."""
     (process,) = run.start()
     wait_for_any_step(run, process, rng)
     path = rng.choice(sorted(run.images.glob('validation/*/*')))
@@ -229,7 +228,7 @@ def cut_off_image(run, rng, _seconds):
 
 
 def _images_were_missed(run, code, expected):
-    """That the run said so in its last line, unless it needed no image any more."""
+    """Checks that the last line names the fault, unless the run needed no more images."""
     *_, line = run.log.read_text().splitlines()
     assert code in (0, expected), f'exit code {code}'
     assert code == 0 or 'cannot be now' in line, line
@@ -238,7 +237,7 @@ def _images_were_missed(run, code, expected):
 
 
 def kill_second_process(run, rng, _seconds):
-    """SIGKILL of the second of two processes at a random moment after the first checkpoint."""
+    """Kills the second of two processes at a random moment after the first checkpoint."""
     first, second = run.start()
     wait_for_any_step(run, first, rng)
     second.kill()
@@ -249,12 +248,14 @@ def kill_second_process(run, rng, _seconds):
     finally:
         first.kill()
     took = time.monotonic() - start
-    assert code == 0 or SECOND_DIED.search(run.log.read_text()), 'nothing says which one died'
+    assert code == 0 or SECOND_DIED.search(run.log.read_text()), (
+        'no message says which process died'
+    )
     return f'the first ended after {took:.0f} s, exit code {code}, at steps {run.finished_steps()}'
 
 
 def try_fault(fault, run, rng, seconds, expected):
-    """Whether a run with the fault, started again, ends as if nothing had been; prints what happened."""
+    """Whether a run with the fault ends with the expected result; prints what happened."""
     steps, said = [], ''
     try:
         said = fault(run, rng, seconds)
@@ -274,13 +275,13 @@ def try_fault(fault, run, rng, seconds, expected):
     return survived
 
 
-# What a fault needs beside a run on the digits in memory.
+# Faults of runs that read images from files, and of runs of two processes.
 ON_DISK = (take_images_away, cut_off_image)
 OF_TWO = (kill_second_process,)
 
 
 def make_run(fault, folder, name):
-    """The run that a fault is tried on."""
+    """Makes the run for a fault."""
     images = folder / 'images' if fault in ON_DISK else None
     if images and not images.exists():
         write_images(images)
@@ -288,8 +289,8 @@ def make_run(fault, folder, name):
 
 
 def run_undisturbed(run):
-    """How many seconds it takes, and its result."""
-    run.finish()  # Prepares the data, and fills the cache of compiled programs.
+    """Returns the seconds of a run without a fault, and its result."""
+    run.finish()  # Prepares the data and fills the cache of compiled programs.
     shutil.rmtree(run.folder)
     start = time.monotonic()
     code = run.finish()
@@ -301,7 +302,7 @@ def run_undisturbed(run):
 
 
 def main():
-    """Returns the exit code."""
+    """Tries the faults; returns the exit code."""
     kills = [kill_anywhen, kill_while_saving]
     others = [terminate, cut_off_newest, fill_disk, *ON_DISK, *OF_TWO]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

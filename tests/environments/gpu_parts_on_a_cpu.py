@@ -1,4 +1,4 @@
-"""Every part of on_gpu.py runs, on a CPU: `make gpu-parts`."""
+"""Tests on a CPU that every part of on_gpu.py runs: `make gpu-parts`."""
 
 import json
 import subprocess
@@ -9,10 +9,10 @@ BENCHMARKS = Path(__file__).parents[2] / 'experiments' / 'benchmarks'
 
 
 def test_every_part_runs_on_a_cpu(tmp_path):
-    """Each has rows, and the archive holds them."""
+    """Each part writes rows, and the archive contains them."""
     output, archive = tmp_path / 'results', tmp_path / 'results.tgz'
     command = [sys.executable, BENCHMARKS / 'on_gpu.py', '--small', f'--output={output}']
-    # The limits are for a GPU; nobody else may be at work there.
+    # The default limits are for an idle machine with a GPU.
     limits = [f'{path}=600' for path in ('check', 'loss', 'step', 'feed', 'quickstart', 'fer2013')]
     command += [f'--archive={archive}', f'--prepared={tmp_path / "prepared"}', '--limits', *limits]
     done = subprocess.run([*map(str, command), 'study=600'], text=True, stdout=subprocess.PIPE)

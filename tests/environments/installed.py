@@ -1,10 +1,11 @@
-"""What users have who install the package with [predict] and no clone: does it work, and how fast?
+"""Tests the package as users install it: with the extra [predict] and without a clone.
 
     make installed
 
-installs wheel and sdist, each into an environment of its own, and runs this there, from an empty folder:
-`mtdml predict` on one face of 48 px, with an empty cache of compiled programs and again. Prints the
-seconds from the start of the process to its end, and its peak memory.
+installs wheel and sdist into an environment each, and runs this script there. The script calls
+`mtdml predict` from an empty folder on one face of 48 px, first with an empty cache of compiled programs
+and then with a full one. It prints the seconds from the start of the process to its end, and the peak
+memory.
 """
 
 import os
@@ -27,7 +28,7 @@ print([name for name in {NOT_LOADED} if name in sys.modules])
 
 
 def main():
-    """Checks what is loaded, and times two starts."""
+    """Times two starts, and checks what `import mtdml_jax` loads and what the package contains."""
     from PIL import Image
 
     with tempfile.TemporaryDirectory() as folder:
@@ -39,7 +40,7 @@ def main():
         use = subprocess.run(
             [sys.executable, '-c', USE], capture_output=True, text=True, check=True
         )
-        assert use.stdout.strip() == '[]', f'loaded without need: {use.stdout}'
+        assert use.stdout.strip() == '[]', f'loaded but not needed: {use.stdout}'
         assert find_spec('mtdml_jax.configs.quickstart'), 'no configs in the package'
         package = Path(find_spec('mtdml_jax').origin).parent
         assert package.parent != MODEL.parents[2], f'this is the clone: {package}'
@@ -47,7 +48,7 @@ def main():
 
 
 def run_predict(start):
-    """One start of the command; fails unless it says what it should."""
+    """Runs the command once and checks what it prints."""
     command = [Path(sys.executable).with_name('mtdml'), 'predict', f'--model={MODEL}', 'face.png']
     began = time.perf_counter()
     found = subprocess.run(command, capture_output=True, text=True, check=True)

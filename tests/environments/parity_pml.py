@@ -1,58 +1,54 @@
-"""The loss against pytorch-metric-learning (PML) 2.9.0, on the 200 batches of parity_cases.py.
+"""Compares the loss with pytorch-metric-learning (PML) 2.9.0 on the 200 batches of parity_cases.py.
 
     make parity
 
-sets up an environment with torch and PML and runs the tests of this file. PML's miner, margin loss
-and reducers judge one slice at a time; ours judges all slices at once. PML has no dual loss (its
-`swap` is the smaller of two distances), so the comparison is of `dual=False`.
+installs an environment with torch and PML and runs the tests of this file. PML's miner, margin loss and
+reducers compute one slice at a time; our loss computes all slices at once. PML has no dual loss (its
+`swap` takes the smaller of two distances), so the tests compare `dual=False`.
 
-PML's `CrossBatchMemory` puts the batch into the memory first and mines there, so that a memory of M + B
-rows has what our batch of B rows and memory of M have. There the batch's own rows take no gradient as
-positives and negatives either; of ours they do, so losses are compared and gradients are not.
+PML's `CrossBatchMemory` adds the batch to the memory before it mines there. A PML memory of M + B rows
+therefore contains the same rows as our batch of B rows and our memory of M rows. In PML the batch's rows
+receive no gradient as positives and negatives. In our loss they do, so the tests with a memory compare
+losses and not gradients.
 
-Two ways in which PML 2.9.0 itself is less exact, and what is held of each of them:
+PML 2.9.0 is less exact than our loss in two ways:
 
-- Above 25 rows its `torch.cdist` goes through a matrix product, |x|^2 - 2xy + |y|^2. Equal rows then
-  have a Euclidean distance of up to 1e-8 instead of 0, so that PML may choose among equal rows by
-  rounding. Every case is therefore compared twice: with PML whose cdist computes differences, where
-  everything must be the same, and with PML as it is.
-- At a slice of zeros its gradient is 1e12 times the gradient by the unit vector, because it divides
-  by max(|x|, 1e-12). Ours is 0 there; all other rows are compared.
+- Above 25 rows its `torch.cdist` computes |x|^2 - 2xy + |y|^2 by a matrix product. Equal rows then
+  have a Euclidean distance of up to 1e-8 instead of 0, so PML may choose among equal rows by rounding.
+  The tests therefore compare every case twice: with a PML whose cdist computes differences, where
+  everything must be equal, and with PML as it is.
+- For a slice of zeros its gradient is 1e12 times the gradient by the unit vector, because it divides by
+  max(|x|, 1e-12). Our gradient is 0 there. The tests compare all other rows.
 """
 
 import functools
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import torch
-from pytorch_metric_learning import distances, losses, miners, reducers
-
-sys.path.append(str(Path(__file__).absolute().parents[1] / 'helpers'))
-
 from parity_cases import CASES, judge_in_jax, pairs_of
+from pytorch_metric_learning import distances, losses, miners, reducers
 
 from mtdml_jax import empty_memory, multi_threshold_loss, remember
 
 POWERS = {'euclidean': 1, 'squared_euclidean': 2}
 REDUCERS = {'mean': reducers.MeanReducer, 'active_mean': reducers.AvgNonZeroReducer}
-# Cases in which PML as it is takes another one of several equal rows than the first.
+# The largest number of cases in which PML as it is chooses another of several equal rows than the first.
 MOST_MOVED_CASES = 20
 
 
 class DifferencesDistance(distances.LpDistance):
-    """PML's distance with its cdist told to compute differences for any number of rows."""
+    """PML's distance with a cdist that computes differences for any number of rows."""
 
     def compute_mat(self, query_emb, ref_emb):
-        """Distances [B, B]."""
+        """Returns the distances [B, B]."""
         mode = 'donot_use_mm_for_euclid_dist'
         return torch.cdist(query_emb, ref_emb, p=self.p, compute_mode=mode)
 
 
-def judge_in_pml(case, distance_class):
-    """(pairs of each slice as of `pairs_of`, loss, gradient) by PML, slice by slice."""
+def compute_in_pml(case, distance_class):
+    """Returns (pairs of each slice, see `pairs_of`; loss; gradient) by PML, slice by slice."""
     distance = distance_class(power=POWERS[case.shape.distance])
     miner = miners.BatchHardMiner(distance=distance)
     embeddings = torch.tensor(case.embeddings, requires_grad=True)
@@ -65,30 +61,34 @@ def judge_in_pml(case, distance_class):
         rows = zip(positives.tolist(), negatives.tolist(), strict=True)
         pairs.append(dict(zip(anchors.tolist(), rows, strict=True)))
         reducer = REDUCERS[case.shape.reduction]()
-        judge = losses.TripletMarginLoss(float(threshold), distance=distance, reducer=reducer)
-        slice_losses.append(judge(part, labels, (anchors, positives, negatives)))
+        criterion = losses.TripletMarginLoss(float(threshold), distance=distance, reducer=reducer)
+        slice_losses.append(criterion(part, labels, (anchors, positives, negatives)))
     loss = sum(slice_losses) / len(slice_losses)
     loss.backward()
     return pairs, loss.item(), embeddings.grad.numpy()
 
 
 @functools.cache
-def judge_in_all(number):
-    """The case judged by JAX, by PML with exact distances and by PML as it is."""
+def compute_in_all(number):
+    """Computes a case in JAX, in PML with exact distances and in PML as it is."""
     case = CASES[number]
     (found,) = judge_in_jax(case, duals=(False,))
     pairs = [pairs_of(found.triplets, s) for s in range(case.shape.num_slices)]
     ours = pairs, found.loss, found.gradient
-    return ours, judge_in_pml(case, DifferencesDistance), judge_in_pml(case, distances.LpDistance)
+    return (
+        ours,
+        compute_in_pml(case, DifferencesDistance),
+        compute_in_pml(case, distances.LpDistance),
+    )
 
 
 def slices_of(rows, case):
-    """Raw embeddings or their gradient [B, E], cut into a list of [B, D]."""
+    """Splits raw embeddings or their gradient [B, E] into a list of slices [B, D]."""
     return np.split(rows, case.shape.num_slices, axis=1)
 
 
 def assert_gradients_match(found, expected, case, tolerance, fold=False):
-    """The same gradient; with `fold`, the same sum over each set of equal rows of a slice."""
+    """Asserts equal gradients; with `fold`, equal sums over each set of equal rows of a slice."""
     parts = (slices_of(rows, case) for rows in (found, expected, case.embeddings))
     for ours, theirs, vectors in zip(*parts, strict=True):
         is_zero = np.all(vectors == 0, axis=1)
@@ -101,7 +101,7 @@ def assert_gradients_match(found, expected, case, tolerance, fold=False):
 
 
 def loses_digits(case):
-    """Whether PML as it is takes a Euclidean distance of 0 for one of up to 1e-8."""
+    """Whether PML as it is computes a Euclidean distance of up to 1e-8 where the distance is 0."""
     many = case.shape.batch > 25 and case.shape.distance == 'euclidean'
     return many and any(
         len(np.unique(vectors, axis=0)) < len(vectors)
@@ -110,7 +110,7 @@ def loses_digits(case):
 
 
 def same_but_for_duplicates(pairs, expected, vectors):
-    """Whether the same anchors have the same positives and negatives, or rows equal to them."""
+    """Whether all anchors have the same positives and negatives, or rows equal to those."""
     return pairs.keys() == expected.keys() and all(
         np.array_equal(vectors[list(pairs[a])], vectors[list(expected[a])]) for a in pairs
     )
@@ -121,8 +121,8 @@ NUMBERED = [pytest.param(number, id=case.name) for number, case in enumerate(CAS
 
 @pytest.mark.parametrize('number', NUMBERED)
 def test_triplets_loss_and_gradient_match_pml_with_exact_distances(number):
-    """Nothing is conceded here but rounding."""
-    (pairs, loss, gradient), (pml_pairs, pml_loss, pml_gradient), _ = judge_in_all(number)
+    """The tolerances allow for rounding alone."""
+    (pairs, loss, gradient), (pml_pairs, pml_loss, pml_gradient), _ = compute_in_all(number)
     assert pairs == pml_pairs
     np.testing.assert_allclose(loss, pml_loss, rtol=0, atol=1e-12)
     assert_gradients_match(gradient, pml_gradient, CASES[number], 1e-10)
@@ -130,9 +130,9 @@ def test_triplets_loss_and_gradient_match_pml_with_exact_distances(number):
 
 @pytest.mark.parametrize('number', NUMBERED)
 def test_triplets_loss_and_gradient_match_pml_as_it_is(number):
-    """The same tolerances, but 1e-8 where a distance of 0 becomes one of 1e-8."""
+    """The tolerances are the same, except 1e-8 where a distance of 0 becomes one of 1e-8."""
     case = CASES[number]
-    (pairs, loss, gradient), _, (pml_pairs, pml_loss, pml_gradient) = judge_in_all(number)
+    (pairs, loss, gradient), _, (pml_pairs, pml_loss, pml_gradient) = compute_in_all(number)
     by_slice = zip(pairs, pml_pairs, slices_of(case.embeddings, case), strict=True)
     assert all(same_but_for_duplicates(*of_slice) for of_slice in by_slice)
     loss_tolerance, tolerance = (1e-8, 1e-8) if loses_digits(case) else (1e-12, 1e-10)
@@ -141,11 +141,11 @@ def test_triplets_loss_and_gradient_match_pml_as_it_is(number):
 
 
 def test_pml_as_it_is_takes_another_of_equal_rows_in_few_cases():
-    """And only where its distances go through a matrix product."""
-    judged = [judge_in_all(number) for number in range(len(CASES))]
+    """This happens only where PML computes distances by a matrix product."""
+    computed = [compute_in_all(number) for number in range(len(CASES))]
     moved = [
         case
-        for case, (ours, _, as_it_is) in zip(CASES, judged, strict=True)
+        for case, (ours, _, as_it_is) in zip(CASES, computed, strict=True)
         if ours[0] != as_it_is[0]
     ]
     print(f'another one of equal rows in {len(moved)} cases: {[case.name for case in moved]}')
@@ -155,7 +155,7 @@ def test_pml_as_it_is_takes_another_of_equal_rows_in_few_cases():
 
 @pytest.mark.parametrize('distance_name', POWERS)
 def test_loss_over_a_sequence_of_batches_matches_pml_with_cross_batch_memory(distance_name):
-    """A memory of M rows and a batch of B against PML's memory of M + B rows."""
+    """Our memory of M rows and batch of B rows correspond to PML's memory of M + B rows."""
     batch, num_slices, slice_dim, size = 12, 3, 4, 30
     rng = np.random.default_rng(0)
     thresholds = np.array([0.1, 0.5, 0.9])
@@ -179,8 +179,8 @@ def test_loss_over_a_sequence_of_batches_matches_pml_with_cross_batch_memory(dis
             _, aux = multi_threshold_loss(embeddings, labels, thresholds, **options)
             parts = np.split(embeddings, num_slices, axis=1)
             expected = [
-                judge(torch.tensor(part), torch.tensor(labels)).item()
-                for judge, part in zip(theirs, parts, strict=True)
+                criterion(torch.tensor(part), torch.tensor(labels)).item()
+                for criterion, part in zip(theirs, parts, strict=True)
             ]
             np.testing.assert_allclose(aux.loss, expected, rtol=0, atol=1e-12)
             memory = remember(memory, embeddings, labels)

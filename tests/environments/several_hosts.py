@@ -1,9 +1,9 @@
-"""One run on 1 device, on 8, on 2 processes of 4: the same metrics; and what happens when one is lost.
+"""Compares one run on 1 device, on 8 devices and on 2 processes of 4 devices, and tests lost processes.
 
     make hosts
 
-runs the tests of this file, on CPU devices that JAX is told to make. Each run is a process of its own, a
-small one on the digits.
+runs the tests of this file on CPU devices that JAX simulates. Each run is a separate process, which
+trains a small network on the digits.
 """
 
 import json
@@ -23,14 +23,14 @@ from mtdml_jax.__main__ import STOPPED
 SETTINGS = {
     'data.batch_size': 80,
     'eval.gallery_size': 50,
-    # Smooth in all distances: batch-hard lets rounding choose between rows that are equally near, and
-    # after some such steps the metrics differ by more than rounding.
+    # The loss is smooth in all distances. With batch-hard mining, rounding chooses between rows that are
+    # equally near, and after some such steps the metrics differ by more than rounding.
     'loss.mining': 'all',
     'loss.softness': 0.1,
     'loss.softmax_weight': 1.0,
     'model.backbone': 'resnet10',
     'model.embedding_size': 32,
-    # Adam's first steps are as large for a gradient that is nothing but rounding.
+    # Adam's first steps are equally large for a gradient that consists of rounding errors.
     'optim.name': 'sgd',
     'optim.learning_rate': 1e-4,
     'train.num_steps': 30,
@@ -45,13 +45,14 @@ class Runs:
     """Starts runs in one folder, with one prepared data set."""
 
     def __init__(self, folder):
-        """Nothing is started yet."""
+        """Starts no run yet."""
         self.folder = folder
 
     def start(self, name, devices, processes=1, port=0, numbers=None, by_slurm=False, **settings):
-        """The processes of a run, or those of these numbers, each with so many devices.
+        """Starts and returns the processes of a run, or those with these numbers.
 
-        They are told of each other by arguments, or by the variables that Slurm would set.
+        Each has the given number of devices. The processes find each other by arguments, or by the
+        variables that Slurm would set.
         """
         settings = SETTINGS | {'data.prepared_dir': self.folder / 'prepared'} | settings
         command = [sys.executable, '-m', 'mtdml_jax', 'train', '--config=configs/digits.py']
@@ -59,7 +60,7 @@ class Runs:
         command += [f'--config.{key}={value}' for key, value in settings.items()]
         environment = os.environ | {'JAX_NUM_CPU_DEVICES': str(devices), 'JAX_PLATFORMS': 'cpu'}
         environment['XLA_FLAGS'] = (
-            '--xla_backend_optimization_level=0'  # They compile more than they compute.
+            '--xla_backend_optimization_level=0'  # Most of their time goes to compilation.
         )
         port = port or free_port()
         started = []
@@ -77,20 +78,20 @@ class Runs:
         return started
 
     def run(self, *arguments, **options):
-        """Waits for a run's processes; their exit codes."""
+        """Waits for the processes of a run; returns their exit codes."""
         return [process.wait(timeout=300) for process in self.start(*arguments, **options)]
 
     def log(self, name, number=0):
-        """What a process of a run prints."""
+        """Returns the log of a process of a run."""
         return self.folder / f'{name}.{number}.log'
 
     def metrics(self, name):
-        """The lines of a run's metrics.jsonl."""
+        """Returns the lines of a run's metrics.jsonl."""
         lines = (self.folder / name / 'metrics.jsonl').read_text().splitlines()
         return [json.loads(line) for line in lines]
 
     def wait_for_step(self, name, step):
-        """Until a line of metrics has been written for it."""
+        """Waits until metrics.jsonl has a line for the step."""
         path = self.folder / name / 'metrics.jsonl'
         for _ in range(3000):
             if path.exists() and f'"step": {step},' in path.read_text():
@@ -100,7 +101,7 @@ class Runs:
 
 
 def slurm_variables(processes, number):
-    """What Slurm would tell a process of its job on this machine."""
+    """Returns the variables that Slurm would set for a process of a job on this machine."""
     values = {'JOB_ID': os.getpid(), 'NTASKS': processes, 'PROCID': number, 'LOCALID': number}
     values |= {'STEP_NODELIST': 'localhost', 'STEP_NUM_NODES': 1}
     return {f'SLURM_{name}': str(value) for name, value in values.items()}
@@ -108,7 +109,7 @@ def slurm_variables(processes, number):
 
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
-    """With a run on one device that is finished."""
+    """Runs, with a finished run on one device."""
     found = Runs(tmp_path_factory.mktemp('runs'))
     assert found.run('one', 1) == [0], found.log('one').read_text()
     return found
@@ -116,16 +117,16 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def two(runs):
-    """With a run of two processes of four devices that is finished."""
+    """Runs, with a finished run of two processes of four devices."""
     assert runs.run('two', 4, processes=2) == [0, 0], runs.log('two').read_text()
     return runs
 
 
 def assert_same_metrics(found, expected):
-    """The same steps, and numbers that differ by 1e-5 at most.
+    """Asserts equal steps, and numbers that differ by at most 1e-5.
 
-    But for the norm of the gradient and the shares of active triplets, where a rounding error can switch
-    something on or off.
+    The norm of the gradient and the shares of active triplets may differ by more (`SWITCHED`), because a
+    rounding error can activate a triplet or deactivate it.
     """
     assert [set(line) for line in found] == [set(line) for line in expected]
     for line, other in zip(found, expected, strict=True):
@@ -136,13 +137,13 @@ def assert_same_metrics(found, expected):
 
 
 def test_eight_devices_have_the_metrics_of_one(runs):
-    """Of one process."""
+    """All eight devices belong to one process."""
     assert runs.run('eight', 8) == [0]
     assert_same_metrics(runs.metrics('eight'), runs.metrics('one'))
 
 
 def test_two_processes_of_four_devices_have_the_metrics_and_the_evaluation_of_one_device(two):
-    """Each example is evaluated once; only the first process prints what was found."""
+    """The processes evaluate each example once, and only the first process prints the results."""
     assert_same_metrics(two.metrics('two'), two.metrics('one'))
     one, both = (
         json.loads((two.folder / name / 'evaluation.json').read_text()) for name in ('one', 'two')
@@ -155,8 +156,8 @@ def test_two_processes_of_four_devices_have_the_metrics_and_the_evaluation_of_on
 
 
 @pytest.mark.slow
-def test_processes_that_slurm_tells_of_each_other_have_the_same_metrics(two):
-    """Its variables, without Slurm."""
+def test_processes_that_find_each_other_by_slurm_have_the_same_metrics(two):
+    """The test sets the variables of Slurm and does not run Slurm."""
     assert two.run('slurm', 4, processes=2, by_slurm=True) == [0, 0], two.log('slurm').read_text()
     assert two.metrics('slurm') == two.metrics('two')
 
@@ -164,7 +165,7 @@ def test_processes_that_slurm_tells_of_each_other_have_the_same_metrics(two):
 def test_sigterm_to_one_of_two_saves_the_same_step_of_both_and_a_restart_ends_with_the_same_bits(
     two,
 ):
-    """The restarted run has the same devices."""
+    """The restarted run has the same number of devices."""
     processes = two.start('stopped', 4, processes=2)
     two.wait_for_step('stopped', 3)
     processes[1].send_signal(signal.SIGTERM)
@@ -181,7 +182,7 @@ def test_sigterm_to_one_of_two_saves_the_same_step_of_both_and_a_restart_ends_wi
 
 @pytest.mark.slow
 def test_run_moves_from_eight_devices_to_two_and_one_and_back_to_another_folder(runs):
-    """As good as the uninterrupted one after 30 steps."""
+    """After 30 steps its metrics equal those of the uninterrupted run."""
     for number, (devices, step) in enumerate([(8, 5), (2, 10), (1, 15), (8, None)]):
         name = f'moved_{number}'
         if number:
@@ -195,8 +196,8 @@ def test_run_moves_from_eight_devices_to_two_and_one_and_back_to_another_folder(
 
 
 @pytest.mark.slow
-def test_other_process_ends_within_a_minute_of_a_death_and_says_whose(two):
-    """Killed, it cannot say goodbye."""
+def test_process_ends_within_a_minute_of_the_other_ones_death_and_names_it(two):
+    """A process that is killed cannot tell the other one."""
     first, second = two.start('dead', 1, processes=2, **{'train.num_steps': 2000})
     two.wait_for_step('dead', 3)
     second.kill()
@@ -209,8 +210,8 @@ def test_other_process_ends_within_a_minute_of_a_death_and_says_whose(two):
     assert SECOND_DIED.search(text)
 
 
-def test_processes_of_different_settings_refuse_to_work_together(runs):
-    """Both say what differs."""
+def test_processes_with_different_settings_refuse_to_work_together(runs):
+    """Both print what differs."""
     options = {'processes': 2, 'port': free_port()}
     processes = [
         *runs.start('different', 1, numbers=[0], seed=0, **options),

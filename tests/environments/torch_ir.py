@@ -1,4 +1,4 @@
-"""IR-50 in PyTorch by face.evoLVe's names, to compare ours with; its repository is not needed."""
+"""IR-50 in PyTorch with the parameter names of face.evoLVe, for comparison with our network."""
 
 from torch import nn
 
@@ -7,7 +7,7 @@ STAGES = [(64, 3), (128, 4), (256, 14), (512, 3)]
 
 
 class Unit(nn.Module):
-    """Two 3x3 convolutions with a shortcut; the second has the stride."""
+    """Two 3x3 convolutions with a shortcut; the second convolution has the stride."""
 
     def __init__(self, inputs, outputs, stride):
         super().__init__()
@@ -24,12 +24,12 @@ class Unit(nn.Module):
         )
 
     def forward(self, x):
-        """[B, inputs, H, W] -> [B, outputs, H / stride, W / stride]."""
+        """Maps [B, inputs, H, W] to [B, outputs, H / stride, W / stride]."""
         return self.res_layer(x) + self.shortcut_layer(x)
 
 
 class TorchIR(nn.Module):
-    """IR-50; what it returns is the average of its last map, not the output layer's embedding.
+    """IR-50 that returns the average of its last feature map instead of the output layer's embedding.
 
     Attributes:
       num_features: size F of the features.
@@ -47,7 +47,7 @@ class TorchIR(nn.Module):
                 inputs = outputs
         self.body = nn.Sequential(*units)
         self.num_features = inputs
-        # Of files for 112 px; here it has to be seen through.
+        # Files for 112 px have this layer, which our reader must ignore.
         self.output_layer = nn.Sequential(
             nn.BatchNorm2d(512),
             nn.Dropout(),
@@ -57,5 +57,5 @@ class TorchIR(nn.Module):
         )
 
     def forward(self, x):
-        """[B, 3, H, W] -> features [B, F]."""
+        """Maps [B, 3, H, W] to features [B, F]."""
         return self.body(self.input_layer(x)).mean(dim=(2, 3))

@@ -1,9 +1,9 @@
-"""MobileNetV3-small in PyTorch by torchvision's names, to compare ours with; it is not needed."""
+"""MobileNetV3-small in PyTorch with torchvision's parameter names, for comparison with our network."""
 
 import torch
 from torch import nn
 
-# Kernel, width inside, width of the output, squeeze and excite, activation, stride.
+# Kernel size, inner width, output width, squeeze and excite, activation, stride.
 BLOCKS = [
     (3, 16, 16, True, nn.ReLU, 2),
     (3, 72, 24, False, nn.ReLU, 2),
@@ -20,7 +20,7 @@ BLOCKS = [
 
 
 def layer(inputs, outputs, size, activation=None, stride=1, groups=1):
-    """Convolution, BatchNorm and activation."""
+    """Returns a convolution with BatchNorm and activation."""
     conv = nn.Conv2d(
         inputs, outputs, size, stride, padding=(size - 1) // 2, groups=groups, bias=False
     )
@@ -29,17 +29,18 @@ def layer(inputs, outputs, size, activation=None, stride=1, groups=1):
 
 
 class SqueezeExcite(nn.Module):
-    """Weighs channels."""
+    """Multiplies each channel by a weight that depends on the means of all channels."""
 
     def __init__(self, channels):
         super().__init__()
-        # A quarter of them, as a multiple of 8; of the widths above none is more than a tenth below.
+        # A quarter of the channels, rounded to a multiple of 8. Rounding removes less than a tenth of
+        # each width above.
         hidden = max(8, (channels // 4 + 4) // 8 * 8)
         self.fc1 = nn.Conv2d(channels, hidden, 1)
         self.fc2 = nn.Conv2d(hidden, channels, 1)
 
     def forward(self, x):
-        """[B, C, H, W] -> the same."""
+        """Maps [B, C, H, W] to the same shape."""
         hidden = torch.relu(self.fc1(nn.functional.adaptive_avg_pool2d(x, 1)))
         return x * nn.functional.hardsigmoid(self.fc2(hidden))
 
@@ -57,7 +58,7 @@ class Block(nn.Module):
         self.adds = stride == 1 and inputs == outputs
 
     def forward(self, x):
-        """[B, inputs, H, W] -> [B, outputs, H / stride, W / stride]."""
+        """Maps [B, inputs, H, W] to [B, outputs, H / stride, W / stride]."""
         return x + self.block(x) if self.adds else self.block(x)
 
 
@@ -78,5 +79,5 @@ class TorchMobileNet(nn.Module):
         self.features = nn.Sequential(*layers, layer(width, 6 * width, 1, nn.Hardswish))
 
     def forward(self, x):
-        """[B, 3, H, W] -> features [B, F], averaged over the map."""
+        """Maps [B, 3, H, W] to features [B, F], averaged over the feature map."""
         return self.features(x).mean(dim=(2, 3))

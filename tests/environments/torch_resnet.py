@@ -1,20 +1,20 @@
-"""ResNets in PyTorch by torchvision's names, to compare ours with; torchvision is not needed."""
+"""ResNets in PyTorch with torchvision's parameter names, for comparison with our networks."""
 
 import torch
 from torch import nn
 
-# Sizes of the convolutions of a block, width of its output in units of its own, blocks in each stage.
+# Kernel sizes of a block, output width divided by inner width, number of blocks of each stage.
 NETWORKS = {
     'resnet18': ((3, 3), 1, (2, 2, 2, 2)),
     'resnet34': ((3, 3), 1, (3, 4, 6, 3)),
     'resnet50': ((1, 3, 1), 4, (3, 4, 6, 3)),
 }
-# Size and stride of the first convolution, by the names of config.model.stem.
+# Kernel size and stride of the first convolution for each value of config.model.stem.
 STEMS = {'imagenet': (7, 2), 'small': (3, 2), 'cifar': (3, 1)}
 
 
 class Block(nn.Module):
-    """Convolutions of these sizes with a shortcut; the first of size 3 has the stride."""
+    """Convolutions of these sizes with a shortcut; the first one of size 3 has the stride."""
 
     def __init__(self, sizes, inputs, width, outputs, stride):
         super().__init__()
@@ -31,7 +31,7 @@ class Block(nn.Module):
             self.downsample = nn.Sequential(conv, nn.BatchNorm2d(outputs))
 
     def forward(self, x):
-        """[B, inputs, H, W] -> [B, outputs, H / stride, W / stride]."""
+        """Maps [B, inputs, H, W] to [B, outputs, H / stride, W / stride]."""
         y = x
         for i in range(len(self.sizes)):
             y = self.get_submodule(f'bn{i + 1}')(self.get_submodule(f'conv{i + 1}')(y))
@@ -40,7 +40,7 @@ class Block(nn.Module):
 
 
 class TorchResNet(nn.Module):
-    """ResNet without its classifier.
+    """A ResNet without its classifier.
 
     Attributes:
       num_features: size F of the features.
@@ -64,7 +64,7 @@ class TorchResNet(nn.Module):
         self.num_features = inputs
 
     def forward(self, x):
-        """[B, channels, H, W] -> features [B, F], averaged over the map."""
+        """Maps [B, channels, H, W] to features [B, F], averaged over the feature map."""
         x = torch.relu(self.bn1(self.conv1(x)))
         if self.pools:
             x = nn.functional.max_pool2d(x, 3, stride=2, padding=1)
