@@ -3,6 +3,8 @@
 import csv
 import datetime
 import importlib.metadata
+import io
+import os
 import platform
 import shutil
 import subprocess
@@ -14,14 +16,15 @@ ROOT = Path(__file__).absolute().parents[1]
 RESULTS = ROOT / 'experiments' / 'results'
 sys.path.insert(0, str(ROOT))
 
+# ruff: isort: split
+from mtdml_jax.host.files import write_whole  # noqa: E402
+from mtdml_jax.host.system import processor  # noqa: E402
+
 # Files whose rows people typed from what a script printed. All others have a script that writes them.
 TYPED = (
-    'data',
     'early_steps',
     'exchange',
     'faults',
-    'files',
-    'loss',
     'not_kept',
     'parity',
     'peer_heads',
@@ -32,12 +35,15 @@ TYPED = (
     'repeated',
     'slices',
     'thresholds_before',
-    'training_step',
-    'training_step_parts',
-    'using',
 )
-# Files whose script is gone, because its question is answered: `git show 55b6d90:experiments/studies/`.
-CLOSED = {'faces': 'faces.py', 'faces_ms': 'faces.py', 'fewer_slices': 'fewer_slices.py'}
+# File -> its script, which is gone because its question is answered: `git show 55b6d90:experiments/...`.
+CLOSED = {
+    'faces': 'studies/faces.py',
+    'faces_ms': 'studies/faces.py',
+    'fewer_slices': 'studies/fewer_slices.py',
+    'parts': 'benchmarks/benchmark_parts.py',
+    'peer_pytorch': 'peers/peer_pytorch.py',
+}
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -53,21 +59,18 @@ def append_row(path: Path, row: Mapping[str, object]) -> None:
     rows = [*read_rows(path), row]
     columns = dict.fromkeys(name for row in rows for name in row)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix('.partial')
-    with partial.open('w', newline='', encoding='utf-8') as file:
-        writer = csv.DictWriter(file, columns, lineterminator='\n')
-        writer.writeheader()
-        writer.writerows(rows)
-    partial.replace(path)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator='\n')
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, text.getvalue())
 
 
-def record(name: str, row: Mapping[str, object], folder: Path = RESULTS) -> None:
-    """Adds a row to `folder`/NAME.csv with the date, the machine, the commit and the versions."""
+def record(output: Path, name: str, row: Mapping[str, object]) -> None:
+    """Adds a row to OUTPUT/results/NAME.csv with commit, versions, machine and date."""
+    facts = {**describe_software(), 'machine': describe_machine()}
     today = datetime.date.today().isoformat()
-    append_row(
-        folder / f'{name}.csv',
-        {**row, **describe_software(), 'machine': describe_machine(), 'date': today},
-    )
+    append_row(output / 'results' / f'{name}.csv', {**row, **facts, 'date': today})
 
 
 def describe_software() -> dict[str, str]:
@@ -89,10 +92,9 @@ def describe_software() -> dict[str, str]:
 
 
 def describe_machine() -> str:
-    """Returns the kind of JAX's first device, or the processor and its cores where JAX uses the CPU."""
-    import jax
-
-    from mtdml_jax.host.system import processor
-
-    device = jax.devices()[0]
-    return (processor() if device.platform == 'cpu' else '') or device.device_kind
+    """Returns the processor and its cores, and the GPU with its driver if there is one."""
+    found = processor() or f'unknown processor, {os.cpu_count()} cores'
+    if shutil.which('nvidia-smi'):
+        query = ['nvidia-smi', '--query-gpu=name,driver_version', '--format=csv,noheader']
+        found += f', {subprocess.check_output(query, text=True).strip()}'
+    return found

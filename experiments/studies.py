@@ -222,6 +222,52 @@ def draw_thresholds(rows, path):
     draw_gains(rows, path, LOSSES, 'cross-entropy', places)
 
 
+# For on_gpu.py: many thresholds against one at full width, on clean labels by the metric term alone, and
+# on a third of FER2013.
+AT_FULL_WIDTH = {
+    'model.width_factor': 1.0,
+    'model.dtype': 'bfloat16',
+    'train.log_every': 100,
+}
+POSED = {
+    **AT_FULL_WIDTH,
+    'loss.softmax_weight': 0.0,
+    'model.embedding_norm': 'batch',
+    'data.batch_size': 63,
+    'train.num_steps': 2000,
+    'train.checkpoint_every': 2000,
+    'train.best_metric': 'knn_accuracy',
+}
+ON_GPU = {
+    **AT_FULL_WIDTH,
+    'data.train_split': 'train[:33%]',
+    'eval.split': 'train[33%:]',
+    'eval.gallery_size': 9474,
+    'eval.flip': False,
+    'train.num_steps': 1500,
+    'train.checkpoint_every': 1500,
+    'train.ema_decay': 0.99,
+}
+
+
+def _gpu_posed():
+    # Slices of the shipped config have 32 numbers.
+    _, high = threshold_range(NUM_CLASSES, 32)
+    single = {f'single-{x}': one_threshold(round(x * high, 3)) for x in SHARES}
+    return cells_of({name: {**POSED, **x} for name, x in {'slices-8': {}, **single}.items()})
+
+
+def _gpu_faces():
+    single = {f'single-{t}': one_threshold(t) for t in (0.1, 0.5, 1.0)}
+    losses = {
+        'cross-entropy': CROSS_ENTROPY,
+        **single,
+        'slices-8': {},
+        'slices-8-all': LOSSES['all'],
+    }
+    return cells_of({name: {**ON_GPU, **x} for name, x in losses.items()})
+
+
 STUDIES = {
     study.name: study
     for study in (
@@ -293,6 +339,23 @@ STUDIES = {
             cells_of({dtype: {'model.dtype': dtype} for dtype in ('float32', 'bfloat16')}),
             range(3),
             'float32',
+        ),
+        Study(
+            'gpu_posed',
+            'do thresholds act on clean labels, at full width?',
+            'configs/quickstart.py',
+            _gpu_posed(),
+            range(5),
+            'slices-8',
+            converged=0.9,
+        ),
+        Study(
+            'gpu_faces',
+            'do many thresholds beat one on noisy faces, at full width?',
+            'configs/fer2013_gpu.py',
+            _gpu_faces(),
+            range(5),
+            'cross-entropy',
         ),
     )
 }

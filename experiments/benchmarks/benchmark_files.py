@@ -16,7 +16,8 @@ import time
 from functools import partial
 from pathlib import Path
 
-from harness import ROOT, in_new_process, make_parser, memory, record, timed
+from harness import ROOT, in_new_process, make_parser, memory, timed
+from record import record
 
 SIDE, BATCH_SIZE, ROUNDS, BATCHES = 224, 63, 5, 40
 

@@ -31,11 +31,11 @@ from harness import (
     make_parser,
     memory,
     other_processes,
-    record,
     table,
     time_in_turns,
     timed,
 )
+from record import record
 
 # Each contestant imports jax or torch itself, so that a process measures the memory of one of them.
 

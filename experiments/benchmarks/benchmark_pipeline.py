@@ -12,7 +12,8 @@ import collections
 import itertools
 import time
 
-from harness import make_parser, medians_in_turns, record
+from harness import make_parser, medians_in_turns
+from record import record
 
 ROUNDS, PIPELINE_BATCHES, STEPS = 5, 200, 10
 

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from harness import make_parser, medians_in_turns, record, timed
+from harness import make_parser, medians_in_turns, timed
 from PIL import Image
+from record import record
 
 import mtdml_jax
 from mtdml_jax.config import apply_overrides, read_config

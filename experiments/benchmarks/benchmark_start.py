@@ -18,7 +18,8 @@ from functools import partial
 from pathlib import Path
 
 from benchmark_pipeline import prepare
-from harness import in_new_process, make_parser, medians_in_turns, record, timed
+from harness import in_new_process, make_parser, medians_in_turns, timed
+from record import record
 
 
 def measure(name, steps, folder, started=None):

@@ -40,11 +40,11 @@ from harness import (
     in_new_process,
     make_parser,
     medians_in_turns,
-    record,
     rows_of_process,
     table,
     timed,
 )
+from record import record
 
 from mtdml_jax.host.system import TUNABLES
 

@@ -5,11 +5,9 @@ Contestants take turns, round by round, so that a slow minute of the machine mee
 
 import argparse
 import contextlib
-import importlib.metadata
 import math
 import multiprocessing
 import os
-import shutil
 import signal
 import statistics
 import subprocess
@@ -21,10 +19,9 @@ from pathlib import Path
 from queue import Empty
 from unittest import mock
 
-sys.path.insert(0, str(Path(__file__).absolute().parents[2]))
-sys.path.insert(0, str(Path(__file__).absolute().parents[1] / 'studies'))
+sys.path.insert(0, str(Path(__file__).absolute().parents[1]))
 
-from study import ROOT, append_row, describe_software
+from record import ROOT
 
 MEASUREMENT_SECONDS = 0.05
 # Held while os.environ has the variables of a process that is about to start.
@@ -197,24 +194,3 @@ def table(header, rows):
 
     lines = [header, ['---'] * len(header), *rows]
     return ['| ' + ' | '.join(map(show, line)) + ' |' for line in lines]
-
-
-def describe_machine():
-    """Commit, versions, processor, and the GPU if there is one."""
-    found = describe_software()
-    for name in ('jaxlib', 'torch', 'tensorflow-cpu'):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    lines = Path('/proc/cpuinfo').read_text().splitlines()
-    names = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
-    found['machine'] = f'{names[0] if names else "unknown"}, {os.cpu_count()} cores'
-    if shutil.which('nvidia-smi'):
-        query = ['nvidia-smi', '--query-gpu=name,driver_version', '--format=csv,noheader']
-        found['machine'] += f', {subprocess.check_output(query, text=True).strip()}'
-    return found
-
-
-def record(output, name, row):
-    """Appends a row to OUTPUT/results/NAME.csv, with commit, versions and machine."""
-    facts = {key: describe_machine()[key] for key in ('commit', 'python', 'jax', 'machine')}
-    append_row(output / 'results' / f'{name}.csv', {**row, **facts})

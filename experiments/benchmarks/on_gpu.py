@@ -25,8 +25,11 @@ import benchmark_files
 import benchmark_loss
 import benchmark_pipeline
 import benchmark_training
-import gpu_studies
-from harness import describe_machine, in_new_process, read_rows, run_limited, run_python, table
+from harness import in_new_process, run_limited, run_python, table
+from mtdml_jax.host.files import write_whole
+from record import describe_machine, describe_software, read_rows
+from studies import STUDIES
+from study import run_study
 
 # Part -> seconds that it may take.
 LIMITS = {'check': 90, 'loss': 120, 'step': 120, 'feed': 60}
@@ -45,7 +48,7 @@ RECIPE, BATCH_512 = '48 px from memory, batch 128', '--config.data.batch_size=51
 TESTS = 'multi_threshold loss_options mining slicing distances thresholds exchange'
 TESTS_WITH_DATA = 'models/test_network models/test_resnet'
 TESTS_WITH_DATA += ' training/test_step training/test_state training/test_checkpoints'
-# Settings for a small run of the real command on images that need no drawing.
+# Settings for a small run of the real command.
 TINY = """
 data.name=digits model.backbone=resnet10 model.width_factor=0.0625 data.image_size=16 train.num_steps=4
 train.checkpoint_every=4 train.log_every=2 eval.gallery_size=500 eval.split=test[:20%]"""
@@ -71,7 +74,8 @@ class Part:
         self.path, self.options = options.output / f'{name}.json', options
         self.output, self.small = options.output, options.small
         self.seconds, self.start = options.limits[name], time.time()
-        machine = describe_machine() | ({'commit': options.commit} if options.commit else {})
+        machine = {'machine': describe_machine()} | describe_software()
+        machine |= {'commit': options.commit} if options.commit else {}
         self.content = {'machine': machine, 'rows': []}
         folders = {'dir': options.data, 'prepared_dir': options.prepared}
         self.places = [f'--config.data.{key}={value}' for key, value in folders.items() if value]
@@ -80,9 +84,7 @@ class Part:
         """Adds a row of a kind; threads may call it."""
         with LOCK:
             self.content['rows'].append({'what': what, **row})
-            partial_path = self.path.with_suffix('.partial')
-            partial_path.write_text(json.dumps(self.content, indent=1), encoding='utf-8')
-            partial_path.replace(self.path)
+            write_whole(self.path, json.dumps(self.content, indent=1))
             print(what, row, flush=True)
 
 
@@ -219,7 +221,7 @@ def fer2013(part, start_and_end=70, every=3350, most=67_000):
 
 def study(part):
     """Compares one threshold with many, several runs at a time, until the time is over."""
-    studies = gpu_studies.STUDIES[: 1 if part.small else None]
+    studies = [STUDIES[name] for name in ('gpu_posed', 'gpu_faces')[: 1 if part.small else None]]
     share, output = (part.seconds - 15) / len(studies), part.output
     for number, what in enumerate(studies, start=1):
         arguments = [f'--output={output / "study"}', f'--runs={output / "runs"}', *part.places]
@@ -227,7 +229,7 @@ def study(part):
         if part.small:
             what = what._replace(cells=what.cells[:1], seeds=[0])
             arguments += [*settings(TINY), '--config.data.train_split=train']
-        gpu_studies.run_study(what, arguments)
+        run_study(what, arguments)
         for row in read_rows(output / 'study' / 'results' / f'{what.name}.csv'):
             keys = ('cell', 'seed', 'softmax_accuracy', 'knn_accuracy', 'map_at_r')
             part.add(what.name, **{key: row.get(key, '') for key in keys})

@@ -19,8 +19,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import onnxruntime
-from harness import make_parser, other_processes, record, table, time_in_turns, timed
+from harness import make_parser, other_processes, table, time_in_turns, timed
 from jax import export
+from record import record
 
 import mtdml_jax
 from mtdml_jax.inference.runtimes import COMPUTATION, write_onnx, write_stablehlo

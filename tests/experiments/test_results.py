@@ -66,7 +66,7 @@ def test_file_of_results_has_a_script_that_writes_it_or_is_marked_as_typed():
     scripts = '\n'.join(x.read_text() for x in results.EXPERIMENTS.rglob('*.py'))
     scripts += (results.EXPERIMENTS.parent / 'tests/environments/faults.py').read_text()
     files = {x.stem for x in (results.EXPERIMENTS / 'results').glob('*.csv')}
-    written = {x for x in files if f"record('{x}'" in scripts or f"'{x}.csv'" in scripts}
+    written = {x for x in files if re.search(rf"record\([\w.]+, '{x}'|'{x}\.csv'", scripts)}
     assert sorted(files - written) == sorted({*record.TYPED, *record.CLOSED, *STUDIES} & files)
     assert not written & {*record.TYPED}
 

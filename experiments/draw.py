@@ -1,24 +1,47 @@
-"""Draws the pictures of docs/method.md.
+"""Draws the pictures of docs/method.md, and the sheet of synthetic faces in the README.
 
-python experiments/draw_method.py
+python experiments/draw.py
 """
 
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).absolute().parents[1]))
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 
+from mtdml_jax.data.face_drawing import EXPRESSIONS, draw_face
+
 FIGURES = Path(__file__).absolute().parent / 'figures'
+PERSONS = (0, 1, 4, 5, 32, 47)  # Of the train split.
 BLUE, ORANGE, GREEN, GREY = '#0072b2', '#d55e00', '#009e73', '#7a8594'
 
 
 def main():
     """Writes the figures."""
-    # Small in inches, fine in dots: what is written can be read on a phone.
+    # The figures are small in inches and have many dots, so their texts can be read on a phone.
     for draw in (draw_slices, draw_dual, draw_collapse):
         figure = draw()
         figure.savefig(FIGURES / f'method_{draw.__name__.removeprefix("draw_")}.png', dpi=170)
+    draw_faces().savefig(FIGURES / 'synthetic_faces.png', dpi=80)
+
+
+def draw_faces():
+    """Draws synthetic faces: one column for each expression, one row for each person."""
+    height = 1.3 * len(PERSONS) + 0.3
+    figure = Figure(figsize=(9.1, height))
+    axes = figure.subplots(len(PERSONS), len(EXPRESSIONS))
+    for row, person in zip(axes, PERSONS, strict=True):
+        for picture, (axis, expression) in enumerate(zip(row, EXPRESSIONS, strict=True)):
+            face = draw_face(0, person, expression, picture)
+            axis.imshow(face, cmap='gray', vmin=0, vmax=255, interpolation='nearest')
+            axis.set_axis_off()
+    for axis, expression in zip(axes[0], EXPRESSIONS, strict=True):
+        axis.set_title(expression, fontsize=11)
+    figure.subplots_adjust(0.005, 0.005, 0.995, 1 - 0.3 / height, wspace=0.03, hspace=0.03)
+    return figure
 
 
 def draw_slices():
