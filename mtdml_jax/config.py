@@ -5,7 +5,6 @@ import json
 import math
 import os
 import runpy
-import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from ml_collections import ConfigDict, config_flags
 from mtdml_jax import configs
 from mtdml_jax.configs import default
 from mtdml_jax.host.errors import UserError, check_choice
+from mtdml_jax.host.files import write_whole
 from mtdml_jax.loss.multi_threshold import MININGS
 
 # Where things are is not what they are: a run may move to another machine.
@@ -182,11 +182,7 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
             return
     workdir.mkdir(parents=True, exist_ok=True)
     text = json.dumps(config.to_dict(), indent=2)
-    # Written aside, each by its own name, and renamed: a kill leaves no half a config, and hosts that
-    # share a folder agree.
-    partial = path.with_suffix(f'.{uuid.uuid4().hex}')
-    partial.write_text(text + '\n', encoding='utf-8')
-    partial.replace(path)
+    write_whole(path, text + '\n')  # Several hosts that share a folder may do this at once.
 
 
 def _has_saved(workdir):

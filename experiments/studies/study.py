@@ -17,6 +17,7 @@ import contextlib
 import csv
 import fnmatch
 import importlib.metadata
+import io
 import json
 import math
 import platform
@@ -38,6 +39,7 @@ from study_tables import summary
 
 from mtdml_jax.__main__ import DIVERGED, INTERRUPTED, STOPPED
 from mtdml_jax.config import LOCATION_KEYS
+from mtdml_jax.host.files import write_whole
 from mtdml_jax.training.metrics import COLLAPSED, read_metrics
 
 ROOT = Path(__file__).absolute().parents[2]
@@ -358,12 +360,11 @@ def append_row(path: Path, row: Mapping[str, object]) -> None:
     rows = [*read_rows(path), row]
     columns = dict.fromkeys(name for row in rows for name in row)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix('.partial')
-    with partial.open('w', newline='', encoding='utf-8') as file:
-        writer = csv.DictWriter(file, columns, lineterminator='\n')
-        writer.writeheader()
-        writer.writerows(rows)
-    partial.replace(path)
+    file = io.StringIO()
+    writer = csv.DictWriter(file, columns, lineterminator='\n')
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, file.getvalue())
 
 
 def _print_row(row):

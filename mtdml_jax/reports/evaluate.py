@@ -14,6 +14,7 @@ import mtdml_jax
 from mtdml_jax.config import check_config
 from mtdml_jax.data.protocol import load_part
 from mtdml_jax.host.errors import UserError
+from mtdml_jax.host.files import write_whole
 from mtdml_jax.host.system import processor
 from mtdml_jax.inference.model import MODEL_NAME
 from mtdml_jax.models import Network, make_network
@@ -109,10 +110,8 @@ def evaluate(config: ConfigDict, workdir: Path, split: str, command: str = '') -
     )
     data = model_of_run(config, state.eval_variables, thresholds, gallery, evaluation)
     write_model(workdir / MODEL_NAME, data)
-    # Last, and renamed: where there is an evaluation.json, the evaluation is complete.
-    partial = workdir / 'evaluation.json.partial'
-    partial.write_text(json.dumps(evaluation, indent=2) + '\n', encoding='utf-8')
-    partial.replace(workdir / 'evaluation.json')
+    # Written last: if there is an evaluation.json, the evaluation is complete.
+    write_whole(workdir / 'evaluation.json', json.dumps(evaluation, indent=2) + '\n')
     return evaluation
 
 
