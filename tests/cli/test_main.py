@@ -198,7 +198,7 @@ def test_loss_that_diverges_ends_with_its_exit_code_and_saves_nothing(
 @pytest.mark.parametrize(
     ('argument', 'message'),
     [
-        ('--distributed', 'expected HOST:PORT,NUM,ID, for nothing here tells it'),
+        ('--distributed', 'expected HOST:PORT,NUM,ID, because nothing here says it'),
         ('--distributed=localhost:1234,2', "expected HOST:PORT,NUM,ID, found 'localhost:1234,2'"),
     ],
 )
@@ -231,7 +231,7 @@ def test_missing_accelerator_ends_in_one_line(folder, capsys, monkeypatch, error
     monkeypatch.setattr('jax.devices', find_none)
     monkeypatch.setenv('JAX_PLATFORMS', 'cuda')
     line = error_of(train_command(folder, folder / 'none'), capsys)
-    assert "JAX finds no device by JAX_PLATFORMS='cuda' (" in line
+    assert "JAX finds no device for JAX_PLATFORMS='cuda' (" in line
     assert str(error) in line
 
 
@@ -251,4 +251,4 @@ def test_devices_are_told_and_a_gpu_that_jax_does_not_use(tmp_path, capsys, monk
     assert capsys.readouterr().err == '8 cpu devices: cpu\n'
     driver.touch()
     show_devices()
-    assert 'JAX uses the CPU, though' in capsys.readouterr().err
+    assert 'JAX uses the CPU although' in capsys.readouterr().err
