@@ -29,7 +29,7 @@ from mtdml_jax.config import load_config
 from mtdml_jax.data import face_drawing
 from mtdml_jax.data.pipeline import train_batches
 from mtdml_jax.data.prepare import prepare
-from mtdml_jax.data.protocol import load_part
+from mtdml_jax.data.protocol import load_protocol_split
 
 SIDE, BATCH_SIZE, ROUNDS, BATCHES = 224, 63, 5, 40
 CONFIG = Path(__file__).absolute().parents[2] / 'configs' / 'raf_db.py'
@@ -92,7 +92,7 @@ def measure(folder: Path, in_memory: str) -> dict:
     before, start = memory(), time.perf_counter()
     prepare(config.data)
     prepared, preparing = time.perf_counter(), peak_memory()
-    split = load_part(config.data, 'train')
+    split = load_protocol_split(config.data, 'train')
     loaded = time.perf_counter()
     batches = train_batches(split, config)
     next(batches)

@@ -24,7 +24,7 @@ from flax import jax_utils
 
 from mtdml_jax.config import load_config
 from mtdml_jax.data.pipeline import train_batches
-from mtdml_jax.data.protocol import load_part
+from mtdml_jax.data.protocol import load_protocol_split
 from mtdml_jax.training.step import AXIS, make_training, split_over_devices
 
 ROUNDS, PIPELINE_BATCHES, STEPS = 5, 200, 10
@@ -46,7 +46,7 @@ def main():
     parser.add_argument('--steps', type=int, default=STEPS, help='a round')
     arguments, overrides = parser.parse_known_args()
     config = load_config(arguments.config, [*overrides, f'--config.train.num_steps={10**9}'])
-    split = load_part(config.data, 'train')
+    split = load_protocol_split(config.data, 'train')
     batch = split_over_devices(next(train_batches(split, config)))
     _, state, step = make_training(config, np.bincount(split.labels))
     state, _ = step(jax_utils.replicate(state, axis_name=AXIS), batch)

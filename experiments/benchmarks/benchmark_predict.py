@@ -25,7 +25,7 @@ from PIL import Image
 
 import mtdml_jax
 from mtdml_jax.config import apply_overrides, read_config
-from mtdml_jax.data.protocol import load_part
+from mtdml_jax.data.protocol import load_protocol_split
 from mtdml_jax.inference.predict import predict_files
 from mtdml_jax.scoring.classify import accuracy_interval
 from mtdml_jax.scoring.embed import make_embedder
@@ -42,7 +42,7 @@ def main():
     arguments, overrides = parser.parse_known_args()
     config = apply_overrides(read_config(arguments.workdir), overrides)
     model = mtdml_jax.load(arguments.workdir)
-    split = load_part(config.data, model.settings.measured['split'])
+    split = load_protocol_split(config.data, model.settings.measured['split'])
     faces = [tf.io.decode_image(split.encoded_image(i)).numpy() for i in range(len(split.labels))]
     with tempfile.TemporaryDirectory() as folder:
         for number, face in enumerate(faces):

@@ -37,7 +37,7 @@ from torch_resnet import TorchResNet
 
 from mtdml_jax.config import apply_overrides, read_config
 from mtdml_jax.data.pipeline import eval_batches, train_batches
-from mtdml_jax.data.protocol import load_part
+from mtdml_jax.data.protocol import load_protocol_split
 from mtdml_jax.scoring.classify import predict_classes
 from mtdml_jax.scoring.embed import EmbeddedSplit
 from mtdml_jax.training.state import make_schedule
@@ -155,7 +155,10 @@ def train_peer(config, seconds, record):
 
     `record(step, seconds, scores)` is called after each, at the end with the scores of all classifiers.
     """
-    train, validation = load_part(config.data, 'train'), load_part(config.data, 'validation')
+    train, validation = (
+        load_protocol_split(config.data, 'train'),
+        load_protocol_split(config.data, 'validation'),
+    )
     num_classes = len(train.class_names)
     torch.set_num_threads(os.cpu_count())
 

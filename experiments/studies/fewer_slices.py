@@ -25,7 +25,7 @@ from benchmark_loss import time_in_turns
 import mtdml_jax
 from mtdml_jax.config import apply_overrides, read_config
 from mtdml_jax.data.pipeline import eval_batches
-from mtdml_jax.data.protocol import load_part
+from mtdml_jax.data.protocol import load_protocol_split
 from mtdml_jax.inference.model import Model
 from mtdml_jax.loss.slicing import merge_slices
 from mtdml_jax.models.choose_slices import choose_slices, take_slices
@@ -78,7 +78,7 @@ def main():
 
 def look_at(whole, name, config):
     """Slices [N, S, D], logits [N, S, C] and labels [N] of a split, as the whole model sees it."""
-    part, model = load_part(config.data, name), Model(whole)
+    part, model = load_protocol_split(config.data, name), Model(whole)
     slices, logits = [], []
     for batch in eval_batches(part, config.data, config.eval.batch_size):
         found = model.look(batch['image'], config.eval.batch_size)()

@@ -20,7 +20,7 @@ from sklearn.decomposition import PCA
 from study_figures import save
 
 from mtdml_jax.config import read_config
-from mtdml_jax.data.protocol import load_part
+from mtdml_jax.data.protocol import load_protocol_split
 from mtdml_jax.loss.slicing import split_slices
 from mtdml_jax.models import make_network
 from mtdml_jax.reports.evaluate import load_checkpoint
@@ -89,7 +89,7 @@ def main():
 
 def embed_run(config, workdir, split):
     """(gallery, queries, class names) of the run's checkpoint."""
-    parts = [load_part(config.data, name) for name in ('train', split)]
+    parts = [load_protocol_split(config.data, name) for name in ('train', split)]
     class_names = parts[0].class_names
     network = make_network(config.model, len(class_names))
     state, _ = load_checkpoint(network, config, workdir)

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 import mtdml_jax
 from mtdml_jax.config import check_config
-from mtdml_jax.data.protocol import load_part
+from mtdml_jax.data.protocol import load_protocol_split
 from mtdml_jax.host.errors import UserError
 from mtdml_jax.host.files import write_whole
 from mtdml_jax.host.system import processor
@@ -53,7 +53,10 @@ def evaluate(config: ConfigDict, workdir: Path, split: str, command: str = '') -
     """
     check_config(config)
     data, options = config.data, config.eval
-    query_split, gallery_split = load_part(data, split), load_part(data, 'train')
+    query_split, gallery_split = (
+        load_protocol_split(data, split),
+        load_protocol_split(data, 'train'),
+    )
     num_classes = len(gallery_split.class_names)
     network = make_network(config.model, num_classes)
     thresholds = np.asarray(make_thresholds(config, num_classes))
