@@ -1,1 +1,1 @@
-"""Run configurations: default.py lists every key, the others override."""
+"""Configs of runs: default.py lists every setting; the others override some."""

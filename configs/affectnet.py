@@ -5,9 +5,9 @@
 
 with {train,val}_set/images/ and annotations/ in DIR, or Manually_Annotated_Images/ and
 Manually_Annotated_file_lists/; 8 expressions with `--config.data.variant=8`. Protocol: a fiftieth of
-train (5,700 faces) chooses the checkpoint; the published validation set is the test split, read once at
-the end. Images stay on disk and are read by 16 at a time: whole images (the second layout) should first
-be made smaller, or decoding them decides the speed. Not run here on the real set.
+train (5,700 faces) chooses the checkpoint. The published validation set is the test split, which is read
+once at the end. Images stay on disk, and 16 are read at a time. Make whole images (the second layout)
+smaller first; otherwise decoding limits the speed. We have not run this config on the real data set.
 """
 
 from ml_collections import ConfigDict
@@ -16,12 +16,12 @@ from mtdml_jax.configs import raf_db
 
 
 def get_config() -> ConfigDict:
-    """As RAF-DB, about 18 faces of each class in a batch, 10 epochs."""
+    """Like RAF-DB, with about 18 faces of each class in a batch and 10 epochs."""
     config = raf_db.get_config()
     config.data.name = 'affectnet'
     config.data.in_memory = False
     config.data.validation_share = 0.02
-    # Around the box, which only the second layout has; the images of the first are square.
+    # Crops around the box, which only the second layout has. Images of the first layout are square.
     config.data.crop = True
     config.data.batch_size = 128
     config.train.num_steps = 22_000

@@ -4,11 +4,11 @@
         --config.data.dir=DIR --config.model.pretrained=resnet18_msceleb.pth
 
 with cohn-kanade-images/S005/001/*.png and Emotion/S005/001/*_emotion.txt in DIR, or the class folders
-of CK+48. Protocol: the last 3 frames of each sequence, 10 folds by subject; of the other subjects a
-tenth chooses the checkpoint, and the fold is tested once. `--config.data.variant=6` leaves out
+of CK+48. Protocol: the last 3 frames of each sequence, 10 folds by subject. A tenth of the other
+subjects chooses the checkpoint, and the fold is tested once. `--config.data.variant=6` leaves out
 contempt, `6+neutral` and `7+neutral` add the first frames. `train` instead of `crossval` runs one fold
 (`--config.data.fold=3`). From random weights: `--config.optim.learning_rate=1e-3` and several times
-the steps. Not run here on the real set.
+the steps. We have not run this config on the real data set.
 """
 
 from ml_collections import ConfigDict
@@ -17,11 +17,11 @@ from mtdml_jax.configs import raf_db
 
 
 def get_config() -> ConfigDict:
-    """As RAF-DB, 40 epochs of each fold."""
+    """Like RAF-DB, with 40 epochs for each fold."""
     config = raf_db.get_config()
     config.data.name = 'ck_plus'
     config.data.folds = 10
-    # The middle of the image, where the person sits.
+    # Crops the middle of the image, where the person sits.
     config.data.crop = True
     config.optim.learning_rate = 1e-4
     config.train.num_steps = 500

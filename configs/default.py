@@ -1,4 +1,4 @@
-"""Every key of a run, with its unit and scope. The other configs override some of them.
+"""All settings of a run, with units and valid values. The other configs override some of them.
 
 Any key can be set on the command line: `--config.train.num_steps=500`.
 """
@@ -10,76 +10,86 @@ def get_config() -> ConfigDict:
     """The default config: ResNet-18 on 48 px grey faces, 8 slices, joint loss."""
     config = ConfigDict()
 
-    # Seed of weights, sampling and augmentation. Same seed, same processor and cores: same bits.
+    # Seed of weights, sampling and augmentation. The same seed gives the same bits on the same processor
+    # with the same number of cores.
     config.seed = 0
 
     config.data = data = ConfigDict()
     # A data set of this package ('synthetic_faces', 'digits', 'fer2013', 'raf_db', 'affectnet',
     # 'ferplus', 'sfew', 'ck_plus', 'mmi', 'oulu_casia', 'jaffe', 'folder', 'image_list'), or any TFDS
-    # name with image and label.
+    # data set with image and label.
     data.name = 'synthetic_faces'
-    # Variant of the set, such as the number of classes; '' for its default. Its builder lists them.
+    # Variant of the data set, such as the number of classes; '' for its default. The docstring of the
+    # data set lists its variants.
     data.variant = ''
-    # Folder of the source files, for sets that are read from files on disk.
+    # Folder of the source files, for data sets that are read from files on disk.
     data.dir = 'data'
-    # Folder into which data sets are prepared, once.
+    # Folder in which data sets are prepared, once.
     data.prepared_dir = 'prepared'
-    # Frames taken of each sequence (ck_plus, mmi, oulu_casia): those of the strongest expression.
+    # Number of frames that are taken from each sequence (ck_plus, mmi, oulu_casia): those with the
+    # strongest expression.
     data.num_frames = 3
-    # Regular expression whose first group (or all) finds the subject in an image's path ('folder', and
-    # 'image_list' without a column for subjects).
+    # Regular expression that finds the subject in an image's path: its first group, or the whole match
+    # (for 'folder', and for 'image_list' without a column for subjects).
     data.subject_pattern = ''
-    # The csv file of 'image_list': its path, from `dir` or absolute.
+    # Path of the csv file of 'image_list', absolute or relative to `dir`.
     data.list = 'list.csv'
-    # The names of its columns. Path and label must be there; what the others mean tells its builder.
+    # Names of the columns of the csv file. Path and label are required. The docstring of
+    # data/sets/image_list.py explains the other columns.
     data.columns = columns = ConfigDict()
     for name in ('path', 'label', 'split', 'subject', 'x', 'y', 'w', 'h', 'query', 'gallery'):
         columns[name] = name
-    # Names of the classes of 'image_list' in the order of their labels; empty: all in the list, sorted.
+    # Names of the classes of 'image_list' in the order of their labels; empty for all classes in the
+    # list, sorted.
     data.class_names = ()
-    # Whether the encoded images live in host memory; if not, paths do, and files are read as needed.
+    # Whether the encoded images are kept in host memory. If not, files are read when they are needed.
     data.in_memory = True
-    # Whether images of the train split that are in another split too, byte for byte, are left out of it.
+    # Whether images of the train split that are also in another split, byte for byte, are left out of
+    # the train split.
     data.drop_leaks = False
-    # Split that is trained on, and that is the gallery of the evaluation; 'train[:33%]' is a third.
+    # Split for training, which is also the gallery of the evaluation; 'train[:33%]' is a third of it.
     data.train_split = 'train'
-    # Split that is watched during training and chooses the best checkpoint; '' for none.
+    # Split that is evaluated during training and chooses the best checkpoint; '' for none.
     data.validation_split = 'validation'
-    # Share of the train split that is cut off to be the validation split, by subject where subjects are
-    # known; 0 for the set's own validation split.
+    # Share of the train split that becomes the validation split, divided by subject if subjects are
+    # known; 0 for the data set's own validation split.
     data.validation_share = 0.0
-    # Number of folds by subject into which the train split is cut; -1: one for each subject; 0: none.
+    # Number of folds by subject into which the train split is divided; -1 for one fold for each subject,
+    # 0 for no folds.
     data.folds = 0
-    # Fold that is the test split, from 0; the others are trained on. `crossval` runs all.
+    # Index of the fold that is the test split, from 0; the other folds are for training. `crossval` runs
+    # all folds.
     data.fold = 0
-    # Names of classes that training and validation leave to the test split, which has no others.
+    # Names of classes that only the test split has; the test split then has no other classes.
     data.heldout_classes = ()
-    # Whether images are cut to a square before they are resized: around the face where the set knows its
-    # box, else around the middle. If not, they are stretched to a square.
+    # Whether images are cropped to a square before they are resized: around the face if the data set has
+    # its box, otherwise around the middle. If False, images are stretched to a square.
     data.crop = False
-    # Margin added to the square on each side, as a share of it; below 0 it cuts in.
+    # Margin added to the square on each side, as a share of its side; below 0 the square gets smaller.
     data.crop_margin = 0.0
     # Side in pixels to which images are resized.
     data.image_size = 48
-    # Share of the steps, from the first, that see images of another side in pixels: with smaller ones
-    # training begins faster. Evaluation always sees image_size.
+    # Share of the steps, from the first, that use images of side early_image_size in pixels. Training
+    # begins faster with smaller images. Evaluation always uses image_size.
     data.early_share = 0.0
     data.early_image_size = 32
     # 1 (grey) or 3 (RGB).
     data.channels = 1
-    # Subtracted from and divided out of pixel values in [0, 1]; one number, or one a channel.
+    # Pixel values in [0, 1] become (value - mean) / std; one number, or one for each channel.
     data.mean = (0.5,)
     data.std = (0.25,)
     # Global batch size, in images. Must be divisible by the number of devices.
     data.batch_size = 128
-    # Images that a device embeds at a time, for batches larger than its memory; 0 for all. Mining and
-    # the loss are over the whole batch all the same, for one more pass forward. Divides the images of a
-    # device.
+    # Number of images that a device embeds at a time, for batches that do not fit its memory; 0 for all.
+    # Mining and the loss still use the whole batch, which costs one more forward pass. Must divide the
+    # number of images of a device.
     data.micro_batch = 0
-    # Faces K of a class in a batch, at least 2, where not all classes fit a batch with K each (P x K
-    # sampling). With few classes every class is in every batch, with batch_size / num_classes faces.
+    # Number of faces K of a class in a batch, at least 2 (P x K sampling). It applies if a batch cannot
+    # hold all classes with K faces each. Otherwise every class is in every batch, with
+    # batch_size / num_classes faces.
     data.samples_per_class = 4
-    # How often a class is drawn: 'class' (all equally), 'instance' (as its faces), 'sqrt' (as the root).
+    # How often a class is drawn: 'class' (all equally), 'instance' (in proportion to its number of
+    # faces) or 'sqrt' (in proportion to the square root of that number).
     data.sampling = 'class'
 
     config.augment = augment = ConfigDict()
@@ -91,7 +101,7 @@ def get_config() -> ConfigDict:
     augment.scale = 0.1
     # Largest shift, as a share of the side.
     augment.shift = 0.08
-    # Largest change of all pixel values, of the range [0, 1].
+    # Largest change of brightness, added to all pixel values, which are in [0, 1].
     augment.brightness = 0.1
     # Largest change of contrast, as a share.
     augment.contrast = 0.2
@@ -104,27 +114,30 @@ def get_config() -> ConfigDict:
     model.backbone = 'resnet18'
     # Multiplies the channels of all layers: 64, 128, 256 and 512 in the four stages of a ResNet.
     model.width_factor = 0.5
-    # How early maps shrink: 'cifar' to an eighth of the image's side in the end, 'small' (for up to 64
-    # px; a quarter of the work) to a sixteenth, 'imagenet' (for 224 px, in a ResNet 7x7 and max-pool) to
-    # a 32nd. 'ir50' as published, for 112 px, is 'small', and has no 'imagenet'.
+    # How early feature maps shrink. The last map has an eighth of the image's side with 'cifar', a
+    # sixteenth with 'small' (for up to 64 px; a quarter of the work), and a 32nd with 'imagenet' (for
+    # 224 px; 7x7 convolution and max-pool in a ResNet). The published 'ir50', for 112 px, is 'small';
+    # it has no 'imagenet'.
     model.stem = 'small'
-    # Weights that the backbone starts from: a file by the names of torchvision (ResNets, MobileNetV3) or
-    # face.evoLVe (IR-50), after any prefix (.npz, .pkl with a dict of NumPy arrays, or .pth, .pth.tar or
-    # .pt, which take PyTorch); '' for random ones. Most want stem 'imagenet', width_factor 1.0, and the
-    # channels, image_size, mean and std in `data` with which they were trained. models/pretrained.py
-    # lists what a file does not tell.
+    # File of weights that the backbone starts from; '' for random weights. The weights must have the
+    # names of torchvision (ResNets, MobileNetV3) or face.evoLVe (IR-50), after any prefix. The file may
+    # be .npz, .pkl with a dict of NumPy arrays, or .pth, .pth.tar or .pt, which need PyTorch. Most
+    # weights need stem 'imagenet', width_factor 1.0, and the channels, image_size, mean and std in
+    # `data` with which they were trained. models/pretrained.py lists the settings that a file does not
+    # contain.
     model.pretrained = ''
-    # Where BatchNorm takes its statistics from in training: 'batch', the images that are embedded
-    # together (all devices' micro-batches); 'device', those of each device by itself, for which none
-    # waits for the others, and whose mean is kept; 'running', those that it has, as of pretrained
-    # weights, for good: then a split batch has the gradient of the whole one.
+    # Source of BatchNorm's statistics in training. 'batch': the images that are embedded together, in
+    # the micro-batches of all devices. 'device': the images of each device alone, so that no device
+    # waits for the others; the mean over devices is kept. 'running': the statistics that the weights
+    # have, for example from pretraining; they never change, so micro-batches give the gradient of the
+    # whole batch.
     model.batch_norm = 'batch'
     # Size E of the embedding; must be divisible by num_slices.
     model.embedding_size = 256
-    # 'batch' standardises each component of the embedding over the batch (BatchNorm without scale and
-    # bias), so that slices cannot shrink to one point; 'none' does not.
+    # 'batch' standardizes each component of the embedding over the batch (BatchNorm without scale and
+    # bias), so that slices cannot collapse to one point; 'none' does not.
     model.embedding_norm = 'none'
-    # Number of slices S, each with a threshold of its own.
+    # Number of slices S. Each slice has its own threshold.
     model.num_slices = 8
     # (Initial) scale of the cosine classifiers' logits, and whether it is learned.
     model.logit_scale = 10.0
@@ -133,34 +146,37 @@ def get_config() -> ConfigDict:
     model.dtype = 'float32'
 
     config.loss = loss = ConfigDict()
-    # Weight of the multi-threshold loss. Far above 1 it collapses on noisy labels.
+    # Weight of the multi-threshold loss. With a weight far above 1, slices collapse on noisy labels.
     loss.metric_weight = 1.0
-    # Weight of the softmax cross-entropy of each slice. At 0 hard sets collapse (docs/method.md).
+    # Weight of the softmax cross-entropy of each slice. At 0, slices collapse on hard data sets
+    # (docs/method.md).
     loss.softmax_weight = 1.0
     # Share of the target that cross-entropy spreads over all classes.
     loss.label_smoothing = 0.0
-    # Weights of the classes in cross-entropy: 'none', 'inverse' or 'sqrt' (of their number of faces).
+    # Weights of the classes in cross-entropy: 'none', 'inverse' (of their number of faces) or 'sqrt'
+    # (its square root).
     loss.class_weights = 'none'
     # 'euclidean' or 'squared_euclidean': distance between unit slices, and unit of the thresholds.
     loss.distance = 'euclidean'
-    # Dual triplet loss, or the ordinary one.
+    # Whether the loss is the dual triplet loss; if not, it is the ordinary one.
     loss.dual = True
-    # Of each anchor, in the global batch. 'hard': its hardest positive and negative; 'semihard': the
-    # hardest negative that is farther than the positive; 'quantile': pairs of rank `quantile` from the
-    # hardest, for noisy labels; 'all': every triplet.
+    # Triplets of each anchor in the global batch. 'hard': its hardest positive and hardest negative.
+    # 'semihard': the hardest negative that is farther than the positive. 'quantile': pairs of rank
+    # `quantile` from the hardest, for noisy labels. 'all': every triplet.
     loss.mining = 'hard'
     # Rank of the mined pairs for mining 'quantile', from 0 (the hardest) to 1 (the easiest).
     loss.quantile = 0.25
-    # Mean of a slice's triplets: 'mean' over all that are mined; 'active_mean' over those that violate
-    # their threshold, so that a slice that keeps its threshold mostly learns no slower than the others.
+    # Mean over the triplets of a slice: 'mean' over all mined triplets; 'active_mean' over those that
+    # violate the threshold, so that a slice with few violations learns as fast as the others.
     loss.reduction = 'mean'
     # 0 for the hinge [x]_+; above 0 for softness * log(1 + exp(x / softness)), in units of the distance.
     loss.softness = 0.0
-    # Embeddings of earlier batches that may be mined too (cross-batch memory), at least batch_size; 0
-    # for none. They are kept from step memory_start on: at first a network changes too fast.
+    # Number of embeddings of earlier batches that are also mined (cross-batch memory), at least
+    # batch_size; 0 for none. They are kept from step memory_start on, because a network changes too fast
+    # at first.
     loss.memory_size = 0
     loss.memory_start = 1000
-    # One threshold a slice; empty: midpoints of num_slices equal bins of the valid range.
+    # One threshold for each slice; empty for the midpoints of num_slices equal bins of the valid range.
     loss.thresholds = ()
 
     config.optim = optim = ConfigDict()
@@ -172,9 +188,9 @@ def get_config() -> ConfigDict:
     optim.schedule = 'cosine'
     # Share of all steps during which the learning rate rises from 0.
     optim.warmup = 0.2
-    # Decoupled for adamw, added to the gradient for sgd; on kernels only.
+    # Weight decay of kernels only: decoupled for adamw, added to the gradient for sgd.
     optim.weight_decay = 0.01
-    # Of sgd.
+    # Momentum of sgd.
     optim.momentum = 0.9
     # Largest global norm of the gradient; 0 for no limit.
     optim.clip_norm = 5.0
@@ -182,18 +198,18 @@ def get_config() -> ConfigDict:
     config.train = train = ConfigDict()
     # Number of optimizer steps.
     train.num_steps = 1000
-    # Decay of the running mean of weights and BatchNorm statistics that is evaluated; 0 for none.
+    # Decay of the running mean of weights and BatchNorm statistics. The mean is evaluated; 0 for none.
     train.ema_decay = 0.0
-    # Steps from one line of metrics (means over these steps) to the next.
+    # Number of steps between two lines of metrics, which are means over these steps.
     train.log_every = 20
-    # Steps from one checkpoint to the next; each is preceded by a look at the validation split.
+    # Number of steps between two checkpoints. A validation run precedes each checkpoint.
     train.checkpoint_every = 200
-    # Number of latest checkpoints kept, besides the best one.
+    # Number of latest checkpoints that are kept, besides the best one.
     train.keep_checkpoints = 2
-    # What the best checkpoint is best at on the validation split: 'softmax_accuracy', 'knn_accuracy', or
-    # 'map_at_r' (retrieval, also of classes that are not trained on).
+    # Metric on the validation split that chooses the best checkpoint: 'softmax_accuracy', 'knn_accuracy'
+    # or 'map_at_r' (retrieval, also of classes that training does not have).
     train.best_metric = 'softmax_accuracy'
-    # Steps during which a slice must lie in one point before the collapse alarm goes off.
+    # Number of steps that a slice must be collapsed to one point before the alarm.
     train.collapse_steps = 200
 
     config.eval = evaluation = ConfigDict()
@@ -201,12 +217,13 @@ def get_config() -> ConfigDict:
     evaluation.split = 'test'
     # 'best' or 'latest' checkpoint.
     evaluation.checkpoint = 'best'
-    # Images embedded at a time, over this host's devices.
+    # Number of images that are embedded at a time, over all devices of this host.
     evaluation.batch_size = 256
     # Whether an image and its mirror image are embedded and averaged (twice the time).
     evaluation.flip = False
     # Neighbours k of the k-nearest-neighbour classifier.
     evaluation.num_neighbors = 15
-    # Faces of the train split that kNN searches while training goes on (all of them at the end).
+    # Number of faces of the train split that kNN searches during training. The final evaluation searches
+    # all of them.
     evaluation.gallery_size = 2000
     return config.lock()

@@ -1,4 +1,4 @@
-"""FER2013 on a GPU, aimed at 73 % and more. Not run here, nor was its time measured.
+"""FER2013 on a GPU, aimed at 73 % and more. We have not run it or measured its time.
 
     python -m mtdml_jax train --config=configs/fer2013_gpu.py --workdir=runs/fer2013_gpu \\
         --config.data.dir=DIR

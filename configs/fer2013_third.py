@@ -17,16 +17,16 @@ def get_config() -> ConfigDict:
     config.data.train_split = 'train[:33%]'
     config.data.early_share = 0.0
     config.model.stem = 'small'
-    # The recipe's when the studies began; 0.5 came out of them.
+    # The recipe's value when the studies began; the studies led to 0.5.
     config.optim.weight_decay = 0.2
-    # 96,000 of its 9,474 faces.
+    # 96,000 images in all, drawn from 9,474 faces.
     config.train.num_steps = 1500
     config.train.log_every = 100
     config.train.checkpoint_every = 1500
     config.train.ema_decay = 0.99
-    # 19,235 faces that are neither trained on nor chosen by: 2.3 times as sharp as PublicTest alone.
+    # 19,235 faces that neither train the model nor choose it: 2.3 times as sharp as PublicTest alone.
     config.eval.split = 'train[33%:]'
     config.eval.flip = False
-    # All faces that are trained on, so that PublicTest is judged as exactly as the rest of Training.
+    # All faces of the train split, so that PublicTest is scored as exactly as the rest of Training.
     config.eval.gallery_size = 9474
     return config

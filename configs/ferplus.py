@@ -5,8 +5,9 @@
 with fer2013new.csv and fer2013.csv in DIR, or FER2013{Train,Valid,Test}/ with label.csv and images.
 Protocol: labels by majority, PublicTest chooses the checkpoint, PrivateTest is read once, at the end.
 `--config.data.variant=soft` learns from the shares of the votes instead. On a GPU, from weights that
-know faces (`--config.model.pretrained=resnet18_msceleb.pth`), set early_share to 0 and take image_size,
-channels, mean, std and the sections model and optim of configs/ck_plus.py. Not run here on the real set.
+know faces (`--config.model.pretrained=resnet18_msceleb.pth`), set early_share to 0 and use image_size,
+channels, mean, std and the sections model and optim of configs/ck_plus.py. We have not run this config
+on the real data set.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +16,7 @@ from mtdml_jax.configs import fer2013
 
 
 def get_config() -> ConfigDict:
-    """As FER2013: an hour on a CPU of 2 cores; about 36 epochs of the faces of the majority."""
+    """Like FER2013: an hour on a CPU of 2 cores; about 36 epochs of the faces of `majority`."""
     config = fer2013.get_config()
     config.data.name = 'ferplus'
     config.eval.split = 'test'

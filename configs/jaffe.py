@@ -4,8 +4,9 @@
         --config.model.pretrained=resnet18_msceleb.pth
 
 with KA.AN1.39.tiff and so on anywhere in DIR. Protocol: each subject is left out once, and its faces are
-tested with the last weights of a run on the others; nothing is chosen on them. `train` instead of
-`crossval` runs one of the folds (`--config.data.fold=3`). Not run here on the real set.
+tested with the last weights of a run on the other subjects. Nothing is chosen on the test faces. `train`
+instead of `crossval` runs one of the folds (`--config.data.fold=3`). We have not run this config on the
+real data set.
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +15,7 @@ from mtdml_jax.configs import raf_db
 
 
 def get_config() -> ConfigDict:
-    """As RAF-DB, 100 epochs of 9 subjects for each of the 10 folds."""
+    """Like RAF-DB, with 100 epochs of 9 subjects for each of the 10 folds."""
     config = raf_db.get_config()
     config.data.name = 'jaffe'
     config.data.validation_share = 0.0

@@ -6,8 +6,9 @@
 with OriginalImg/VL/Strong/P001/Anger/000.jpeg and so on in DIR, which are 320x240 images, or, far
 closer to the face, the set's own crops in PreProcess_Img/VL_Acropped/ with
 `--config.data.variant=VL_Strong_cropped`. Protocol: the last 3 frames of each sequence, 10 folds by
-subject; each fold is tested with the last weights of a run on the others; nothing is chosen on it.
-`train` instead of `crossval` runs one fold (`--config.data.fold=3`). Not run here on the real set.
+subject; each fold is tested with the last weights of a run on the others. Nothing is chosen on it.
+`train` instead of `crossval` runs one fold (`--config.data.fold=3`). We have not run this config on
+the real data set.
 """
 
 from ml_collections import ConfigDict
@@ -16,12 +17,12 @@ from mtdml_jax.configs import raf_db
 
 
 def get_config() -> ConfigDict:
-    """As RAF-DB, about 11 faces of each class in a batch, 40 epochs of 72 subjects for each fold."""
+    """Like RAF-DB: about 11 faces of each class in a batch, 40 epochs of 72 subjects for each fold."""
     config = raf_db.get_config()
     config.data.name = 'oulu_casia'
     config.data.validation_share = 0.0
     config.data.folds = 10
-    # The middle of the image, where the person sits.
+    # Crops the middle of the image, where the person sits.
     config.data.crop = True
     config.optim.learning_rate = 1e-4
     config.train.num_steps = 800

@@ -2,7 +2,7 @@
 
     python -m mtdml_jax train --config=configs/quickstart.py --workdir=runs/quickstart
 
-or `make train`. The test identities are people whom training has never seen.
+or `make train`. Training has not seen the people in the test split.
 """
 
 from ml_collections import ConfigDict
@@ -16,7 +16,8 @@ def get_config() -> ConfigDict:
     config.data.name = 'synthetic_faces'
     config.data.batch_size = 64
     config.model.width_factor = 0.25
-    # The drawn faces vary enough; and their brows and lids are a pixel or two.
+    # Weaker than the default: the drawn faces vary enough, and brows and lids are only a pixel or two
+    # wide.
     config.augment.rotation = 5.0
     config.augment.scale = 0.05
     config.augment.shift = 0.05

@@ -6,7 +6,7 @@
 with EmoLabel/list_patition_label.txt and Image/aligned/ in DIR, or train/ and test/ of class folders.
 Protocol: a tenth of the published train split chooses the checkpoint; test is read once, at the end.
 Report the accuracy and the mean class accuracy. From random weights: `--config.optim.learning_rate=1e-3`
-and several times the steps. Not run here on the real set.
+and several times the steps. We have not run this config on the real data set.
 """
 
 from ml_collections import ConfigDict

@@ -6,7 +6,8 @@
 with Train_Aligned_Faces/<Class>/ and Val_Aligned_Faces/<Class>/ in DIR; the whole frames in Train/ and
 Val/ with `--config.data.variant=original`. Protocol: a tenth of train chooses the checkpoint; the
 published validation set (the labels of the test set are closed) is the test split, read once at the end.
-Train has 958 faces: weights from a larger set of expressions help most. Not run here on the real set.
+Train has 958 faces: weights from a larger set of expressions help most. We have not run this config on
+the real data set.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +16,7 @@ from mtdml_jax.configs import raf_db
 
 
 def get_config() -> ConfigDict:
-    """As RAF-DB, 75 epochs of the small train split."""
+    """Like RAF-DB, with 75 epochs of the small train split."""
     config = raf_db.get_config()
     config.data.name = 'sfew'
     config.optim.learning_rate = 1e-4

@@ -2,9 +2,9 @@
 
     python -m mtdml_jax train --config=configs/tfds.py:cifar10 --workdir=runs/cifar10
 
-TFDS downloads the set if it is not in --config.data.prepared_dir; what has to be put there by hand is
-looked for in --config.data.dir. A tenth of `train` chooses the checkpoint, `test` is read once
-(--config.eval.split=NAME for a set that calls it otherwise).
+TFDS downloads the set if it is not in --config.data.prepared_dir. Files that must be copied by hand
+belong in --config.data.dir. A tenth of `train` chooses the checkpoint, and `test` is read once
+(--config.eval.split=NAME if the data set has another name for it).
 """
 
 from ml_collections import ConfigDict

@@ -5,7 +5,6 @@ import json
 import math
 import os
 import runpy
-import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from ml_collections import ConfigDict, config_flags
 from mtdml_jax import configs
 from mtdml_jax.configs import default
 from mtdml_jax.host.errors import UserError, check_choice
+from mtdml_jax.host.files import write_whole
 from mtdml_jax.loss.multi_threshold import MININGS
 
 # A run may move to another machine, so these keys may change between two starts of a run.
@@ -177,11 +177,8 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
             return
     workdir.mkdir(parents=True, exist_ok=True)
     text = json.dumps(config.to_dict(), indent=2)
-    # The text is written to a file with a name of its own, which is then renamed: so a kill leaves no
-    # incomplete config, and hosts that share a folder do not disturb each other.
-    partial = path.with_suffix(f'.{uuid.uuid4().hex}')
-    partial.write_text(text + '\n', encoding='utf-8')
-    partial.replace(path)
+    # A kill leaves no incomplete config, and hosts that share a folder do not disturb each other.
+    write_whole(path, text + '\n')
 
 
 def _differences(found, wanted):

@@ -56,7 +56,7 @@ def measure(folder, in_memory):
     from mtdml_jax.config import load_config
     from mtdml_jax.data.pipeline import train_batches
     from mtdml_jax.data.prepare import prepare
-    from mtdml_jax.data.protocol import load_part
+    from mtdml_jax.data.protocol import load_protocol_split
 
     values = {'name': 'folder', 'dir': folder / 'faces', 'prepared_dir': folder / 'prepared'}
     values |= {'in_memory': in_memory, 'validation_share': 0.0, 'batch_size': BATCH_SIZE}
@@ -65,7 +65,7 @@ def measure(folder, in_memory):
     before, start = memory(), time.perf_counter()
     prepare(config.data)
     prepared, preparing = time.perf_counter(), memory('VmHWM')
-    split = load_part(config.data, 'train')
+    split = load_protocol_split(config.data, 'train')
     loaded = time.perf_counter()
     batches = train_batches(split, config)
     next(batches)

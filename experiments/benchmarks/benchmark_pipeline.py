@@ -31,11 +31,11 @@ def prepare(config):
     import numpy as np
 
     from mtdml_jax.data.pipeline import train_batches
-    from mtdml_jax.data.protocol import load_part
+    from mtdml_jax.data.protocol import load_protocol_split
     from mtdml_jax.training.devices import replicate, split_over_devices
     from mtdml_jax.training.setup import make_training
 
-    split = load_part(config.data, 'train')
+    split = load_protocol_split(config.data, 'train')
     batch = split_over_devices(next(train_batches(split, config)))
     _, state, step = make_training(config, np.bincount(split.labels))
     state = replicate(state)

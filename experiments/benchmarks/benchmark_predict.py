@@ -23,7 +23,7 @@ from record import record
 
 import mtdml_jax
 from mtdml_jax.config import apply_overrides, read_config
-from mtdml_jax.data.protocol import load_part
+from mtdml_jax.data.protocol import load_protocol_split
 from mtdml_jax.inference.predict import predict_files
 from mtdml_jax.scoring.classify import accuracy_interval
 from mtdml_jax.scoring.embed import make_embedder
@@ -45,7 +45,7 @@ def main():
 
     config = apply_overrides(read_config(options.workdir), overrides)
     model = mtdml_jax.load(options.workdir)
-    split = load_part(config.data, model.settings.measured['split'])
+    split = load_protocol_split(config.data, model.settings.measured['split'])
     faces = [tf.io.decode_image(split.encoded_image(i)).numpy() for i in range(len(split.labels))]
     with tempfile.TemporaryDirectory() as folder:
         for number, face in enumerate(faces):

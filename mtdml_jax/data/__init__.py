@@ -1,1 +1,1 @@
-"""Data sets as TFDS builders, P x K sampling, augmentation, and the input pipeline."""
+"""Data sets (TFDS builders), P x K sampling, augmentation and the input pipeline."""

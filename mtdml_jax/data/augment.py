@@ -1,4 +1,4 @@
-"""Random augmentation of a batch of images as a pure function of (seed, step)."""
+"""Augments a batch of images at random, as a pure function of (seed, step)."""
 
 import math
 
@@ -9,21 +9,21 @@ NUM_DRAWS = 10
 
 
 def draw_uniforms(batch_size: int, *, seed: int, step: tf.Tensor) -> tf.Tensor:
-    """The random numbers of a batch: uniform in [0, 1), float32 [B, NUM_DRAWS].
+    """Draws the random numbers of a batch: uniform in [0, 1), float32 [B, NUM_DRAWS].
 
-    Drawn for the global batch, so that a host that makes only some of its rows can cut out theirs.
+    B is the size of the global batch. A host that makes only some of its rows takes their numbers.
     """
     seeds = tf.stack([tf.constant(seed, tf.int64), tf.cast(step, tf.int64)])
     return tf.random.stateless_uniform([batch_size, NUM_DRAWS], seeds)
 
 
 def augment(images: tf.Tensor, uniforms: tf.Tensor, strength: ConfigDict) -> tf.Tensor:
-    """Flips, warps, relights and erases parts of images, each image by its own random numbers.
+    """Flips, warps and relights images and erases parts of them, each by its own random numbers.
 
     Args:
       images: grey values or colours in [0, 1], float32 [B, H, W, C].
-      uniforms: one row of random numbers an image, [B, NUM_DRAWS].
-      strength: the section `augment` of the config; a strength of 0 leaves that step out.
+      uniforms: one row of random numbers for each image, [B, NUM_DRAWS].
+      strength: the section `augment` of the config; a strength of 0 skips that step.
 
     Returns:
       Images of the same shape, in [0, 1].
@@ -31,7 +31,7 @@ def augment(images: tf.Tensor, uniforms: tf.Tensor, strength: ConfigDict) -> tf.
     draws = tf.unstack(uniforms, axis=1)
     images = _warp(images, draws[:5], strength)
     images = _relight(images, draws[5], draws[6], strength)
-    # The last three draws place the erased rectangle; the first of them also decides whether.
+    # The last three draws place the erased rectangle; the first also decides whether there is one.
     return _erase(images, draws[7:], strength)
 
 
@@ -40,7 +40,7 @@ def _signed(uniform):
 
 
 def _warp(images, draws, strength):
-    """Flip, rotation, scale and shift in one bilinear resampling; the border is repeated outwards."""
+    """Flips, rotates, scales and shifts in one bilinear resampling; repeats the border outwards."""
     if not any((strength.flip, strength.rotation, strength.scale, strength.shift)):
         return images
     flip, rotation, scale, shift_x, shift_y = draws
@@ -53,7 +53,7 @@ def _warp(images, draws, strength):
     centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
     to_x = centre_x + _signed(shift_x) * strength.shift * width
     to_y = centre_y + _signed(shift_y) * strength.shift * height
-    # Where each output pixel (x, y) reads: the centre of the output comes from (to_x, to_y).
+    # Maps each output pixel to the input pixel that it reads; the center reads (to_x, to_y).
     a, b, d, e = cos * mirror, -sin, sin * mirror, cos
     transforms = tf.stack(
         [
@@ -74,7 +74,7 @@ def _warp(images, draws, strength):
 
 
 def _relight(images, brightness, contrast, strength):
-    """Contrast about each image's mean, then brightness; both uniform within their strength."""
+    """Changes contrast about each image's mean, then brightness; both uniform within their strength."""
     if not (strength.brightness or strength.contrast):
         return images
     gain = (1.0 + _signed(contrast) * strength.contrast)[:, None, None, None]
@@ -84,14 +84,16 @@ def _relight(images, brightness, contrast, strength):
 
 
 def _erase(images, draws, strength):
-    """Fills a rectangle of up to `erasing_area` of the image with its mean, in a share of images.
+    """Fills a rectangle of up to `erasing_area` of the image with the image's mean.
+
+    This happens to a share `erasing` of the images.
 
     Zhong et al., "Random erasing data augmentation", AAAI 2020.
     """
     if not strength.erasing:
         return images
     choice, centre_x, centre_y = draws
-    # Below the probability the choice is itself uniform: it also sets the area.
+    # A choice below the probability is itself uniform, so it also sets the area.
     area = strength.erasing_area * choice / strength.erasing
     half = tf.where(choice < strength.erasing, tf.sqrt(area) / 2, 0.0)
     inside = _near(centre_y, half, images.shape[1])[:, :, None]
@@ -101,6 +103,6 @@ def _erase(images, draws, strength):
 
 
 def _near(centre, half, size):
-    """Which of `size` pixels lie within `half` of the centre, both in shares of the side: [B, size]."""
+    """Whether each of `size` pixels lies within `half` of the center (shares of the side), [B, size]."""
     pixels = (tf.range(size, dtype=tf.float32) + 0.5) / size
     return tf.abs(pixels - centre[:, None]) < half[:, None]

@@ -1,4 +1,4 @@
-"""What preparing a data set tells of: images that are unusable, repeated, leaked or missing."""
+"""Describes what preparation finds: images that are unusable, repeated, leaked or missing."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -10,15 +10,15 @@ from mtdml_jax.images.folders import Face
 
 logger = logging.getLogger(__name__)
 
-# A share by which a class may differ from another and still be taken for it: copies lack some images.
+# Two numbers of faces that differ by at most this share count as equal: copies lack some images.
 _TOLERANCE = 0.02
 
 
 def describe_unusable(unusable: Sequence[str], count: int) -> str:
-    """What to tell of images that are missing or cannot be decoded; '' if there are none.
+    """Describes images that are missing or cannot be decoded; returns '' if there are none.
 
     Args:
-      unusable: their names.
+      unusable: names of these images.
       count: number of all images.
     """
     if not unusable:
@@ -27,11 +27,11 @@ def describe_unusable(unusable: Sequence[str], count: int) -> str:
 
 
 def describe_leaks(leaks: Sequence[str], dropped: bool) -> str:
-    """What to tell of images of the train split that are in another split too; '' if there are none.
+    """Describes images of the train split that are also in another split; '' if there are none.
 
     Args:
-      leaks: their names.
-      dropped: whether they are left out.
+      leaks: names of these images.
+      dropped: whether these images are left out.
     """
     if not leaks:
         return ''
@@ -43,14 +43,14 @@ def describe_leaks(leaks: Sequence[str], dropped: bool) -> str:
 
 
 def drop_repeated(name: str, splits: Mapping[str, list[Face]]) -> dict[str, list[Face]]:
-    """The faces of each split without those that are listed twice, which are warned of.
+    """Returns the faces of each split without repeated ones; warns about these.
 
     Args:
       name: name of the data set.
       splits: split -> its faces.
 
     Raises:
-      UserError: a face that is listed with two labels or in two splits; names both rows.
+      UserError: if a face is listed with two labels or in two splits; the message names both rows.
     """
     first: dict[str, tuple[str, Face]] = {}
     kept: dict[str, list[Face]] = {split: [] for split in splits}
@@ -81,14 +81,15 @@ def describe_counts(
     class_names: Sequence[str],
     published: Mapping[str, int] | None = None,
 ) -> str:
-    """How the number of faces differs from the published one; '' if it does not.
+    """Describes how the number of faces differs from the published one; returns '' if it does not.
 
-    Where classes have the numbers of others, their codes may be those of another order, as in copies of
-    AffectNet with the classes in the order of the alphabet: then it says which class has whose number.
+    If classes have the published numbers of other classes, the labels may be in another order, as in
+    copies of AffectNet with the classes in alphabetical order. The text then says which class has the
+    number of which other class.
 
     Args:
       found: number of faces of each class, [C].
-      expected: as published, in all or of each class; None if it is not known.
+      expected: published number, in all or of each class; None if it is not known.
       class_names: name of each label, [C].
       published: class -> published number of faces, also of classes that are not among the labels.
     """
@@ -112,7 +113,7 @@ def describe_counts(
 
 
 def _describe_order(found, class_names, published):
-    """What classes the found numbers are those of, if it is another class for two or more."""
+    """Says which classes the numbers belong to, if two or more have the number of another class."""
     names, numbers = list(published), np.array(list(published.values()), float)
     if not names:
         return ''

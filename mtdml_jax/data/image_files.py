@@ -1,4 +1,4 @@
-"""What data sets of faces have in common: records, variants, reading files, checking what is there."""
+"""The base of data sets that are read from image files: records, variants, reading and checks."""
 
 import dataclasses
 import hashlib
@@ -16,13 +16,13 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
+from mtdml_jax.data.decode import decode_image
 from mtdml_jax.data.findings import (
     describe_counts,
     describe_leaks,
     describe_unusable,
     drop_repeated,
 )
-from mtdml_jax.data.images import decode_image
 from mtdml_jax.host.errors import UserError, listed
 from mtdml_jax.host.paths import user_path
 from mtdml_jax.images.folders import Face, find_patterns
@@ -32,16 +32,16 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(eq=False)
 class FaceConfig(tfds.core.BuilderConfig):
-    """What of a data set is wanted, from the section `data` of the config.
+    """The settings of a data set, from the section `data` of the config.
 
     Attributes:
-      folder: the set's folder; prepared data do not depend on where it is.
+      folder: the data set's folder; prepared data do not depend on its place.
       class_names: name of each label, [C].
-      num_frames: number of frames taken of a sequence.
+      num_frames: number of frames that are taken from a sequence.
       subject_pattern: regular expression that finds the subject in a path.
-      in_memory: whether records hold the images, or only name their files.
-      train_split: the split that shall share no image with the others.
-      drop_leaks: whether images that it shares are left out of it.
+      in_memory: whether records hold the images; otherwise they only name the files.
+      train_split: the split that should share no image with the others.
+      drop_leaks: whether images that it shares with others are left out of the train split.
     """
 
     folder: Path = dataclasses.field(default=Path(), repr=False)
@@ -56,7 +56,7 @@ class FaceConfig(tfds.core.BuilderConfig):
 def face_features(
     class_names: Iterable[str], channels: int = 3, **extra: tfds.features.FeatureConnector
 ) -> tfds.features.FeaturesDict:
-    """Features of faces: 'image', 'label', 'subject', 'file_name', and those of the set itself.
+    """Returns the features of faces: 'image', 'label', 'subject', 'file_name' and `extra`.
 
     Args:
       class_names: names of the labels 0, 1, ...
@@ -78,21 +78,21 @@ class FaceBuilder(
     tfds.core.GeneratorBasedBuilder,
     skip_registration=True,  # type: ignore[call-arg]  # TFDS has no types.
 ):
-    """Base of the data sets that are read from files in `config.data.dir`.
+    """Base class of data sets that are read from files in `config.data.dir`.
 
-    A missing or undecodable image is left out with a warning that names it; a label that the set does
-    not have raises UserError, for it says that something else is wrong. What was found is compared
-    with the published counts, and a difference is warned of with both numbers. Images of the train split
-    that are in another split too, byte for byte, are warned of, or left out.
+    An image that is missing or cannot be decoded is left out, and a warning names it. A label that the
+    data set does not have raises UserError, because it shows that something else is wrong. If the number
+    of faces differs from the published one, a warning has both numbers. If an image of the train split
+    is also in another split, byte for byte, it causes a warning or is left out.
 
     Attributes of a data set:
-      SOURCES: files and folders of which at least one must be there (glob patterns).
+      SOURCES: files and folders (glob patterns); at least one of them must exist.
       CLASS_NAMES: variant -> name of each label. The first variant is the default.
-      COUNTS: variant -> split -> number of faces as published: in all, or of each class.
+      COUNTS: variant -> split -> published number of faces, in all or of each class.
       CHANNELS: 1 (grey) or 3 (RGB).
       EXTRA: further features.
-      LARGE: whether there are too many files to look at each at every start. Then a file that is changed
-        in its folder is not noticed, only one that comes or goes.
+      LARGE: whether there are too many files to check each of them at every start. Then a new or removed
+        file is noticed, but not a file that is changed in place.
     """
 
     VERSION = tfds.core.Version('1.1.0')
@@ -104,23 +104,23 @@ class FaceBuilder(
 
     @property
     def EXTRA(self) -> Mapping[str, tfds.features.FeatureConnector]:
-        """None, unless the set has some."""
+        """Further features; none by default."""
         return {}
 
     def find_faces(self, folder: Path) -> dict[str, list[Face]]:
-        """The faces of each split in `folder`.
+        """Returns the faces of each split in `folder`.
 
         Raises:
-          UserError: files that are not as the set has them.
+          UserError: if files differ from what the data set should have.
         """
         raise NotImplementedError
 
     def published_counts(self, split: str) -> int | tuple[int, ...] | None:
-        """The published number of faces of a split, in all or of each class; None if it is not known."""
+        """Returns the published number of faces of a split, in all or of each class; None if unknown."""
         return self.COUNTS.get(self.builder_config.name, {}).get(split)
 
     def published_classes(self, split: str) -> dict[str, int]:
-        """The published number of faces of each class of a split, also of classes of other variants."""
+        """Returns the published number of faces of each class of a split, in all variants."""
         return {
             name: number
             for variant, splits in self.COUNTS.items()
@@ -130,21 +130,21 @@ class FaceBuilder(
 
     @classmethod
     def class_names(cls, variant: str, folder: Path) -> tuple[str, ...]:
-        """The names of the labels 0, 1, ... of a variant."""
+        """Returns the names of the labels 0, 1, ... of a variant."""
         return cls.CLASS_NAMES[variant]
 
     @classmethod
     def sources(cls, variant: str) -> tuple[str, ...]:
-        """Files and folders of which a variant needs at least one (glob patterns)."""
+        """Returns the glob patterns of a variant; at least one must match a file or folder."""
         return cls.SOURCES
 
     @classmethod
     def find_sources(cls, folder: Path, variant: str = '') -> list[Path]:
-        """The files and folders in `folder` that a variant of the set is read from.
+        """Returns the files and folders in `folder` that a variant is read from.
 
         Raises:
-          UserError: there is none; says what was looked for, where to get it, and what other variant is
-            there.
+          UserError: if there are none. The message has the patterns, where to get the data, and which
+            other variant is there.
         """
         found = find_patterns(folder, cls.sources(variant))
         if not found:
@@ -162,10 +162,10 @@ class FaceBuilder(
 
     @classmethod
     def make_config(cls, data: ConfigDict) -> FaceConfig:
-        """The part of the section `data` of the config that decides what is prepared.
+        """Returns the settings in the section `data` of the config that decide what is prepared.
 
         Raises:
-          UserError: an unknown variant, no frames, or no data.
+          UserError: if the variant is unknown, the number of frames is below 1, or there are no data.
         """
         variants = list(cls.CLASS_NAMES) or ['default']
         variant = data.variant or variants[0]
@@ -183,10 +183,10 @@ class FaceBuilder(
     def common_settings(
         cls, data: ConfigDict, variant: str, class_names: Sequence[str]
     ) -> dict[str, Any]:
-        """The arguments of `FaceConfig`.
+        """Returns the arguments of `FaceConfig`.
 
         Raises:
-          UserError: names of classes that cannot be written down.
+          UserError: if a name of a class is not valid, see `check_class_names`.
         """
         check_class_names(class_names)
         return {
@@ -202,7 +202,7 @@ class FaceBuilder(
 
     @classmethod
     def watched(cls, folder: Path, config: FaceConfig) -> list[Path]:
-        """The files and folders that make another data set when they change."""
+        """Returns the files and folders that are watched: if one changes, the set is prepared again."""
         return cls.find_sources(folder, config.name)
 
     def _info(self):
@@ -222,16 +222,7 @@ class FaceBuilder(
         found = drop_repeated(self.name, _with_names_in_utf8(self.name, self.find_faces(folder)))
         if not any(found.values()):
             raise UserError(f'{self.name}: found no faces in {folder.absolute()} (config.data.dir)')
-        labels = {face.label for face in itertools.chain.from_iterable(found.values())}
-        unknown = sorted(labels - set(config.class_names))
-        if unknown:
-            raise UserError(
-                f'{self.name}: expected labels among {", ".join(config.class_names)}, found '
-                f'{listed(unknown)}'
-            )
-        missing = [name for name in config.class_names if name not in labels]
-        if missing:
-            logger.warning('%s: no images of the classes %s', self.name, ', '.join(missing))
+        self._check_labels(found)
         for split in found:
             if not re.fullmatch(r'\w[\w.-]*', split) or split == 'all':
                 raise UserError(
@@ -240,7 +231,7 @@ class FaceBuilder(
                 )
         if not config.in_memory:
             _check_files(found)
-        # The train split last: by then it is known what the others hold.
+        # The train split comes last, when the images of the other splits are known.
         order = sorted(found, key=lambda split: split == config.train_split)
         elsewhere: set[bytes] = set()
         return {
@@ -249,8 +240,22 @@ class FaceBuilder(
             if found[split]
         }
 
+    def _check_labels(self, splits):
+        """Raises UserError for labels that are not classes; warns about classes without faces."""
+        class_names = self.builder_config.class_names
+        labels = {face.label for face in itertools.chain.from_iterable(splits.values())}
+        unknown = sorted(labels - set(class_names))
+        if unknown:
+            raise UserError(
+                f'{self.name}: expected labels among {", ".join(class_names)}, found '
+                f'{listed(unknown)}'
+            )
+        missing = [name for name in class_names if name not in labels]
+        if missing:
+            logger.warning('%s: no images of the classes %s', self.name, ', '.join(missing))
+
     def _generate_examples(self, split, faces, elsewhere):
-        """Records of a split; `elsewhere` holds the digests of the images of splits before it."""
+        """Yields the records of a split; `elsewhere` has the digests of images of earlier splits."""
         config, counts = self.builder_config, Counter[str]()
         unusable: list[str] = []
         leaks: list[str] = []
@@ -270,23 +275,26 @@ class FaceBuilder(
             if config.in_memory:
                 record['image'] = image
             yield face.key, record | face.extra
+        self._report(split, len(faces), counts, unusable, leaks)
+
+    def _report(self, split, number, counts, unusable, leaks):
+        """Warns about findings in the `number` faces of a split; raises UserError if none is left."""
+        config = self.builder_config
         names = config.class_names
         expected, classes = self.published_counts(split), self.published_classes(split)
         for finding in (
-            describe_unusable(unusable, len(faces)),
+            describe_unusable(unusable, number),
             describe_leaks(leaks, config.drop_leaks),
             describe_counts([counts[name] for name in names], expected, names, classes),
         ):
             if finding:
                 logger.warning('%s, split %s: %s', self.name, split, finding)
         if not counts:
-            raise UserError(
-                f'{self.name}, split {split}: none of its {len(faces)} images can be used'
-            )
+            raise UserError(f'{self.name}, split {split}: none of its {number} images can be used')
 
 
 def check_class_names(names: Sequence[str]) -> None:
-    """Raises UserError for names of classes that cannot be written down, one in a line."""
+    """Raises UserError for names of classes that are not UTF-8, or have line ends or outer spaces."""
     for name in names:
         if name != name.strip() or '\n' in name or not is_utf8(name):
             raise UserError(
@@ -295,7 +303,7 @@ def check_class_names(names: Sequence[str]) -> None:
 
 
 def is_utf8(name: str) -> bool:
-    """Whether a name from the disk (`os.fsdecode`) is one in UTF-8, as records and reports are."""
+    """Whether a name from the disk (`os.fsdecode`) is UTF-8, which records and reports need."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -304,7 +312,7 @@ def is_utf8(name: str) -> bool:
 
 
 def _with_names_in_utf8(name, splits):
-    """The faces of each split that have such names; warns of the others."""
+    """Returns the faces of each split whose names are UTF-8; warns about the others."""
     others = [x.name for faces in splits.values() for x in faces if not is_utf8(x.name)]
     if not others:
         return splits
@@ -315,19 +323,19 @@ def _with_names_in_utf8(name, splits):
 
 
 def _check_files(splits):
-    """Raises UserError for faces that are not in files: only files can be read as needed."""
+    """Raises UserError for a face without an image file; only files can be read as needed."""
     for face in itertools.chain.from_iterable(splits.values()):
         if not isinstance(face.image, Path):
             raise UserError(
-                f'config.data.in_memory=False: expected image files, found {face.name}, which is in '
-                f'none of its own'
+                f'config.data.in_memory=False: expected image files, found {face.name}, which '
+                f'has no file of its own'
             )
 
 
 def read_images(images: Iterable[Path | np.ndarray]) -> Iterator[bytes | None]:
-    """The encoded images in order; None for a file that is missing or cannot be decoded.
+    """Yields the encoded images in order; None for a file that is missing or cannot be decoded.
 
-    Files are read and decoded in parallel; pixels become PNG.
+    Files are read and decoded in parallel. Pixels are encoded as PNG.
     """
     for are_files, run in itertools.groupby(images, lambda image: isinstance(image, Path)):
         if are_files:
@@ -339,7 +347,7 @@ def read_images(images: Iterable[Path | np.ndarray]) -> Iterator[bytes | None]:
 def _read_files(paths):
     names = tf.data.Dataset.from_tensor_slices([os.fsencode(path) for path in paths])
     read = names.enumerate().map(_read_image, num_parallel_calls=tf.data.AUTOTUNE)
-    # Read ahead: else reading waits while a record is written.
+    # Reads ahead; otherwise reading would wait while a record is written.
     ahead, expected = read.ignore_errors().prefetch(256), 0
     for row, encoded, _ in ahead.as_numpy_iterator():
         yield from [None] * (row - expected)
@@ -350,5 +358,5 @@ def _read_files(paths):
 
 def _read_image(row, name):
     encoded = tf.io.read_file(name)
-    # A value of the pixels is returned: TensorFlow drops a decoding that nobody reads.
+    # Returns a pixel, because TensorFlow skips a decoding whose result is not used.
     return row, encoded, decode_image(encoded, 3)[0, 0, 0]

@@ -1,4 +1,4 @@
-"""From a prepared data set to batches: images in memory or on disk, decoded in parallel by tf.data."""
+"""Makes batches of a prepared data set; tf.data decodes images from memory or disk in parallel."""
 
 import functools
 import itertools
@@ -14,31 +14,32 @@ import tensorflow_datasets as tfds
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from mtdml_jax.data.augment import augment, draw_uniforms
-from mtdml_jax.data.images import PIXEL_KEYS, load_pixels, normalize
+from mtdml_jax.data.decode import PIXEL_KEYS, load_pixels, normalize
 from mtdml_jax.data.prepare import damaged, prepare
 from mtdml_jax.data.sampling import fits_all_classes, index_by_class, sample_rows
 from mtdml_jax.host.errors import UserError, listed
 from mtdml_jax.host.paths import user_path
 
-# TensorFlow only feeds: the accelerators belong to JAX.
+# TensorFlow only reads data. The accelerators belong to JAX.
 tf.config.set_visible_devices([], 'GPU')
 
 
 class Split(NamedTuple):
-    """One split of a data set, its images still encoded.
+    """A split of a data set. Its images are still encoded.
 
     Attributes:
-      name: 'train', 'validation', 'test', or whatever the data set calls it.
+      name: 'train', 'validation', 'test' or another name that the data set has.
       images: encoded images (PNG, JPEG, ...), or the paths of their files, a string tensor [N].
-      in_memory: whether `images` are images.
+      in_memory: whether `images` are images; otherwise they are paths.
       labels: class of each image, int32 [N].
-      subjects: who each is, [N]; '' where unknown.
-      file_names: where each image came from, [N].
+      subjects: the person on each image, [N]; '' if unknown.
+      file_names: the file of each image, [N].
       class_names: name of each label, [C].
-      boxes: left, top, width and height of each face in pixels, int32 [N, 4]; width 0 where unknown.
-      votes: share of each class in each label, float32 [N, C], or None: all of it is the label's.
-      is_query: whether each looks for others when retrieval is scored, bool [N], or None: all do.
-      is_gallery: whether each is looked for, bool [N], or None: all are.
+      boxes: left, top, width and height of each face in pixels, int32 [N, 4]; width 0 if unknown.
+      votes: share of each class in the label of each image, float32 [N, C]; None if labels are single
+        classes.
+      is_query: whether each image is a query when retrieval is scored, bool [N]; None if all are.
+      is_gallery: whether each image is in the gallery, bool [N]; None if all are.
     """
 
     name: str
@@ -54,7 +55,7 @@ class Split(NamedTuple):
     is_gallery: np.ndarray | None = None
 
     def take(self, rows: np.ndarray) -> 'Split':
-        """The split with these rows only."""
+        """Returns the split with these rows only."""
 
         def of_rows(values: np.ndarray | None) -> np.ndarray | None:
             return None if values is None else values[rows]
@@ -71,46 +72,28 @@ class Split(NamedTuple):
         )
 
     def encoded_image(self, row: int) -> bytes:
-        """The encoded image of a row.
+        """Returns the encoded image of a row.
 
         Raises:
-          OSError: its file cannot be read any more.
+          OSError: if its file can no longer be read.
         """
         image = self.images[row].numpy()
         return image if self.in_memory else Path(os.fsdecode(image)).read_bytes()
 
 
 def load_split(data: ConfigDict, name: str) -> Split:
-    """Reads a split into memory: its images, encoded, or only their paths.
+    """Reads a split into memory: its encoded images, or only their paths.
 
     Args:
       data: the section `data` of the config.
-      name: name of the split, or a part of it in TFDS's notation: 'train[:33%]'.
+      name: name of the split, or a piece of it in TFDS's notation, such as 'train[:33%]'.
 
     Raises:
-      UserError: a split that the data lacks, or records that are damaged.
+      UserError: if the data set lacks the split, or records are damaged.
     """
     builder = prepare(data)
-    if not has_split(builder, name):
-        hint = ''
-        if name == 'test':
-            hint = (
-                '; cross-validate (crossval, with config.data.folds=5), or have the validation part '
-                'judged (config.eval.split=validation)'
-            )
-        raise UserError(
-            f'{data.name} has no split {name!r}; it has {", ".join(sorted(builder.info.splits))}{hint}'
-        )
-    decoders = {'image': tfds.decode.SkipDecoding()} if data.in_memory else None
-    count = builder.info.splits[name].num_examples
-    if not count:
-        raise UserError(f'{data.name}: the split {name!r} is empty')
-    try:
-        dataset = builder.as_dataset(split=name, decoders=decoders)
-        # One batch: a string tensor of all images, and no second copy of them.
-        found = dataset.batch(count).get_single_element()
-    except tf.errors.OpError as error:
-        raise damaged(data, builder.data_path, _reason(error)) from error
+    _check_split(data, builder, name)
+    found, count = _read_records(data, builder, name)
 
     def values(key):
         return found[key].numpy() if key in found else None
@@ -136,16 +119,45 @@ def load_split(data: ConfigDict, name: str) -> Split:
     )
 
 
+def _check_split(data, builder, name):
+    """Raises UserError if a prepared data set lacks a split."""
+    if has_split(builder, name):
+        return
+    hint = ''
+    if name == 'test':
+        hint = (
+            '; cross-validate (crossval, with config.data.folds=5), or evaluate the validation split '
+            '(config.eval.split=validation)'
+        )
+    raise UserError(
+        f'{data.name} has no split {name!r}; it has {", ".join(sorted(builder.info.splits))}{hint}'
+    )
+
+
+def _read_records(data, builder, name):
+    """Returns all records of a split as one batch, and their number."""
+    decoders = {'image': tfds.decode.SkipDecoding()} if data.in_memory else None
+    count = builder.info.splits[name].num_examples
+    if not count:
+        raise UserError(f'{data.name}: the split {name!r} is empty')
+    try:
+        dataset = builder.as_dataset(split=name, decoders=decoders)
+        # One batch holds all images in one string tensor, without a second copy of them.
+        return dataset.batch(count).get_single_element(), count
+    except tf.errors.OpError as error:
+        raise damaged(data, builder.data_path, _reason(error)) from error
+
+
 def has_split(builder: tfds.core.DatasetBuilder, name: str) -> bool:
-    """Whether a prepared data set has a split, or the split that a part in TFDS's notation is of."""
+    """Whether a prepared data set has a split; `name` may be a piece of it, such as 'train[:33%]'."""
     return name.split('[')[0] in builder.info.splits
 
 
 def check_trainable(split: Split, data: ConfigDict) -> None:
-    """Raises UserError unless batches of P x K faces can be sampled, with positives and negatives.
+    """Raises UserError unless batches of P x K faces with positives and negatives can be sampled.
 
-    So two classes or more must have faces, and each of these at least 2. Classes without any may be held
-    out.
+    At least two classes must have faces, and each of these at least 2 faces. Classes without faces are
+    allowed; they may be held out.
 
     Args:
       split: the faces to train on.
@@ -183,18 +195,18 @@ def train_batches(
     host: int = 0,
     num_hosts: int = 1,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Training batches from `start_step` to the last step, each a pure function of (seed, step).
+    """Yields training batches from `start_step` to the last step, each a function of (seed, step).
 
     Args:
       split: the faces to train on.
       config: the whole config.
-      start_step: first step to make a batch for.
-      host: number of this host; it makes its share of each global batch.
+      start_step: the first step.
+      host: index of this host, which makes its share of each global batch.
       num_hosts: number of hosts.
 
     Yields:
       {'image': float32 [B/hosts, H, W, C], 'label': int32 [B/hosts], 'mask': bool [B/hosts]}, and
-      'votes', float32 [B/hosts, classes], where labels are votes. For the first config.data.early_share
+      'votes', float32 [B/hosts, classes], if labels are votes. In the first config.data.early_share
       of the steps H and W are config.data.early_image_size.
     """
     data, seed = config.data, config.seed
@@ -227,7 +239,7 @@ def train_batches(
 def eval_batches(
     split: Split, data: ConfigDict, batch_size: int
 ) -> Iterator[dict[str, np.ndarray]]:
-    """All faces of a split in order; the last batch is filled up with masked repeats of row 0.
+    """Yields all faces of a split in order; masked repeats of row 0 fill up the last batch.
 
     Args:
       split: the faces.
@@ -235,7 +247,7 @@ def eval_batches(
       batch_size: rows B of every batch.
 
     Yields:
-      As `train_batches`, B rows each.
+      The same keys as `train_batches`, B rows in each batch.
     """
     count = len(split.labels)
 
@@ -252,13 +264,13 @@ def eval_batches(
 
 
 def _iterate(numbers, make_batch, split, data, rows_of):
-    """The batches of numbers.
+    """Yields the batch that `make_batch` makes of each number.
 
     Raises:
-      UserError: images that can no longer be decoded, though they were prepared; names some.
-      OSError: images that can no longer be read.
+      UserError: if images can no longer be decoded that could be when prepared; the message names some.
+      OSError: if images can no longer be read.
     """
-    # As in `_pixels_loader`.
+    # AutoGraph is slow and not needed, see `_pixels_loader`.
     make_batch = tf.autograph.experimental.do_not_convert(make_batch)
     dataset = tf.data.Dataset.range(numbers.start, numbers.stop, numbers.step)
     batches = dataset.map(make_batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
@@ -273,30 +285,30 @@ def _iterate(numbers, make_batch, split, data, rows_of):
 
 
 def _reason(error):
-    """What TensorFlow says, without where in its graph."""
+    """Returns TensorFlow's error message without the place in its graph."""
     line = error.message.partition('\n')[0]
     return re.sub(r'\{\{.*?\}\} |Error in user.*? with iterator: \S+ | \[Op:.*', '', line)
 
 
 def _failure(split, data, rows, error):
-    """The error of images of these rows that could not be loaded, with the names of some."""
+    """Returns the error for rows whose images could not be loaded; it names some of the images."""
     failed = [*itertools.islice(_failing(split, data, rows), 6)]
-    names = listed(split.file_names[row] for row in failed) or 'which, is not known'
+    names = listed(split.file_names[row] for row in failed) or 'it is not known which'
     message = (
         f'split {split.name}: images that could be read when they were prepared cannot be now: {names} '
-        f'({_reason(error)}); put them back, and the same command goes on'
+        f'({_reason(error)}); put them back, and the same command continues'
     )
     try:
         for row in failed:
             split.encoded_image(row)
     except OSError:
         failed = []
-    # What is no image is wrong; what is not there, or was not for a moment, may come back with its disk.
+    # A file that is not an image is wrong. A file that is missing may come back with its disk.
     return UserError(message) if failed else OSError(message)
 
 
 def _failing(split, data, rows):
-    """Those of these rows whose images cannot be loaded."""
+    """Yields the rows whose images cannot be loaded."""
     for row in np.unique(rows):
         try:
             _gather(split, data, data.image_size, [row])
@@ -305,7 +317,7 @@ def _failing(split, data, rows):
 
 
 def _gather(split, data, side, rows):
-    """The batch of row numbers [B]: pixels in [0, 1], labels, and votes where there are any."""
+    """Returns the batch of rows [B]: pixels in [0, 1], labels, and votes if there are any."""
     seen = FrozenConfigDict({key: data[key] for key in PIXEL_KEYS})
     images, boxes = tf.gather(split.images, rows), tf.gather(split.boxes, rows)
     pixels = _pixels_loader(seen, side, split.in_memory)(images, boxes)
@@ -318,9 +330,9 @@ def _gather(split, data, side, rows):
 
 @functools.lru_cache(maxsize=16)
 def _pixels_loader(data, side, in_memory):
-    """A function from images [B], or their paths, and boxes [B, 4] to pixels [B, H, W, channels].
+    """Returns a function from images [B], or paths, and boxes [B, 4] to pixels [B, H, W, channels].
 
-    Traced once for all splits and pipelines: that takes longer than loading a batch.
+    It is traced once for all splits and pipelines, because tracing takes longer than loading a batch.
     """
 
     def load(image_and_box):
@@ -328,12 +340,12 @@ def _pixels_loader(data, side, in_memory):
         return load_pixels(image if in_memory else tf.io.read_file(image), box, data, side)
 
     def load_all(images, boxes):
-        # Of files on disk many are waited for at once.
+        # Reads many files from disk at once.
         parallel = 1 if in_memory else 16
         return tf.map_fn(
             load, (images, boxes), fn_output_signature=tf.float32, parallel_iterations=parallel
         )
 
-    # AutoGraph takes seconds, and has nothing to convert: no tensor steers Python here.
+    # AutoGraph takes seconds and has nothing to convert: no Python control flow depends on a tensor.
     signature = tf.TensorSpec([None], tf.string), tf.TensorSpec([None, 4], tf.int32)
     return tf.function(load_all, input_signature=signature, autograph=False)

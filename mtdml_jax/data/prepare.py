@@ -1,4 +1,4 @@
-"""Preparing data sets, once, by TFDS."""
+"""Prepares data sets once, with TFDS."""
 
 import contextlib
 import difflib
@@ -17,26 +17,26 @@ from google.protobuf import json_format
 from ml_collections import ConfigDict
 
 from mtdml_jax.data import sets  # noqa: F401 (importing registers the builders)
+from mtdml_jax.data.decode import decode_image
 from mtdml_jax.data.download import downloading
 from mtdml_jax.data.findings import describe_unusable
 from mtdml_jax.data.image_files import FaceBuilder
-from mtdml_jax.data.images import decode_image
 from mtdml_jax.host.errors import UserError
 from mtdml_jax.host.paths import user_path
 
 
 def prepare(data: ConfigDict) -> tfds.core.DatasetBuilder:
-    """The builder of `data.name`, prepared in `data.prepared_dir` (now, if it has not been before).
+    """Returns the builder of `data.name`, and prepares the data set in `data.prepared_dir` if needed.
 
-    An interrupted preparation leaves nothing that a later one would take for a data set, and a later one
-    removes what a killed one left. Two processes do not prepare one set at the same time.
+    An interrupted preparation leaves nothing that could be mistaken for a data set. The next preparation
+    removes what a killed one left. Two processes never prepare the same data set at the same time.
 
     Args:
       data: the section `data` of the config.
 
     Raises:
-      UserError: an unknown data set; source files that are missing, wrong or not to be read; or what was
-        prepared is damaged.
+      UserError: if the data set is unknown, if source files are missing, wrong or unreadable, or if the
+        prepared data are damaged.
     """
     try:
         return _prepare(data)
@@ -53,13 +53,13 @@ def _prepare(data):
     path = Path(builder.data_path)
     if path.exists():
         if not builder.info.splits:
-            raise damaged(data, path, 'nothing tells its splits')
+            raise damaged(data, path, 'it does not say which splits it has')
         return builder
     with _lock(path.parent):
         for half_done in path.parent.glob('incomplete.*'):
             shutil.rmtree(half_done)
         download = tfds.download.DownloadConfig(manual_dir=user_path(data.dir))
-        # A log, which cannot go back over its lines, is left to messages.
+        # A log cannot overwrite its lines, so it gets no progress bar.
         tfds.display_progress_bar(sys.stderr.isatty())
         is_ours = isinstance(builder, FaceBuilder)
         with _telling(builder), contextlib.nullcontext() if is_ours else downloading(data):
@@ -74,27 +74,27 @@ def _prepare(data):
 
 
 def _telling(builder):
-    """Says what is done of a set that TFDS does not know, in place of a download of unknown size."""
+    """Prints what is prepared for a set of ours, in place of TFDS's message about a download."""
     is_package = type(builder).__module__.startswith(__package__)
     if not is_package and not isinstance(builder, FaceBuilder):
         return contextlib.nullcontext()
-    print(f'{builder.name}: preparing its images, once, in {builder.data_path}', file=sys.stderr)
+    print(f'{builder.name}: preparing its images once, in {builder.data_path}', file=sys.stderr)
     return contextlib.redirect_stdout(io.StringIO())
 
 
 def damaged(data: ConfigDict, folder: str | os.PathLike, reason: object) -> UserError:
-    """The error of a set that was prepared, but cannot be read: (section `data`, where, why)."""
+    """Returns the error for prepared data in `folder` that cannot be read."""
     return UserError(
-        f'{data.name}: what was prepared in {folder} cannot be read ({str(reason).rstrip(".")}); remove '
-        f'it, and the same command prepares it anew'
+        f'{data.name}: the prepared data in {folder} cannot be read ({str(reason).rstrip(".")}); remove '
+        f'them, and the same command prepares them again'
     )
 
 
 def make_builder(data: ConfigDict) -> tfds.core.DatasetBuilder:
-    """The builder of `data.name`, in a folder of its own for each state of its source files.
+    """Returns the builder of `data.name`. Each state of the source files has a folder of its own.
 
     Raises:
-      UserError: an unknown data set, no source files, or an option that the set does not have.
+      UserError: if the data set is unknown, has no source files, or lacks a chosen option.
     """
     prepared_dir = user_path(data.prepared_dir)
     try:
@@ -117,18 +117,18 @@ def make_builder(data: ConfigDict) -> tfds.core.DatasetBuilder:
 
 
 def fingerprint(sources: Iterable[Path], settings: object, folders_only: bool = False) -> str:
-    """A number in hex of names, sizes and times of all files in `sources`, and of settings.
+    """Returns a checksum in hex of the names, sizes and times of all files, and of settings.
 
     Args:
       sources: files and folders.
-      settings: anything whose `repr` tells it.
-      folders_only: look at the folders in a folder, but not at each file in them.
+      settings: anything whose `repr` has its whole content.
+      folders_only: whether to use only the folders below a folder, and not each file in them.
     """
     checksum = zlib.crc32(repr(settings).encode())
 
     def add(path, name):
         nonlocal checksum
-        # A link that leads nowhere is as it is itself.
+        # A broken link counts by itself.
         stat = os.stat(path) if os.path.exists(path) else os.lstat(path)
         text = f' {stat.st_size} {stat.st_mtime_ns}'
         checksum = zlib.crc32(os.fsencode(name) + text.encode(), checksum)
@@ -136,7 +136,7 @@ def fingerprint(sources: Iterable[Path], settings: object, folders_only: bool = 
     for source in sources:
         add(source, source.name)
         for folder, below, files in os.walk(source):
-            below.sort()  # In this order they are walked.
+            below.sort()  # os.walk visits them in this order.
             for name in below + ([] if folders_only else sorted(files)):
                 add(f'{folder}{os.sep}{name}', name)
     return f'{checksum:08x}'
@@ -144,24 +144,24 @@ def fingerprint(sources: Iterable[Path], settings: object, folders_only: bool = 
 
 @contextlib.contextmanager
 def _lock(folder: Path) -> Iterator[None]:
-    """Waits until no other process holds the folder; the operating system frees it if we are killed."""
+    """Locks a folder; waits for another process. A killed process releases its lock."""
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / '.lock'):
         yield
 
 
 def check_builder(builder: tfds.core.DatasetBuilder) -> None:
-    """Decodes every image once: a corrupt one shall not stop a run in its tenth hour.
+    """Decodes every image once, so that a corrupt image does not stop a run after many hours.
 
     Raises:
-      UserError: features that are no classification of images, or images that cannot be decoded.
+      UserError: if the features lack an image or a label, or if images cannot be decoded.
     """
     missing = {'image', 'label'} - set(builder.info.features)
     if missing:
         raise UserError(f'config.data.name: the data set {builder.name!r} has no {sorted(missing)}')
     for split, info in builder.info.splits.items():
         dataset = builder.as_dataset(split, decoders={'image': tfds.decode.SkipDecoding()})
-        # A value of the pixels is returned: TensorFlow drops a decoding that nobody reads.
+        # Returns a pixel, because TensorFlow skips a decoding whose result is not used.
         decoded = dataset.enumerate().map(
             lambda row, example: (row, decode_image(example['image'], 3)[0, 0, 0]),
             num_parallel_calls=tf.data.AUTOTUNE,

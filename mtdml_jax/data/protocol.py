@@ -1,4 +1,4 @@
-"""Protocols: which faces are trained on, which choose the checkpoint, which are tested."""
+"""Protocols: which faces are for training, for choosing the checkpoint, and for the test."""
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -8,33 +8,34 @@ from mtdml_jax.data.prepare import prepare
 from mtdml_jax.host.errors import UserError
 
 
-def load_part(data: ConfigDict, part: str) -> Split:
-    """The faces of a part of the protocol that the config describes.
+def load_protocol_split(data: ConfigDict, name: str) -> Split:
+    """Loads the faces of a split of the protocol that the config describes.
 
-    'train' and 'validation' (or what config.data.train_split and validation_split call them) are the
-    parts that training sees; 'test' is, with folds, the fold left out. Any other split goes by its own
-    name. With config.data.heldout_classes, 'train' has the other classes only and every other part has
-    these only; a set without a test split gives them from its train split.
+    Training uses the splits 'train' and 'validation', which may also be given by the names in
+    config.data.train_split and config.data.validation_split. With folds, 'test' is the fold that is left
+    out. Every other split has the name that the data set gives it. With config.data.heldout_classes, the
+    splits for training have only the other classes, and every other split has only the held-out classes.
+    If the data set has no test split, these faces come from its train split.
 
     Args:
       data: the section `data` of the config.
-      part: name of the part.
+      name: name of the split.
 
     Raises:
-      UserError: a part, fold or class that the data lacks.
+      UserError: if the data lack the split, fold or class, or the split has no faces.
     """
-    is_train = part in ('train', data.train_split)
-    is_validation = part in ('validation', data.validation_split)
+    is_train = name in ('train', data.train_split)
+    is_validation = name in ('validation', data.validation_split)
     if data.folds and is_validation and not has_validation(data):
         raise UserError(
-            'config.data.folds: they leave a validation part only with config.data.validation_share'
+            'config.data.folds: they leave a validation split only with config.data.validation_share'
         )
-    if data.folds and (is_train or is_validation or part == 'test'):
+    if data.folds and (is_train or is_validation or name == 'test'):
         split = load_split(data, data.train_split)
         tested = find_fold(split, data.folds, data.fold)
-        split = split.take(np.flatnonzero(tested if part == 'test' else ~tested))
+        split = split.take(np.flatnonzero(tested if name == 'test' else ~tested))
     else:
-        split = load_split(data, _source(data, part, is_train, is_validation))
+        split = load_split(data, _source(data, name, is_train, is_validation))
     if data.validation_share and (is_train or is_validation):
         cut = find_validation(split, data.validation_share)
         split = split.take(np.flatnonzero(cut if is_validation else ~cut))
@@ -42,22 +43,22 @@ def load_part(data: ConfigDict, part: str) -> Split:
         heldout, is_seen = find_heldout(split, data.heldout_classes), is_train or is_validation
         split = split.take(np.flatnonzero(heldout != is_seen))
     if not len(split.labels):
-        raise UserError(f'{data.name}: the part {part!r} has no faces')
-    return split._replace(name=part)
+        raise UserError(f'{data.name}: the split {name!r} has no faces')
+    return split._replace(name=name)
 
 
-def _source(data, part, is_train, is_validation):
-    """The split of the data set that a part is taken from."""
+def _source(data, name, is_train, is_validation):
+    """Returns the name of the data set's split that a split of the protocol is taken from."""
     if is_train or (is_validation and data.validation_share):
         return data.train_split
-    name = data.validation_split if is_validation else part
-    if data.heldout_classes and not has_split(prepare(data), name):
+    source = data.validation_split if is_validation else name
+    if data.heldout_classes and not has_split(prepare(data), source):
         return data.train_split
-    return name
+    return source
 
 
 def has_validation(data: ConfigDict) -> bool:
-    """Whether there is a part that training can be watched on."""
+    """Whether there is a validation split."""
     if data.validation_share:
         return True
     if data.folds:
@@ -66,10 +67,10 @@ def has_validation(data: ConfigDict) -> bool:
 
 
 def count_folds(data: ConfigDict) -> int:
-    """The number of folds of the train split.
+    """Returns the number of folds of the train split.
 
     Raises:
-      UserError: settings without folds.
+      UserError: if the settings have no folds.
     """
     if not data.folds:
         raise UserError('config.data.folds: expected a number of folds (-1: one for each subject)')
@@ -77,10 +78,10 @@ def count_folds(data: ConfigDict) -> int:
 
 
 def find_fold(split: Split, num_folds: int, fold: int) -> np.ndarray:
-    """Which faces are in a fold, bool [N].
+    """Returns whether each face is in a fold, bool [N].
 
     Raises:
-      UserError: no such fold.
+      UserError: if there is no such fold.
     """
     folds = assign_folds(split, num_folds)
     if not 0 <= fold <= folds.max():
@@ -89,16 +90,16 @@ def find_fold(split: Split, num_folds: int, fold: int) -> np.ndarray:
 
 
 def assign_folds(split: Split, num_folds: int) -> np.ndarray:
-    """The fold of each face, int [N]: fold i has the subjects sorted(ids)[i::num_folds].
+    """Returns the fold of each face, int [N]: fold i has the subjects sorted(ids)[i::num_folds].
 
-    Where subjects are unknown, faces are dealt out in turns, class by class in the order of file names.
+    If subjects are unknown, faces are assigned to folds in turn, class by class, by file name.
 
     Args:
       split: the faces.
-      num_folds: number of folds; -1 for one fold a subject.
+      num_folds: number of folds; -1 for one fold for each subject.
 
     Raises:
-      UserError: fewer subjects or faces than folds, or subjects that are known of some faces only.
+      UserError: if there are fewer subjects or faces than folds, or if only some subjects are known.
     """
     if num_folds == -1 and not any(split.subjects):
         raise UserError('config.data.folds=-1: the subjects of this data set are not known')
@@ -113,10 +114,10 @@ def assign_folds(split: Split, num_folds: int) -> np.ndarray:
 
 
 def _deal(split):
-    """The place of each face in a row out of which folds are dealt, int [N]; and what stands there."""
+    """Returns the index of each face's subject (or of the face), int [N], and what is counted."""
     known = [bool(subject) for subject in split.subjects]
     if any(known) and not all(known):
-        raise UserError(f'{split.name}: the subject is unknown of {known.count(False)} faces')
+        raise UserError(f'{split.name}: the subject of {known.count(False)} faces is unknown')
     if any(known):
         return np.unique(split.subjects, return_inverse=True)[1], 'subjects'
     order = np.lexsort((np.array(split.file_names), split.labels))
@@ -126,29 +127,30 @@ def _deal(split):
 
 
 def find_validation(split: Split, share: float) -> np.ndarray:
-    """Which faces of a train split are to choose the checkpoint, bool [N]: about `share` of them.
+    """Returns whether each face of a train split is for validation, bool [N]: about `share` of them.
 
-    They are one fold of 1 / share, by subject where subjects are known; of few subjects it is one.
+    The validation faces are one of 1 / share folds, by subject if subjects are known. If there are few
+    subjects, it is one subject.
 
     Raises:
-      UserError: a single subject, or subjects that are known of some faces only.
+      UserError: if there is a single subject, or if only some subjects are known.
     """
     place, kind = _deal(split)
     number = place.max() + 1
     if number < 2:
         raise UserError(
-            f'config.data.validation_share: all {kind} of the split {split.name!r} are one, and none '
-            f'would be left to train on; set it to 0 for no validation part'
+            f'config.data.validation_share: the split {split.name!r} has only one {kind[:-1]}, so none '
+            f'would be left to train on; set it to 0 for no validation split'
         )
     num_folds = min(round(1 / share), number)
     return place % num_folds == num_folds - 1
 
 
 def find_heldout(split: Split, names: tuple[str, ...]) -> np.ndarray:
-    """Which faces are of the classes with these names, bool [N].
+    """Returns whether each face is of one of the named classes, bool [N].
 
     Raises:
-      UserError: a name that is no class.
+      UserError: if a name is not a class.
     """
     unknown = sorted(set(names) - set(split.class_names))
     if unknown:

@@ -1,4 +1,4 @@
-"""P x K sampling: which faces stand in the batch of a step, as a pure function of (seed, step)."""
+"""P x K sampling: chooses the faces of a step's batch, as a pure function of (seed, step)."""
 
 import math
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import tensorflow as tf
 
 
 class ClassIndex(NamedTuple):
-    """The rows of a split, grouped by class; only classes that have rows.
+    """The rows of a split, grouped by class. Classes without rows are left out.
 
     Attributes:
       rows: row numbers sorted by class, int64 [N].
@@ -29,7 +29,7 @@ def index_by_class(labels: np.ndarray) -> ClassIndex:
     return ClassIndex(rows.astype(np.int64), start.astype(np.int64), size.astype(np.int64))
 
 
-# How often a class with n faces is drawn.
+# Sampling -> relative frequency with which a class of n faces is drawn.
 FREQUENCIES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     'class': np.ones_like,
     'instance': lambda n: n,
@@ -40,7 +40,7 @@ FREQUENCIES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 def fits_all_classes(
     num_classes: int, batch_size: int, samples_per_class: int, sampling: str
 ) -> bool:
-    """Whether every class is in every batch; else K has to divide the batch size (`sample_rows`)."""
+    """Whether every class is in every batch; otherwise K must divide the batch size."""
     return sampling == 'class' and num_classes <= batch_size // samples_per_class
 
 
@@ -53,25 +53,26 @@ def sample_rows(
     seed: int,
     step: tf.Tensor,
 ) -> tf.Tensor:
-    """The rows of the batch of `step`: P classes with K faces each.
+    """Returns the rows of the batch of `step`: P classes with K faces each.
 
-    Sampling 'instance' and 'sqrt' draw groups of K faces of a class in proportion to the number of its
-    faces, or to its square root; a batch may then hold several groups of one class. All rounds have the
-    same random order of classes.
+    Sampling 'instance' and 'sqrt' draw groups of K faces of a class in proportion to its number of
+    faces, or to the square root of that number. A batch may then hold several groups of one class. All
+    rounds have the same random order of classes.
 
-    Sampling 'class' draws all equally often. With P = batch_size / samples_per_class at least the number
-    of classes C, every class is in every batch, with equal shares or, where C does not divide the batch,
-    shares that differ by one and take turns. With more classes, each batch holds P different ones; every
-    class is drawn once, in random order, before any is drawn again (but for as many as complete the last
-    batch of a round, which take turns).
+    Sampling 'class' draws all classes equally often. If P = batch_size / samples_per_class is at least
+    the number of classes C, every class is in every batch. The classes have equal shares; if C does not
+    divide the batch size, shares differ by one, and the classes take turns. If there are more classes,
+    each batch holds P different ones. Every class is drawn once, in random order, before any class is
+    drawn again. The only exceptions are the classes that complete the last batch of a round; classes
+    take turns at this.
 
-    In each case a face of a class is drawn once, in random order, before any of its class repeats.
+    In each case all faces of a class are drawn once, in random order, before any of them repeats.
 
     Args:
       index: the rows by class.
       batch_size: number of rows B, over all hosts.
-      samples_per_class: faces K of each class; divides the batch size where C > P, or the sampling is
-        not 'class'.
+      samples_per_class: faces K of each class. It must divide the batch size if C > P or if the
+        sampling is not 'class'.
       sampling: 'class', 'instance' or 'sqrt'.
       seed: seed of the run.
       step: int64 scalar.
@@ -80,7 +81,7 @@ def sample_rows(
       Row numbers, int64 [B].
 
     Raises:
-      ValueError: K that has to divide the batch size and does not.
+      ValueError: if K must divide the batch size and does not.
     """
     num_classes = len(index.start)
     classes_per_batch = batch_size // samples_per_class
@@ -103,7 +104,9 @@ def sample_rows(
 
 
 def count_groups(size: np.ndarray, samples_per_class: int, sampling: str) -> np.ndarray:
-    """Groups of K faces of each class in a round, int64 [C]: in all about as many as the faces fill.
+    """Returns the number of groups of each class in a round, int64 [C].
+
+    Together they have about as many places as there are faces.
 
     Args:
       size: number of faces of each class, [C].
@@ -116,10 +119,10 @@ def count_groups(size: np.ndarray, samples_per_class: int, sampling: str) -> np.
 
 
 def _draw_groups(groups, groups_per_batch, seed, step):
-    """The classes of a batch's groups, int64 [P], and how many groups of them came before, int64 [P]."""
+    """Returns the class of each group, int64 [P], and its number of earlier groups, int64 [P]."""
     classes = np.repeat(np.arange(len(groups)), groups)
     order = np.random.default_rng(seed).permutation(len(classes))
-    # A stable sort finds a class's groups in the order in which they come.
+    # A stable sort keeps the groups of a class in their order.
     by_class = np.argsort(classes[order], kind='stable')
     before = np.empty_like(order)
     before[by_class] = np.arange(len(order)) - np.repeat(np.cumsum(groups) - groups, groups)
@@ -130,11 +133,11 @@ def _draw_groups(groups, groups_per_batch, seed, step):
 
 
 def _draw_classes(num_classes, classes_per_batch, seed, step):
-    """P different classes, int64 [P], and how often each was drawn before, int64 [P].
+    """Returns P different classes, int64 [P], and how often each was drawn before, int64 [P].
 
-    A round of ceil(C / P) batches shows all C classes, and the first `surplus` of its order again in
-    its last batch. Those are the next `surplus` classes in a fixed order, round after round, so that
-    the number of visits of a class has a closed form.
+    A round of ceil(C / P) batches has all C classes. Its last batch repeats the first `surplus` classes
+    of the round. These are the next `surplus` classes in a fixed order, round after round, so that the
+    number of visits of a class has a closed form.
     """
     batches = math.ceil(num_classes / classes_per_batch)
     surplus = batches * classes_per_batch - num_classes
@@ -150,14 +153,14 @@ def _draw_classes(num_classes, classes_per_batch, seed, step):
 
 
 def _draw_faces(index, classes, draw, seed):
-    """Rows of the `draw`-th face of each class, both int64 [B]: a new order every size[class] draws."""
+    """Returns the row of the `draw`-th face of each class, [B]; the order changes every size[class]."""
     size, start = tf.gather(index.size, classes), tf.gather(index.start, classes)
     return tf.gather(index.rows, start + _shuffle(draw % size, size, (seed, draw // size, classes)))
 
 
 def _shuffle(position, size, seed):
-    """Where a random permutation of `size` things, drawn from three seeds, puts each `position`."""
-    seeds = [tf.broadcast_to(tf.cast(part, tf.int64), tf.shape(position)) for part in seed]
+    """Maps each `position` by a random permutation of `size` items, drawn from three seeds."""
+    seeds = [tf.broadcast_to(tf.cast(x, tf.int64), tf.shape(position)) for x in seed]
     return tf.raw_ops.RandomIndexShuffle(
         index=position,
         seed=tf.cast(tf.stack(seeds, axis=-1), tf.int32),

@@ -1,1 +1,1 @@
-"""The machine below: errors, paths, processes, files."""
+"""Errors, paths, files, processes, and what depends on the operating system."""

@@ -1,4 +1,4 @@
-"""Compiled programs kept on disk, so that a second start does not compile them again."""
+"""Keeps compiled programs on disk, so that a second start does not compile them again."""
 
 import os
 from pathlib import Path
@@ -7,14 +7,14 @@ import jax
 
 
 def use_compile_cache() -> None:
-    """Keeps what JAX compiles in the user's cache folder, unless JAX_COMPILATION_CACHE_DIR names one.
+    """Keeps compiled programs in the user's cache folder, or in JAX_COMPILATION_CACHE_DIR if it is set.
 
-    JAX_ENABLE_COMPILATION_CACHE=false turns it off.
+    JAX_ENABLE_COMPILATION_CACHE=false turns the cache off.
     """
     if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
         root = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
         folder = Path(root).expanduser() / 'mtdml_jax' / 'compiled'
         jax.config.update('jax_compilation_cache_dir', str(folder))
     if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ:
-        # By default a second, below which a small network's programs are.
+        # JAX's default of one second would leave out the programs of a small network.
         jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)

@@ -1,4 +1,4 @@
-"""What a process does before it works: it finds the others and its devices, and keeps quiet."""
+"""Start-up of a process: joins other processes, finds devices, and silences libraries."""
 
 import contextlib
 import functools
@@ -12,7 +12,7 @@ from pathlib import Path
 from mtdml_jax.host.errors import LostProcessError, UserError, listed
 from mtdml_jax.host.system import NVIDIA_DRIVER, has_nvidia_driver
 
-# Without a sign of life for so long a process is dead, and JAX's coordinator ends the others.
+# JAX's coordinator takes a process that is silent for this long for dead, and ends the others.
 HEARTBEAT_SECONDS = 30
 
 
@@ -20,10 +20,10 @@ def join_processes(where: str) -> None:
     """Joins the other processes of a run.
 
     Args:
-      where: 'auto', or HOST:PORT,NUM,ID: coordinator, number of processes, number of this one.
+      where: 'auto', or HOST:PORT,NUM,ID: coordinator, number of processes, index of this process.
 
     Raises:
-      UserError: neither of these, or nothing here tells them.
+      UserError: if `where` is neither, or if it is 'auto' and the environment does not say.
     """
     import jax
 
@@ -41,16 +41,16 @@ def join_processes(where: str) -> None:
     except ValueError as error:
         reason = f'found {where!r}'
         if where == 'auto':
-            reason = f'for nothing here tells it, as Cloud TPU or Slurm would ({error})'
+            reason = f'because nothing here says it, as Cloud TPU or Slurm would ({error})'
         raise UserError(f'--distributed: expected HOST:PORT,NUM,ID, {reason}') from error
 
 
 def check_processes_agree(find_facts: Callable[[], dict[str, object]]) -> None:
-    """Raises UserError on all processes if something is not the same on all of them.
+    """Raises UserError on all processes if a fact differs between them.
 
     Args:
-      find_facts: gives name -> what must be the same, compared by its `repr`, with the same names on all
-        processes. Not called where there is one.
+      find_facts: returns name -> fact. Facts are compared by their `repr`; the names must be the same on
+        all processes. It is not called if there is only one process.
     """
     import jax
     import numpy as np
@@ -70,7 +70,7 @@ def check_processes_agree(find_facts: Callable[[], dict[str, object]]) -> None:
 
 
 def code_digest() -> str:
-    """A number in hex of the package's own code."""
+    """Returns a checksum of the package's own code, in hex."""
     number = 0
     for path in sorted(Path(__file__).parents[1].rglob('*.py')):
         number = zlib.crc32(path.read_bytes(), number)
@@ -79,9 +79,9 @@ def code_digest() -> str:
 
 @contextlib.contextmanager
 def noticing_lost_processes() -> Iterator[None]:
-    """Raises LostProcessError where JAX fails because another process has ended.
+    """Turns an error that JAX raises because another process has ended into a LostProcessError.
 
-    Where devices wait for a dead process for ever, JAX's coordinator ends this one.
+    If devices wait forever for a dead process, JAX's coordinator ends this process.
     """
     import jax
 
@@ -91,39 +91,42 @@ def noticing_lost_processes() -> Iterator[None]:
         if jax.process_count() == 1:
             raise
         raise LostProcessError(
-            f'process {jax.process_index()} of {jax.process_count()} could not go on: '
-            f'{str(error)[:200]}. If another one has died, JAX says which within '
-            f'{HEARTBEAT_SECONDS} seconds; the same command goes on from the last checkpoint'
+            f'process {jax.process_index()} of {jax.process_count()} could not continue: '
+            f'{str(error)[:200]}. If another process has died, JAX says which within '
+            f'{HEARTBEAT_SECONDS} seconds; the same command continues from the last checkpoint'
         ) from error
 
 
 def is_first_process() -> bool:
-    """Whether this process is the one that writes and prints."""
+    """Whether this is the process that writes files and prints."""
     import jax
 
     return jax.process_index() == 0
 
 
 def find_devices() -> list:
-    """JAX's devices; the first look at them, after processes have joined.
+    """Returns JAX's devices. Must be called after processes have joined.
 
     Raises:
-      UserError: JAX finds none of the kind that JAX_PLATFORMS asks for.
+      UserError: if JAX finds no device of the kind that JAX_PLATFORMS asks for.
     """
     import jax
 
     try:
         return jax.devices()
-    except (AssertionError, RuntimeError) as error:  # CUDA's absence is a bare AssertionError.
+    except (
+        AssertionError,
+        RuntimeError,
+    ) as error:  # JAX without CUDA raises a bare AssertionError.
         asked = os.environ.get('JAX_PLATFORMS', '')
         raise UserError(
-            f'JAX finds no device by JAX_PLATFORMS={asked!r} ({str(error) or "not installed"}); unset '
-            f'it to use what is there, or install the JAX of your accelerator: jax[cuda12], jax[tpu]'
+            f'JAX finds no device for JAX_PLATFORMS={asked!r} ({str(error) or "not installed"}); unset '
+            f'it to use what is there, or install JAX for your accelerator: jax[cuda12], jax[tpu]'
         ) from error
 
 
 def show_devices() -> None:
-    """Says on which devices the command runs; raises as `find_devices`."""
+    """Prints which devices the command runs on. Raises the errors of `find_devices`."""
     import jax
 
     devices = find_devices()
@@ -134,17 +137,17 @@ def show_devices() -> None:
     print(f'{len(devices)} {devices[0].platform} devices{processes}: {kinds}', file=sys.stderr)
     if devices[0].platform == 'cpu' and has_nvidia_driver():
         print(
-            f'JAX uses the CPU, though {NVIDIA_DRIVER} tells of a GPU: pip install "jax[cuda12]"',
+            f'JAX uses the CPU although {NVIDIA_DRIVER} shows a GPU: pip install "jax[cuda12]"',
             file=sys.stderr,
         )
 
 
 def quieten() -> None:
-    """Leaves the terminal to what the user asked for; must come before TensorFlow is imported."""
-    # Of a file that is gone it would tell in hundreds of lines. 1 is what importing JAX sets.
+    """Silences the log messages of libraries. Must be called before TensorFlow is imported."""
+    # TensorFlow would print hundreds of lines about a missing file. Importing JAX sets this to 1.
     if os.environ.get('TF_CPP_MIN_LOG_LEVEL', '1') == '1':
         os.environ['TF_CPP_MIN_LOG_LEVEL'] = '2'
-    # It only feeds; with oneDNN on it says so at every start, whatever the log level.
+    # TensorFlow only reads data here. With oneDNN on, it logs a line at every start at any log level.
     os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
     from absl import logging as absl_logging
 
@@ -154,14 +157,14 @@ def quieten() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-@functools.cache  # Once a process: a second time it would wrap itself.
+@functools.cache  # A second call in the same process would wrap the hook again.
 def quieten_orbax() -> None:
-    """What it logs of a failure it raises too, and then it is told in one line."""
+    """Silences Orbax. It also raises the failures that it logs, and they are reported in one line."""
     logging.getLogger('absl').addFilter(lambda record: 'orbax' not in record.pathname)
     show = sys.unraisablehook
 
     def show_others(found):
-        # Its event loop ends at the first failure, and the others find it closed.
+        # Orbax closes its event loop at the first failure; later failures then find it closed.
         if str(found.exc_value) != 'Event loop is closed':
             show(found)
 

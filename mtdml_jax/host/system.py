@@ -1,4 +1,4 @@
-"""All that depends on the operating system; on another it does nothing, or tells less."""
+"""Everything that depends on the operating system. On others it does nothing, or reports less."""
 
 import os
 import platform
@@ -6,21 +6,21 @@ import re
 import sys
 from pathlib import Path
 
-# XLA takes and frees the same many megabytes at every step. Huge pages, never returned to the system in
-# between, spare a page fault for each 4 KiB of them.
+# XLA allocates and frees the same many megabytes at every step. Huge pages that are never returned to
+# the system in between avoid a page fault for every 4 KiB.
 TUNABLES = ':'.join(
     f'glibc.malloc.{name}'
     for name in ('hugetlb=1', 'mmap_max=0', f'trim_threshold={2**34}', f'top_pad={2**26}')
 )
-# Is there where a driver for NVIDIA's GPUs is loaded.
+# This file exists if a driver for NVIDIA GPUs is loaded.
 NVIDIA_DRIVER = '/proc/driver/nvidia/version'
 
 
 def restart_with_huge_pages() -> None:
     """Replaces the running Python by the same command with `TUNABLES` in GLIBC_TUNABLES.
 
-    malloc must be told when a process starts. Returns if that variable is set, by this function or by
-    the user, or without the GNU C library.
+    malloc reads the variable only when a process starts. Does nothing if the variable is set, by this
+    function or by the user, or if the C library is not GNU's.
     """
     if 'GLIBC_TUNABLES' in os.environ or platform.libc_ver()[0] != 'glibc':
         return
@@ -29,19 +29,19 @@ def restart_with_huge_pages() -> None:
 
 
 def has_nvidia_driver() -> bool:
-    """Whether the system tells of an NVIDIA GPU, which JAX may not use."""
+    """Whether a driver for NVIDIA GPUs is loaded. JAX may still not use the GPU."""
     return os.path.exists(NVIDIA_DRIVER)
 
 
 def processor() -> str:
-    """Model and cores of the CPU, on which bits depend as on jax itself; '' where nothing tells them."""
+    """Returns model and cores of the CPU, or '' if unknown. Results depend on them to the bit."""
     if sys.platform != 'linux':
         return ''
     try:
         text = Path('/proc/cpuinfo').read_text(encoding='utf-8')
     except OSError:
         return ''
-    # The name alone may hide the generation, as a virtual machine's "AMD EPYC" does.
+    # The name alone may hide the generation: a virtual machine may say just "AMD EPYC".
     keys = ('model name', 'cpu family', 'model')
     found = [x[1] for key in keys if (x := re.search(rf'^{key}\s*: (.+)$', text, re.MULTILINE))]
     if len(found) < len(keys):

@@ -1,1 +1,1 @@
-"""What an image file, a folder of images and a list of them are; no TensorFlow."""
+"""Reads image files, folders of images and lists of images, without TensorFlow."""

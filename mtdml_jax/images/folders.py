@@ -1,4 +1,4 @@
-"""What lies in folders: images, classes and splits, in the order in which people count."""
+"""Finds images, classes and splits in folders, in natural order (frame9 before frame10)."""
 
 import logging
 import os
@@ -15,12 +15,12 @@ from mtdml_jax.images.pixels import FORMATS
 
 logger = logging.getLogger(__name__)
 
-# And MPO, JPEG of several pictures; and HEIC, which Pillow does not read: such are to be named, not
-# passed over.
+# MPO is a JPEG of several images. Pillow does not read HEIC, but such files must be reported, not
+# ignored.
 IMAGE_SUFFIXES = {'.mpo', '.heic', '.heif'} | {
     suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS
 }
-# Names of splits as people write them on folders and in lists.
+# The names that people give to splits in folders and lists -> the name of the split.
 SPLIT_NAMES = {
     'train': 'train',
     'training': 'train',
@@ -30,22 +30,22 @@ SPLIT_NAMES = {
     'test': 'test',
     'testing': 'test',
 }
-# Where they lie, as glob patterns.
+# Glob patterns of the folders of splits.
 SPLIT_FOLDERS = ('[Tt]rain*/', '[Vv]al*/', '[Tt]est*/')
-# What systems leave behind, beside the files that begin with a dot.
+# Names that operating systems leave behind, besides those that begin with a dot.
 _LEFT_BEHIND = ('__MACOSX', 'Thumbs.db', 'desktop.ini')
 
 
 class Face(NamedTuple):
-    """A face as a data set lists it, not read yet.
+    """A face that a data set lists, before its image is read.
 
     Attributes:
-      name: where it comes from, relative to the set's folder.
-      label: name of its class.
-      image: its file, or its pixels, uint8 [H, W, 1 or 3].
-      subject: who it is; '' if unknown.
-      extra: values of the set's own features.
-      where: the list and row that name it; '' if none does.
+      name: path of the image, relative to the data set's folder.
+      label: name of the class.
+      image: file of the image, or its pixels, uint8 [H, W, 1 or 3].
+      subject: the person; '' if unknown.
+      extra: values of the data set's own features.
+      where: the list and row that name the face; '' if no list does.
     """
 
     name: str
@@ -57,20 +57,20 @@ class Face(NamedTuple):
 
     @property
     def key(self) -> str:
-        """What no two faces of a split have in common: one image may show several, each in its box."""
+        """A text that is unique within a split. It has the box, as one image may show several faces."""
         return f'{self.name} {self.extra["box"]}' if 'box' in self.extra else self.name
 
 
 def natural_order(path: Path | str) -> tuple:
-    """Key for sorting names as people count: frame9 before frame10."""
+    """Returns a key that sorts names in natural order: frame9 before frame10."""
     name = os.path.basename(path)
-    # Texts at even places, numbers at odd ones: they are never compared with each other.
+    # Texts are at even places and numbers at odd ones, so that no text is compared with a number.
     parts = re.split(r'(\d+)', name)
     return [int(x) if i % 2 else x for i, x in enumerate(parts)], name
 
 
 def visible(folder: Path) -> list[Path]:
-    """What is right in `folder`, in natural order, without what systems and notebooks hide there."""
+    """Returns the entries of `folder` in natural order, without hidden ones."""
     return sorted((x for x in folder.iterdir() if not _is_hidden(x.name)), key=natural_order)
 
 
@@ -79,32 +79,32 @@ def _is_hidden(name):
 
 
 def visible_folders(folder: Path) -> list[Path]:
-    """The folders right in `folder`, in natural order."""
+    """Returns the folders directly in `folder`, in natural order."""
     return [path for path in visible(folder) if path.is_dir()]
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The image files right in `folder`, in natural order."""
+    """Returns the image files directly in `folder`, in natural order."""
     return [path for path in visible(folder) if is_image(path) and not path.is_dir()]
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file is called as images are."""
+    """Whether the suffix of a file is that of an image."""
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 
 def files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
-    """All files in `folder` and the folders below it, each folder in natural order."""
+    """Yields all files in `folder` and the folders below it, each folder in natural order."""
     above = (*above, folder.resolve())
     for path in visible(folder):
         if not path.is_dir():
             yield path
-        elif path.resolve() not in above:  # Else a link to where it came from.
+        elif path.resolve() not in above:  # Otherwise a link leads back to a folder above.
             yield from files_below(path, above)
 
 
 def has_own_images(folder: Path) -> bool:
-    """Whether there is an image right in `folder`; the first ends the search."""
+    """Whether there is an image directly in `folder`; stops at the first one."""
     with os.scandir(folder) as entries:
         return any(
             is_image(Path(entry.name)) and not _is_hidden(entry.name) and not entry.is_dir()
@@ -118,7 +118,7 @@ def has_images(folder: Path) -> bool:
 
 
 def find_patterns(folder: Path, patterns: Iterable[str]) -> list[Path]:
-    """What is in `folder`, in the order of the glob patterns, then by name."""
+    """Returns the paths in `folder` that match, in the order of the glob patterns, then by name."""
     return [
         path
         for pattern in patterns
@@ -128,17 +128,17 @@ def find_patterns(folder: Path, patterns: Iterable[str]) -> list[Path]:
 
 
 def warn_left_out(paths: Sequence[Path], root: Path, reason: str) -> None:
-    """Warns once of files or folders that are not read, with their number and the first names."""
+    """Logs one warning about files or folders that are not read: their number and the first names."""
     if paths:
         names = listed(path.relative_to(root).as_posix() for path in paths)
         logger.warning('%s: %d left out: %s: %s', root, len(paths), reason, names)
 
 
 def split_folders(folder: Path) -> dict[str, Path]:
-    """The folders in `folder` that are called as splits are and hold class folders with images.
+    """Returns split -> folder, for folders that are named like a split and have class folders.
 
     Raises:
-      UserError: two folders for one split.
+      UserError: if two folders are for the same split.
     """
     found: dict[str, Path] = {}
     for path in visible_folders(folder):
@@ -160,16 +160,16 @@ def faces_in_splits(
     class_names: Sequence[str],
     codes: Mapping[str, str | None] | None = None,
 ) -> dict[str, list[Face]]:
-    """The images in the class folders of each split; warns of images that are in none.
+    """Returns the images in the class folders of each split; warns about images in no class folder.
 
     Args:
       splits: split -> the folder of its class folders.
-      root: as of `faces_in_class_folders`, as the rest.
+      root: the data set's folder, which names are relative to.
       class_names: name of each label.
-      codes: further names of folders.
+      codes: further names of class folders, see `faces_in_class_folders`.
 
     Raises:
-      UserError: a folder that is no class.
+      UserError: if a folder is not a class.
     """
     stray = [path for folder in {root, *splits.values()} for path in image_files(folder)]
     for path in visible_folders(root):
@@ -188,18 +188,18 @@ def faces_in_class_folders(
     class_names: Sequence[str],
     codes: Mapping[str, str | None] | None = None,
 ) -> list[Face]:
-    """The images in `folder`/<class>/, and in folders below, with the class of their folder.
+    """Returns the images in `folder`/<class>/ and in folders below it, with the class of their folder.
 
-    Warns of files that are no images, and of folders without any.
+    Warns about files that are not images and about folders without images.
 
     Args:
       folder: the folder of class folders.
       root: the data set's folder, which names are relative to.
-      class_names: name of each label; in whatever case on disk.
-      codes: further names of folders -> name of the label; None as a label leaves a folder out.
+      class_names: name of each label; upper and lower case do not matter on disk.
+      codes: further names of folders -> name of the label; the label None leaves a folder out.
 
     Raises:
-      UserError: a folder that is no class.
+      UserError: if a folder is not a class.
     """
     exact = {name: name for name in class_names} | dict(codes or {})
     known = {name.lower(): label for name, label in exact.items()} | exact
@@ -218,6 +218,6 @@ def faces_in_class_folders(
         label = known.get(path.name, known[path.name.lower()])
         if label is not None:
             faces += [Face(image.relative_to(root).as_posix(), label, image) for image in images]
-    warn_left_out(others, root, 'files that are no images')
+    warn_left_out(others, root, 'files that are not images')
     warn_left_out(empty, root, 'folders without images')
     return faces

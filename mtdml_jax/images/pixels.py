@@ -1,6 +1,7 @@
-"""Anything that is an image to the pixels that a network was trained on, by Pillow and NumPy.
+"""Turns anything that is an image into the input of a network, with Pillow and NumPy; for inference.
 
-What data/images.py does inside tf.data; tests/images/test_pixels.py holds both to one result.
+mtdml_jax/data/decode.py does the same inside tf.data, for training. tests/images/test_pixels.py checks
+that both give the same result.
 """
 
 import contextlib
@@ -16,14 +17,15 @@ from PIL import Image
 
 from mtdml_jax.host.errors import UserError
 
-# What is read, by Pillow's names; other plugins start programs (EPS) or read what is no photograph.
+# Pillow's names of the formats that are read. Other plugins start programs (EPS) or read files that are
+# not photographs.
 FORMATS = ('PNG', 'JPEG', 'BMP', 'TIFF', 'GIF', 'WEBP', 'AVIF', 'JPEG2000', 'PPM')
-# Decoding a hostile file of a few kB may ask for any memory: larger pictures are refused.
+# Larger images are refused, because a hostile file of a few kB could request any amount of memory.
 MAX_PIXELS, MAX_BYTES = 2**26, 2**28
-# Of pixels; above it a picture is decoded while no other is.
+# Number of pixels above which an image is decoded alone, while no other large image is.
 LARGE = 2**23
 _ALONE = threading.RLock()
-# Tag 274 of EXIF -> what puts the picture upright.
+# The EXIF tag of the orientation, and the transposition that puts each orientation upright.
 _ORIENTATION = 274
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -34,21 +36,22 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# What may be given as an image: what Pillow opens, a file or its content, or has; or an array.
+# An image may be a path, the content of a file, a Pillow image or an array.
 PillowLike = str | Path | bytes | bytearray | memoryview | Image.Image
 ImageLike = PillowLike | np.ndarray
 
 
 class Preprocessing(NamedTuple):
-    """What is done to a face before the network sees it; keys of the section `data` of a config.
+    """How an image is prepared for the network; the fields are keys of the section `data` of a config.
 
     Attributes:
       image_size: side in pixels.
       channels: 1 (grey) or 3 (RGB).
-      crop: whether a picture without a box is cut to the square in its middle, or stretched to one.
-      crop_margin: added on each side of a square, as a share of it.
-      mean: subtracted from pixel values in [0, 1]; one number, or one a channel.
-      std: by which they are divided.
+      crop: whether an image without a box is cropped to the square in its middle; otherwise it is
+        stretched to a square.
+      crop_margin: margin added on each side of a square, as a share of its side.
+      mean: value subtracted from pixel values in [0, 1]; one number, or one for each channel.
+      std: value by which the difference is divided; one number, or one for each channel.
     """
 
     image_size: int
@@ -62,15 +65,15 @@ class Preprocessing(NamedTuple):
 def load_pixels(
     image: ImageLike, preprocessing: Preprocessing, box: Sequence[float] | None = None
 ) -> np.ndarray:
-    """What the network sees of an image, float32 [side, side, channels].
+    """Returns the network's input for an image, float32 [side, side, channels].
 
     Args:
-      image: as `open_image` takes it.
-      preprocessing: what the network was trained on.
+      image: the image, see `open_image`.
+      preprocessing: the preprocessing that the network was trained with.
       box: left, top, width and height of the face in pixels; the square around it is cut out.
 
     Raises:
-      UserError: no image, or one that cannot be decoded.
+      UserError: if this is not an image, or one that cannot be decoded.
     """
     with opened(image) as upright:
         return cut_pixels(upright, preprocessing, box)
@@ -84,9 +87,9 @@ def opened(
 ) -> contextlib.AbstractContextManager[Image.Image | np.ndarray]: ...
 @contextlib.contextmanager
 def opened(image: ImageLike) -> Iterator[Any]:
-    """`open_image` for the time that its value is in use: large pictures are so one after the other.
+    """Opens an image like `open_image`, as a context manager. Only one large image is open at a time.
 
-    Several threads would take several times the memory else.
+    Otherwise several threads that open large images would need several times the memory.
     """
     found, name = _find(image)
     with _ALONE if math.prod(_size(found)) > LARGE else contextlib.nullcontext():
@@ -98,11 +101,11 @@ def cut_pixels(
     preprocessing: Preprocessing,
     box: Sequence[float] | None = None,
 ) -> np.ndarray:
-    """`load_pixels` of an image as `open_image` returns it."""
+    """Does what `load_pixels` does, for an image that `open_image` returned."""
     if box is not None or preprocessing.crop:
         image = _crop(image, square_around(_size(image), box, preprocessing.crop_margin))
     side = preprocessing.image_size
-    # Made one after the other, for they may be large.
+    # The planes may be large, so they are made one after the other.
     planes = [_resize(plane, side) for plane in _planes(_to_colours(image, preprocessing.channels))]
     pixels = np.stack(planes, axis=-1) / 255.0
     mean, std = (np.asarray(x, np.float32) for x in (preprocessing.mean, preprocessing.std))
@@ -112,11 +115,11 @@ def cut_pixels(
 def square_around(
     size: tuple[int, int], box: Sequence[float] | None, margin: float
 ) -> tuple[int, int, int]:
-    """Left, top and side of the square that is cut out; the rule of `data.images.crop_square`.
+    """Returns left, top and side of the square to cut out, by the rule of `data.decode.crop_square`.
 
     Args:
       size: width and height of the image.
-      box: left, top, width and height of the face in pixels; None or width 0 where unknown.
+      box: left, top, width and height of the face in pixels; None or width 0 if unknown.
       margin: added on each side, as a share of the box's side.
     """
     width, height = size
@@ -128,7 +131,7 @@ def square_around(
             max(box_width, box_height),
             (2 * left + box_width, 2 * top + box_height),
         )
-    # In float32, half to even: as tf.round does.
+    # Rounds in float32, half to even, like tf.round.
     side = int(np.round(np.float32(side) * np.float32(1.0 + 2.0 * margin)))
     side = min(max(side, 1), shortest)
     x, y = (
@@ -143,21 +146,21 @@ def open_image(image: PillowLike) -> Image.Image: ...
 @overload
 def open_image(image: ImageLike) -> Image.Image | np.ndarray: ...
 def open_image(image: ImageLike) -> Image.Image | np.ndarray:
-    """An image as Pillow's, of mode L or RGB and upright; an array of floats as it is.
+    """Returns an upright Pillow image of mode L or RGB; an array of floats stays an array of floats.
 
     Args:
-      image: the path of a file; its content, bytes; an image of Pillow's; an array [H, W] or
-        [H, W, 1, 3 or 4] of uint8, or of floats from 0 to 1.
+      image: the path of a file, the content of a file as bytes, a Pillow image, or an array [H, W] or
+        [H, W, 1, 3 or 4] of uint8 or of floats from 0 to 1.
 
     Raises:
-      UserError: none of these, or one that cannot be decoded.
+      UserError: if the image is none of these, or cannot be decoded.
     """
     with opened(image) as upright:
         return upright
 
 
 def _find(image):
-    """(array of floats or an image of Pillow's that may not be decoded yet, what errors call it)."""
+    """Returns an array of floats or a Pillow image (perhaps not decoded yet), and its name in errors."""
     if isinstance(image, Image.Image):
         return image, 'image'
     name = 'image'
@@ -176,7 +179,7 @@ def _find(image):
 
 def _read(path):
     if path.exists() and not path.is_file():
-        raise UserError(f'{path}: it is no file')
+        raise UserError(f'{path}: it is not a file')
     try:
         with path.open('rb') as file:
             content = file.read(MAX_BYTES + 1)
@@ -193,7 +196,7 @@ def _decode(image):
 
 
 def open_upright(encoded: bytes) -> Image.Image:
-    """An encoded image of any size as `make_upright` leaves it, with whatever error Pillow raises."""
+    """Decodes an image of any size and calls `make_upright`; raises whatever Pillow raises."""
     return make_upright(_open(encoded))
 
 
@@ -202,11 +205,11 @@ def _open(encoded):
 
 
 def _guard(function, name):
-    """The function's value; whatever Pillow raises of a damaged file is a UserError."""
+    """Calls a function. Turns whatever Pillow raises for a damaged file into a UserError."""
     try:
         return function()
     except Image.UnidentifiedImageError as error:
-        raise UserError(f'{name}: it is no image of a known format') from error
+        raise UserError(f'{name}: it is not an image of a known format') from error
     except Exception as error:
         raise UserError(
             f'{name}: it cannot be decoded ({error or type(error).__name__})'
@@ -214,44 +217,44 @@ def _guard(function, name):
 
 
 def make_upright(image: Image.Image) -> Image.Image:
-    """The first frame in mode L or RGB, upright by its EXIF orientation.
+    """Returns the first frame in mode L or RGB, rotated by its EXIF orientation.
 
-    Transparency is dropped, and of 16 bits the upper 8 are kept.
+    Transparency is dropped. The upper 8 of 16 bits are kept.
 
     Raises:
-      ValueError, OSError and what else Pillow raises: it cannot be decoded.
+      ValueError, OSError or another error of Pillow's: if the image cannot be decoded.
     """
     if image.mode in ('I', 'F'):
         raise ValueError(f'expected 8 or 16 bits a channel, found mode {image.mode}')
     image.load()
     orientation = _read_orientation(image)
     if image.mode.startswith('I;16'):
-        # Of 16 bits the upper 8: `convert` would make all above 255 white.
+        # Keeps the upper 8 of 16 bits; `convert` would turn all values above 255 white.
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode in ('1', 'LA'):
         image = image.convert('L')
     elif image.mode not in ('L', 'RGB'):
-        # A palette's transparency becomes alpha first, or Pillow warns.
+        # Pillow warns unless a palette's transparency becomes alpha first.
         image = image.convert('RGBA' if image.mode == 'P' else 'RGB').convert('RGB')
     if orientation in _UPRIGHT:
         image = image.transpose(_UPRIGHT[orientation])
-        # It is upright now, whatever the file says.
+        # The image is upright now, so the orientation in its EXIF is wrong.
         image.info.pop('exif', None)
     return image
 
 
 def _read_orientation(image):
-    """1 to 8; of TIFF 1, which Pillow has put upright."""
+    """Returns the orientation, 1 to 8. It is 1 for a TIFF, which Pillow has already put upright."""
     exif = Image.Exif()
     try:
         exif.load(image.info.get('exif', b''))
         return exif.get(_ORIENTATION, 1)
-    except Exception:  # Whatever Pillow makes of broken EXIF: the picture is none the worse.
+    except Exception:  # Broken EXIF raises anything; the image itself may be fine.
         return 1
 
 
 def _check_array(image):
-    """Pillow's image of an array of uint8; floats as [H, W, 1 or 3], from 0 to 1."""
+    """Returns a Pillow image for an array of uint8; returns floats as [H, W, 1 or 3]; checks both."""
     try:
         array = np.asarray(image)
     except Exception as error:
@@ -259,7 +262,7 @@ def _check_array(image):
     is_float = np.issubdtype(array.dtype, np.floating)
     if not is_float and array.dtype != np.uint8:
         raise UserError(
-            f'expected an image: a path, bytes, an image of Pillow, or an array of uint8 or of floats '
+            f'expected an image: a path, bytes, a Pillow image, or an array of uint8 or of floats '
             f'from 0 to 1; found {type(image).__name__} of {array.dtype}'
         )
     array = array[..., None] if array.ndim == 2 else array
@@ -270,16 +273,16 @@ def _check_array(image):
     array = array[..., :3]
     if not is_float:
         return Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
-    if not (array.min() >= 0 and array.max() <= 1):  # NaN is neither.
+    if not (array.min() >= 0 and array.max() <= 1):  # The comparison also fails for NaN.
         raise UserError(
-            f'expected floats from 0 to 1, found {array.min():g} to {array.max():g}; pixels from 0 to '
-            f'255 are to be uint8'
+            f'expected floats from 0 to 1, found {array.min():g} to {array.max():g}; an array of '
+            f'values from 0 to 255 must be uint8'
         )
     return array.astype(np.float32)
 
 
 def _size(image):
-    """Width and height."""
+    """Returns width and height."""
     return image.size if isinstance(image, Image.Image) else image.shape[1::-1]
 
 
@@ -291,7 +294,7 @@ def _crop(image, square):
 
 
 def _to_colours(image, channels):
-    """The image in grey or RGB."""
+    """Converts the image to grey or RGB."""
     if isinstance(image, Image.Image):
         return image.convert('L' if channels == 1 else 'RGB')
     if channels == 1 and image.shape[2] == 3:
@@ -300,7 +303,7 @@ def _to_colours(image, channels):
 
 
 def _planes(image):
-    """Each channel as an image of Pillow's, with values from 0 to 255."""
+    """Yields each channel as a Pillow image with values from 0 to 255."""
     if isinstance(image, Image.Image):
         yield from map(image.getchannel, range(len(image.getbands())))
     else:
@@ -308,8 +311,8 @@ def _planes(image):
 
 
 def _resize(plane, side):
-    """Values from 0 to 255, float32 [side, side]."""
+    """Resizes a channel; returns values from 0 to 255, float32 [side, side]."""
     if plane.size != (side, side):
-        # In floating point: Pillow's 8 bits would be rounded twice.
+        # Resizes in floating point, because resizing in 8 bits rounds twice.
         plane = plane.convert('F').resize((side, side), Image.Resampling.BILINEAR)
     return np.asarray(plane, np.float32)

@@ -1,4 +1,4 @@
-"""Text files that list faces: one reader for csv files and lists, as people and programs leave them."""
+"""Reads text files that list faces: csv files and lists, whichever program wrote them."""
 
 import csv
 import gzip
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mtdml_jax.host.errors import UserError
 
-# What people take for a comma.
+# Characters that people use instead of a comma.
 _OTHER_SEPARATORS = {';': 'semicolons', '\t': 'tabs', '|': 'bars'}
 
 
@@ -19,28 +19,28 @@ def read_csv(
     header: Sequence[str] | None = None,
     others: bool = True,
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """Rows of a csv file, with their numbers.
+    """Reads the rows of a csv file, with their numbers.
 
-    Blank rows are passed over, and spaces around values. A quoted value ends in its row.
+    Skips blank rows and spaces around values. A quoted value must end in its own row.
 
     Args:
       path: the file; gzipped if it ends in .gz.
       columns: names of the columns that must be there.
-      header: the names of all columns, of a file that may lack the row with them; with None the first
-        row has them.
-      others: whether there may be other columns.
+      header: the names of all columns, for a file that may have no header row; None if the first row
+        is the header.
+      others: whether other columns are allowed.
 
     Yields:
-      (row number, counted from 1 as editors do; name of the column -> text).
+      (row number, counted from 1 like in an editor; name of the column -> text).
 
     Raises:
-      UserError: a file that is no such table; names the row.
+      UserError: if the file is not such a table; the message names the row.
     """
     for number, line in _filled_lines(path):
         try:
             row = [text.strip() for text in next(csv.reader([line], strict=True))]
         except csv.Error as error:
-            raise UserError(f'{path}: row {number}: no row of a csv file ({error})') from error
+            raise UserError(f'{path}: row {number}: not a row of a csv file ({error})') from error
         if not any(row):
             continue
         if header is None or row[0] == header[0]:
@@ -77,28 +77,30 @@ def _check_header(where, row, columns, others):
 
 def _describe_separator(line):
     found = [name for mark, name in _OTHER_SEPARATORS.items() if mark in line]
-    return f'; values are to be separated by commas, not {found[0]}' if found else ''
+    return f'; values must be separated by commas, not {found[0]}' if found else ''
 
 
 def read_words(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The words of each line that has any, between spaces or tabs, with the line's number from 1.
+    """Yields the line number (from 1) and the words of each line that is not blank.
+
+    Words are separated by spaces or tabs.
 
     Raises:
-      UserError: a file that is no text.
+      UserError: if the file is not text.
     """
     for number, line in _filled_lines(path):
         yield number, line.split()
 
 
 def parse_pixels(texts: Sequence[str]) -> tuple[int, ...]:
-    """Numbers of pixels, such as a box's; what is behind a decimal point is cut off.
+    """Parses numbers of pixels, such as those of a box; drops the digits after a decimal point.
 
     Raises:
-      ValueError: no numbers, or none that 32 bits hold.
+      ValueError: if a text is not a number, or the number does not fit into 32 bits.
     """
     try:
         numbers = tuple(int(float(text)) for text in texts)
-    except OverflowError as error:  # Of 'inf'.
+    except OverflowError as error:  # int('inf') raises this.
         raise ValueError(str(error)) from error
     if max(map(abs, numbers)) >= 2**31:
         raise ValueError(f'expected numbers of 32 bits, found {max(numbers, key=abs)}')
@@ -106,14 +108,14 @@ def parse_pixels(texts: Sequence[str]) -> tuple[int, ...]:
 
 
 def parse_box(texts: Sequence[str], where: str) -> tuple[int, ...] | None:
-    """Left, top, width and height of a face in pixels; None where all four are empty.
+    """Returns left, top, width and height of a face in pixels; None if all four texts are empty.
 
     Args:
-      texts: of the columns x, y, w and h.
+      texts: the texts in the columns x, y, w and h.
       where: the file and row, for errors.
 
     Raises:
-      UserError: no numbers of pixels, or a box without a width and height.
+      UserError: if a text is not a number of pixels, or the width or height is below 1.
     """
     if not any(texts):
         return None
@@ -129,16 +131,16 @@ def parse_box(texts: Sequence[str], where: str) -> tuple[int, ...] | None:
 
 
 def read_text(path: Path) -> str:
-    """The text of a small file, without spaces and line ends around it.
+    """Returns the text of a small file, without leading and trailing white space.
 
     Raises:
-      UserError: a file that is no text.
+      UserError: if the file is not text.
     """
     return '\n'.join(line for _, line in _lines(path)).strip()
 
 
 def _filled_lines(path):
-    """`_lines` that are not blank; there has to be one."""
+    """Yields the `_lines` that are not blank; raises UserError if there are none."""
     is_empty = True
     for number, line in _lines(path):
         if line.strip():
@@ -149,9 +151,9 @@ def _filled_lines(path):
 
 
 def _lines(path):
-    """(number from 1, line) of a text file: UTF-8 with or without mark, whatever ends its lines.
+    """Yields (number from 1, line) of a UTF-8 file, with or without a byte order mark.
 
-    Bytes that are no UTF-8 stay what they are, as in names of files (`os.fsdecode`).
+    Line ends may be of any system. Bytes that are not UTF-8 are kept as `os.fsdecode` keeps them.
     """
     opener = gzip.open if path.suffix == '.gz' else open
     try:

@@ -6,7 +6,6 @@ Arrays are named after their place in the network ('params/backbone/conv_init/ke
 
 import json
 import math
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin
@@ -18,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from mtdml_jax.host.errors import UserError, check_choice, listed
+from mtdml_jax.host.files import write_whole
 from mtdml_jax.images.pixels import Preprocessing
 from mtdml_jax.loss.distances import DISTANCES
 from mtdml_jax.models.network import Network, NetworkSettings, make_network
@@ -110,14 +110,10 @@ def write_model(path: Path, data: ModelData, dtype: str = 'float32') -> None:
     arrays[CENTRES] = data.centres
     arrays = {name: np.array(x, order='C') for name, x in arrays.items()}
     text = json.dumps(to_json(data.settings), ensure_ascii=False)
-    partial = path.with_name(f'{path.name}.{uuid.uuid4().hex}')
     try:
-        partial.write_bytes(save(arrays, metadata={KEY: text}))
-        partial.replace(path)
+        write_whole(path, save(arrays, metadata={KEY: text}))
     except (OSError, SafetensorError) as error:
         raise UserError(f'{path}: it cannot be written ({error})') from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_model(path: Path) -> ModelData:

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from mtdml_jax.config import check_config, claim_workdir
 from mtdml_jax.data.protocol import count_folds
 from mtdml_jax.host.errors import UserError
+from mtdml_jax.host.files import write_whole
 from mtdml_jax.reports.evaluate import evaluate
 from mtdml_jax.reports.figures import confusion_figure
 from mtdml_jax.reports.html import command as command_html
@@ -59,7 +60,7 @@ def cross_validate(config: ConfigDict, workdir: Path, command: str = '') -> dict
         evaluations.append(_read_evaluation(folder))
     pooled = pool_folds(evaluations)
     text = json.dumps(pooled, indent=2) + '\n'
-    (workdir / 'crossval.json').write_text(text, encoding='utf-8')
+    write_whole(workdir / 'crossval.json', text)
     write_crossval_report(workdir / 'report.html', config.to_dict(), pooled, command)
     return pooled
 
@@ -165,7 +166,7 @@ def write_crossval_report(path: Path, config: dict, pooled: dict, command: str) 
         'confusion_figure': plot('confusion', figure),
         'config': f'<pre>{escape(json.dumps(config, indent=2))}</pre>',
     }
-    path.write_text(fill_page('crossval_template.html', content), encoding='utf-8')
+    write_whole(path, fill_page('crossval_template.html', content))
 
 
 def _classifier_table(classifiers):

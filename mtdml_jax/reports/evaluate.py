@@ -14,8 +14,9 @@ from ml_collections import ConfigDict
 import mtdml_jax
 from mtdml_jax.config import check_config
 from mtdml_jax.data.pipeline import Split
-from mtdml_jax.data.protocol import load_part
+from mtdml_jax.data.protocol import load_protocol_split
 from mtdml_jax.host.errors import UserError
+from mtdml_jax.host.files import write_whole
 from mtdml_jax.host.system import processor
 from mtdml_jax.inference.model import MODEL_NAME
 from mtdml_jax.models import Network, make_network
@@ -85,7 +86,10 @@ def evaluate(config: ConfigDict, workdir: Path, split: str, command: str = '') -
 def _measure(config, workdir, split, command) -> _Measured:
     """Embeds both splits with the network of the checkpoint, and scores the embeddings."""
     data = config.data
-    query_split, gallery_split = load_part(data, split), load_part(data, 'train')
+    query_split, gallery_split = (
+        load_protocol_split(data, split),
+        load_protocol_split(data, 'train'),
+    )
     num_classes = len(gallery_split.class_names)
     network = make_network(config.model, num_classes)
     thresholds = np.asarray(make_thresholds(config, num_classes))
@@ -162,11 +166,8 @@ def _publish(config, workdir, measured):
     )
     model = model_of_run(config, measured.variables, measured.thresholds, gallery, evaluation)
     write_model(workdir / MODEL_NAME, model)
-    # The evaluation is written last, and renamed when it is whole. If there is an evaluation.json, the
-    # other two files are complete.
-    partial = workdir / 'evaluation.json.partial'
-    partial.write_text(json.dumps(evaluation, indent=2) + '\n', encoding='utf-8')
-    partial.replace(workdir / 'evaluation.json')
+    # The evaluation is written last. If there is an evaluation.json, the other two files are complete.
+    write_whole(workdir / 'evaluation.json', json.dumps(evaluation, indent=2) + '\n')
 
 
 def load_checkpoint(network: Network, config: ConfigDict, workdir: Path) -> tuple[TrainState, dict]:

@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mtdml_jax.data.pipeline import eval_batches
-from mtdml_jax.data.protocol import load_part
+from mtdml_jax.data.protocol import load_protocol_split
 from mtdml_jax.host.errors import UserError
 from mtdml_jax.images.pixels import Preprocessing
 from mtdml_jax.inference.model import Model
@@ -93,7 +93,7 @@ def shrink(
     """
     trained = data.settings.trained
     if isinstance(slices, int):
-        part = load_part(config.data, 'validation')
+        part = load_protocol_split(config.data, 'validation')
         slices = choose_slices(_slice_scores(config, data, part), part.labels, slices)
         trained = trained | {'slices_chosen_on': config.data.validation_split}
     if slices is not None:
@@ -123,7 +123,10 @@ def _round(data, dtype):
 
 
 def _measure(config, data, split):
-    queries, gallery = load_part(config.data, split), load_part(config.data, 'train')
+    queries, gallery = (
+        load_protocol_split(config.data, split),
+        load_protocol_split(config.data, 'train'),
+    )
     if tuple(queries.class_names) != data.settings.class_names:
         raise UserError(
             f'{config.data.name} now has the classes {", ".join(queries.class_names)}, not '

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mtdml_jax.host.files import write_whole
 from mtdml_jax.reports import figures
 from mtdml_jax.reports.html import (
     command,
@@ -124,7 +125,7 @@ def write_report(
         ]
         content |= _classified_content(evaluation, cards)
     page = fill_page('report_template.html', content, classified=bool(classifiers))
-    Path(path).write_text(page, 'utf-8')
+    write_whole(Path(path), page)
 
 
 def _classified_content(evaluation: dict, cards: Sequence[str]) -> dict[str, str]:

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from mtdml_jax.config import LOCATION_KEYS, check_config, claim_workdir, flatten
 from mtdml_jax.data.pipeline import Split, check_trainable, train_batches
 from mtdml_jax.data.prepare import prepare
-from mtdml_jax.data.protocol import has_validation, load_part
+from mtdml_jax.data.protocol import has_validation, load_protocol_split
 from mtdml_jax.host.errors import UserError
 from mtdml_jax.host.process import check_processes_agree, code_digest
 from mtdml_jax.models import Network
@@ -66,7 +66,7 @@ def train(
     check_processes_agree(lambda: _shared_facts(config))
     train_split, validation_split = load_training_splits(config.data)
     # If there is no split to evaluate, the run fails now and not after hours of training.
-    load_part(config.data, config.eval.split)
+    load_protocol_split(config.data, config.eval.split)
     folder = workdir / 'checkpoints'
     class_counts = np.bincount(train_split.labels, minlength=len(train_split.class_names))
     resumes = checkpoints.has_checkpoint(folder)
@@ -171,10 +171,10 @@ def load_training_splits(data: ConfigDict) -> tuple[Split, Split | None]:
     if jax.process_index() == 0:
         prepare(data)
     multihost_utils.sync_global_devices('data prepared')
-    train_split = load_part(data, 'train')
+    train_split = load_protocol_split(data, 'train')
     check_processes_agree(lambda: {'the train split': _describe(train_split)})
     check_trainable(train_split, data)
-    return train_split, load_part(data, 'validation') if has_validation(data) else None
+    return train_split, load_protocol_split(data, 'validation') if has_validation(data) else None
 
 
 def _describe(split):

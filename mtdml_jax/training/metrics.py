@@ -18,6 +18,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
 from mtdml_jax.host.errors import DivergenceError, listed
+from mtdml_jax.host.files import write_whole
 from mtdml_jax.training.devices import on_host
 
 logger = logging.getLogger(__name__)
@@ -218,9 +219,7 @@ def peak_device_memory() -> dict[str, float]:
 def _reopen_lines(path, last_step):
     """Removes the lines after `last_step` from a metrics.jsonl and opens it for appending."""
     kept = [json.dumps(line) + '\n' for line in read_metrics(path) if line['step'] <= last_step]
-    partial = path.with_suffix('.partial')
-    partial.write_text(''.join(kept), encoding='utf-8')
-    partial.replace(path)
+    write_whole(path, ''.join(kept))
     return path.open('a', encoding='utf-8', buffering=1)
 
 

@@ -205,7 +205,7 @@ def test_loss_that_diverges_ends_with_its_exit_code_and_saves_nothing(
 @pytest.mark.parametrize(
     ('argument', 'message'),
     [
-        ('--distributed', 'expected HOST:PORT,NUM,ID, for nothing here tells it'),
+        ('--distributed', 'expected HOST:PORT,NUM,ID, because nothing here says it'),
         ('--distributed=localhost:1234,2', "expected HOST:PORT,NUM,ID, found 'localhost:1234,2'"),
     ],
 )
@@ -240,7 +240,7 @@ def test_missing_accelerator_ends_in_one_line(folder, capsys, monkeypatch, error
     monkeypatch.setattr('jax.devices', find_none)
     monkeypatch.setenv('JAX_PLATFORMS', 'cuda')
     line = error_of(train_command(folder, folder / 'none'), capsys)
-    assert "JAX finds no device by JAX_PLATFORMS='cuda' (" in line
+    assert "JAX finds no device for JAX_PLATFORMS='cuda' (" in line
     assert str(error) in line
 
 
@@ -262,4 +262,4 @@ def test_devices_are_printed_with_a_warning_if_jax_does_not_use_a_gpu(
     assert capsys.readouterr().err == '8 cpu devices: cpu\n'
     driver.touch()
     show_devices()
-    assert 'JAX uses the CPU, though' in capsys.readouterr().err
+    assert 'JAX uses the CPU although' in capsys.readouterr().err

@@ -71,7 +71,7 @@ def test_user_is_told_where_images_go_and_nothing_of_a_download(folder, tmp_path
     prepare(data_config('folder', folder, prepared_dir=str(tmp_path)))
     printed = capsys.readouterr()
     assert printed.out == ''
-    assert f'folder: preparing its images, once, in {tmp_path}' in printed.err
+    assert f'folder: preparing its images once, in {tmp_path}' in printed.err
 
 
 def test_sets_that_are_no_image_files_cannot_be_read_from_disk(tmp_path):
@@ -139,7 +139,7 @@ def test_damage_to_what_was_prepared_is_told_with_how_to_mend_it(folder):
         for damage in (lambda file, half: file.write_bytes(half), lambda file, half: file.unlink()):
             damage(file, content[: len(content) // 2])
             with pytest.raises(
-                UserError, match='folder.*cannot be read .*; remove it, and .* anew$'
+                UserError, match='folder.*cannot be read .*; remove them, and .* again$'
             ):
                 load_split(data, 'train')
         file.write_bytes(content)

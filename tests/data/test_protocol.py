@@ -8,7 +8,7 @@ from mtdml_jax.data.protocol import (
     count_folds,
     find_validation,
     has_validation,
-    load_part,
+    load_protocol_split,
 )
 from mtdml_jax.host.errors import UserError
 
@@ -51,7 +51,7 @@ def test_folds_without_subjects_share_out_each_class():
 @pytest.mark.parametrize(
     ('subjects', 'folds', 'message'),
     [
-        (['a', ''], 2, 'the subject is unknown of 1 faces'),
+        (['a', ''], 2, 'the subject of 1 faces is unknown'),
         (['', ''], -1, 'subjects of this data set are not known'),
         (['a', 'b'], 3, r'2 to 2 \(the subjects\), found 3'),
         (['', ''], 3, r'2 to 2 \(the faces\), found 3'),
@@ -67,7 +67,7 @@ def test_parts_of_all_folds_are_disjoint_by_subject_and_test_everyone_once(folde
     tested = []
     for fold in range(3):
         data = folds_config(folder, folds=3, fold=fold, validation_share=0.25)
-        parts = [load_part(data, name) for name in ('train', 'validation', 'test')]
+        parts = [load_protocol_split(data, name) for name in ('train', 'validation', 'test')]
         everyone = sorted(subject for part in parts for subject in subjects_of(part))
         assert everyone == [f'S{i}' for i in range(6)]
         assert [len(subjects_of(part)) for part in parts] == [3, 1, 2]
@@ -78,7 +78,7 @@ def test_parts_of_all_folds_are_disjoint_by_subject_and_test_everyone_once(folde
 
 def test_fold_that_does_not_exist_is_refused(folder):
     with pytest.raises(UserError, match='config.data.fold: expected 0 to 5, found 6'):
-        load_part(folds_config(folder, folds=-1, fold=6), 'test')
+        load_protocol_split(folds_config(folder, folds=-1, fold=6), 'test')
 
 
 def test_number_of_folds_is_that_of_subjects_when_each_is_left_out(folder):
@@ -90,7 +90,7 @@ def test_number_of_folds_is_that_of_subjects_when_each_is_left_out(folder):
 
 def test_validation_share_is_cut_from_train_by_subject(folder):
     data = folds_config(folder, validation_share=0.5)
-    train, validation = load_part(data, 'train'), load_part(data, 'validation')
+    train, validation = load_protocol_split(data, 'train'), load_protocol_split(data, 'validation')
     assert subjects_of(train) == ['S0', 'S2', 'S4']
     assert subjects_of(validation) == ['S1', 'S3', 'S5']
     assert has_validation(data)
@@ -112,7 +112,7 @@ def test_validation_share_of_few_subjects_is_one_of_them(people, cut):
 
 def test_validation_share_of_a_single_subject_is_refused():
     split = split_of([b''] * 3, [0, 1, 2], subjects=['a'] * 3)
-    with pytest.raises(UserError, match='validation_share: all subjects of the split .* are one'):
+    with pytest.raises(UserError, match='validation_share: the split .* has only one subject,'):
         find_validation(split, 0.1)
 
 
@@ -120,19 +120,21 @@ def test_folds_without_a_share_have_no_validation(folder):
     data = folds_config(folder, folds=3)
     assert not has_validation(data)
     with pytest.raises(UserError, match='only with config.data.validation_share'):
-        load_part(data, 'validation')
+        load_protocol_split(data, 'validation')
 
 
 def test_held_out_classes_are_all_that_is_tested_and_nothing_that_training_sees(folder):
     data = folds_config(folder, heldout_classes=('b',), validation_share=0.5)
-    train, validation, test = (load_part(data, x) for x in ('train', 'validation', 'test'))
+    train, validation, test = (
+        load_protocol_split(data, x) for x in ('train', 'validation', 'test')
+    )
     assert [sorted(set(part.labels)) for part in (train, validation, test)] == [[0, 2], [0, 2], [1]]
     assert [len(part.labels) for part in (train, validation, test)] == [12, 12, 12]
     assert train.class_names == test.class_names == ['a', 'b', 'c']
     with pytest.raises(UserError, match='expected names of a, b, c, found d'):
-        load_part(data_config('folder', folder, heldout_classes=('d',)), 'train')
+        load_protocol_split(data_config('folder', folder, heldout_classes=('d',)), 'train')
 
 
 def test_part_that_the_set_lacks_is_named(folder):
     with pytest.raises(UserError, match="folder has no split 'test'; it has train; cross-validate"):
-        load_part(data_config('folder', folder), 'test')
+        load_protocol_split(data_config('folder', folder), 'test')

@@ -206,7 +206,7 @@ def test_process_ends_within_a_minute_of_the_other_ones_death_and_names_it(two):
     assert first.wait(timeout=60) != 0
     print(f'ended after {time.monotonic() - start:.0f} s')
     text = two.log('dead').read_text()
-    assert re.search(r'mtdml_jax: process 0 of 2 could not go on', text)
+    assert re.search(r'mtdml_jax: process 0 of 2 could not continue', text)
     assert SECOND_DIED.search(text)
 
 

@@ -82,7 +82,7 @@ def test_what_is_left_out_is_counted_and_named_once(folder, caplog):
     number, names = strays.split(' left out: images in no class folder of a split: ')
     assert number == '3'
     assert set(names.split(', ')) == {'3.png', 'train/2.png', 'more/6.png'}
-    assert others == '1 left out: files that are no images: train/happy/notes.txt'
+    assert others == '1 left out: files that are not images: train/happy/notes.txt'
     assert empty == '1 left out: folders without images: train/angry'
 
 

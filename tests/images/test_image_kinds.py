@@ -6,7 +6,7 @@ import tensorflow as tf
 from face_trees import data_config, warnings_of, write_corrupt
 from PIL import Image, ImageOps
 
-from mtdml_jax.data.images import decode_image
+from mtdml_jax.data.decode import decode_image
 from mtdml_jax.data.pipeline import eval_batches, load_split
 
 NOISE = np.random.default_rng(0).integers(0, 256, (5, 4, 3), np.uint8)

@@ -10,7 +10,7 @@ from small_data import CONFIG
 from test_image_kinds import BROKEN, KINDS, TURNED, write_kinds
 
 from mtdml_jax.config import load_config
-from mtdml_jax.data import images
+from mtdml_jax.data import decode
 from mtdml_jax.host.errors import UserError
 from mtdml_jax.images import pixels
 from mtdml_jax.images.pixels import Preprocessing, load_pixels
@@ -31,8 +31,8 @@ def by_tensorflow(encoded, settings, box=(0, 0, 0, 0)):
     names = ('image_size', 'channels', 'crop', 'crop_margin', 'mean', 'std')
     config = load_config(CONFIG, [f'--config.data.{x}={getattr(settings, x)}' for x in names])
     box = tf.constant(box, tf.int32)
-    found = images.load_pixels(tf.constant(encoded), box, config.data, settings.image_size)
-    return images.normalize(found, config.data).numpy()
+    found = decode.load_pixels(tf.constant(encoded), box, config.data, settings.image_size)
+    return decode.normalize(found, config.data).numpy()
 
 
 def difference(encoded, settings, box=None):
@@ -98,16 +98,16 @@ def test_array_file_bytes_and_pillow_image_are_one_picture(tmp_path):
     ('image', 'message'),
     [
         (NOISE.astype(np.int64), 'found ndarray of int64'),
-        (NOISE.astype(float), r'expected floats from 0 to 1, found 0 to 255; pixels .* uint8'),
+        (NOISE.astype(float), r'expected floats from 0 to 1, found 0 to 255; an array .* uint8'),
         (np.full((2, 2), np.nan), 'expected floats from 0 to 1, found nan'),
         (NOISE[None], r'expected an image of shape .*, found \(1, 37, 29, 3\)'),
         (NOISE[:0], r'found \(0, 29, 3\)'),
         (NOISE[..., :2], r'found \(37, 29, 2\)'),
         ('nowhere.png', r'nowhere.png: it cannot be read \(No such file or directory\)'),
         ('zero\0byte', 'zero.byte: it cannot be read'),
-        ('/', '/: it is no file'),
-        (b'', 'no image of a known format'),
-        (b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n', 'no image of a known format'),
+        ('/', '/: it is not a file'),
+        (b'', 'not an image of a known format'),
+        (b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n', 'not an image of a known format'),
         (None, 'found NoneType of object'),
         ([[1, 2], [3]], 'expected an image, found list'),
     ],

@@ -124,12 +124,12 @@ def test_rows_are_counted_as_editors_do(tmp_path):
         ('a,b\n\n1\n', r'row 3: too few columns: expected 2 \(a, b\), found 1'),
         (
             'a;b\n1;2\n',
-            r'row 1: the header lacks a; it has a;b; values are .* commas, not semicolons',
+            r'row 1: the header lacks a; it has a;b; values must .* commas, not semicolons',
         ),
         ('a\tb\n1\t2\n', r'row 1: the header lacks a; .*not tabs'),
         ('a,a\n1,2\n', r'row 1: expected each column once, found a again'),
-        ('a,b\n1,"2\n3,4\n', r'row 2: no row of a csv file \(unexpected end of data\)'),
-        ('a,b\n1,"2"x\n', r'row 2: no row of a csv file'),
+        ('a,b\n1,"2\n3,4\n', r'row 2: not a row of a csv file \(unexpected end of data\)'),
+        ('a,b\n1,"2"x\n', r'row 2: not a row of a csv file'),
         ('\n \n', r'expected a list, found an empty file'),
     ],
 )

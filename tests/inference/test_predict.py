@@ -86,7 +86,7 @@ def test_rows_are_what_the_model_predicts_and_broken_files_say_so(model, file, p
         np.testing.assert_allclose([float(row[x]) for x in NAMES], probabilities, atol=1e-5)
         assert row['error'] == row['frame'] == row['time'] == row['x'] == ''
     assert broken['path'] == str(pictures / 'broken.png')
-    assert broken['error'] == 'it is no image of a known format'
+    assert broken['error'] == 'it is not an image of a known format'
     assert broken['class'] == broken['sad'] == ''
     assert printed.err.splitlines()[-1] == '2 faces in 2 pictures; 1 could not be read'
 
@@ -95,7 +95,7 @@ def test_nothing_that_can_be_read_is_exit_code_2(file, pictures, capsys):
     assert predict(file, pictures / 'broken.png', pictures / 'missing.png') == 2
     printed = capsys.readouterr()
     assert [row['error'] for row in read_rows(printed.out)] == [
-        'it is no image of a known format',
+        'it is not an image of a known format',
         'it cannot be read (No such file or directory)',
     ]
     assert printed.err.splitlines()[-1] == '0 faces in 0 pictures; 2 could not be read'
@@ -105,7 +105,7 @@ def test_json_lines_and_embeddings_have_a_row_for_each_picture(model, file, pict
     out, array = tmp_path / 'rows.jsonl', tmp_path / 'e.npy'
     assert predict(file, pictures, f'--out={out}', f'--embeddings={array}') == 0
     rows = [json.loads(line) for line in out.read_text().splitlines()]
-    assert [row['error'] for row in rows] == [None, None, 'it is no image of a known format']
+    assert [row['error'] for row in rows] == [None, None, 'it is not an image of a known format']
     found = model.predict([row['path'] for row in rows[:2]])
     for row, probabilities in zip(rows, found.probabilities, strict=False):
         assert list(row['probabilities']) == list(NAMES)
@@ -190,7 +190,7 @@ def test_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path):
         (lambda x: x.mkdir(), 'no image and no video in this folder'),
         (lambda x: x.with_name('*.bmp'), 'no image and no video at this pattern'),
         (lambda x: x.symlink_to('nowhere'), 'it cannot be read (No such file or directory)'),
-        (os.mkfifo, 'it is no file'),
+        (os.mkfifo, 'it is not a file'),
     ],
 )
 def test_place_without_a_picture_is_a_row_that_says_so(file, tmp_path, capsys, make, error):

@@ -14,7 +14,7 @@ from small_data import CONFIG
 from mtdml_jax.__main__ import main
 from mtdml_jax.config import load_config
 from mtdml_jax.data import face_drawing
-from mtdml_jax.data.protocol import load_part
+from mtdml_jax.data.protocol import load_protocol_split
 from mtdml_jax.reports.crossval import pool_folds, with_fold
 from mtdml_jax.training import checkpoints
 
@@ -93,7 +93,7 @@ def test_folds_are_disjoint_by_subject_and_test_every_sequence_once(folder, fini
     tested = []
     for fold in range(NUM_FOLDS):
         data = with_fold(config, fold).data
-        splits = {name: load_part(data, name) for name in ('train', 'validation', 'test')}
+        splits = {name: load_protocol_split(data, name) for name in ('train', 'validation', 'test')}
         subjects = [set(split.subjects) for split in splits.values()]
         assert set.union(*subjects) == {f'S{identity:03}' for identity in range(NUM_SUBJECTS)}
         assert sum(map(len, subjects)) == NUM_SUBJECTS

@@ -11,7 +11,7 @@ from mtdml_jax.images.folders import Face, find_patterns
 from mtdml_jax.images.tables import parse_pixels, read_csv
 
 NAMES = ('Neutral', 'Happy', 'Sad', 'Surprise', 'Fear', 'Disgust', 'Anger', 'Contempt')
-LAST_CODE = 10  # 8, 9 and 10: none of them, uncertain, no face.
+LAST_CODE = 10  # 8: none of the classes, 9: uncertain, 10: no face.
 FOLDERS = {'train': 'train_set', 'test': 'val_set'}
 LISTS = {
     'train': 'Manually_Annotated_file_lists/training.csv',
@@ -33,7 +33,7 @@ class Affectnet(FaceBuilder):
     images; feature 'box' is the face in them, left, top, width and height in pixels). The variants are
     the numbers of classes: `7`, or `8` with contempt; faces without one of these labels are left out.
     Splits: train and test, which is the published validation set: the published test set is closed,
-    and papers report validation. So what chooses the checkpoint is to be cut from train.
+    and papers report validation. Faces that choose the checkpoint must therefore come from train.
 
     References:
       Mollahosseini, Hasani, Mahoor, "AffectNet: a database for facial expression, valence, and arousal
@@ -75,7 +75,7 @@ def _read_annotations(folder, root, class_names):
     for path in find_patterns(folder / 'annotations', ['*_exp.npy']):
         try:
             code = np.load(path).item()
-        except Exception as error:  # Broken files raise what they please, deep in NumPy.
+        except Exception as error:  # NumPy raises any error for a broken file.
             raise UserError(f'{path}: expected one expression saved by NumPy: {error}') from error
         label = _find_label(code, class_names, path)
         if label is not None:
@@ -97,7 +97,7 @@ def _read_list(path, root, class_names):
 
 
 def _find_label(code, class_names, where):
-    """The class of a stored code; None for one that is left out."""
+    """Returns the class of a stored code; None if its faces are left out."""
     try:
         number = int(code)
     except (TypeError, ValueError):
@@ -108,9 +108,9 @@ def _find_label(code, class_names, where):
 
 
 def _find_box(row, where):
-    """The feature 'box' of a line."""
+    """Returns the feature 'box' of a row."""
     found = [row[name] for name in BOX]
-    # Line 315313 of the published training.csv has no box, but an expression.
+    # Line 315313 of the published training.csv has an expression but no box.
     if 'NULL' in found:
         return NO_BOX
     try:

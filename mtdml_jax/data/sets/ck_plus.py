@@ -11,9 +11,9 @@ from mtdml_jax.images.tables import read_text
 
 IMAGES, LABELS, CUT = 'cohn-kanade-images', 'Emotion', 'CK+48'
 NEUTRAL = 'neutral'
-# In the order of their codes, which start at 0.
+# Classes in the order of their codes, which start at 0.
 NAMES = (NEUTRAL, 'anger', 'contempt', 'disgust', 'fear', 'happy', 'sadness', 'surprise')
-CUT_FRAMES = 3  # Frames that CK+48 has of each sequence.
+CUT_FRAMES = 3  # Number of frames of each sequence in CK+48.
 SEQUENCES = dict(zip(NAMES[1:], (45, 18, 59, 25, 69, 28, 83), strict=True))
 WITHOUT_CONTEMPT = tuple(name for name in NAMES if name != 'contempt')
 
@@ -47,7 +47,7 @@ class CkPlus(FaceBuilder):
     }
 
     def published_counts(self, split: str) -> tuple[int, ...]:
-        """The number of faces of each class, from the published number of sequences."""
+        """Returns the number of faces of each class, from the published number of sequences."""
         config = self.builder_config
         number = {name: SEQUENCES[name] for name in config.class_names if name != NEUTRAL}
         faces = {name: count * config.num_frames for name, count in number.items()}
@@ -77,13 +77,13 @@ def _find_sequences(folder, config):
 
 
 def _read_labels(folder):
-    """(subject, sequence) -> (file, name of the class), of the labelled sequences."""
+    """Returns (subject, sequence) -> (file, name of the class) for sequences with a label."""
     labels: dict[tuple[str, ...], tuple[Path, str]] = {}
     for path in find_patterns(folder / LABELS, ['*/*/*_emotion.txt']):
         key = path.parts[-3:-1]
         if key in labels:
             raise UserError(
-                f'{path}: expected one label of a sequence, found another in {labels[key][0].name}'
+                f'{path}: expected one label for a sequence, found another in {labels[key][0].name}'
             )
         text = read_text(path)
         codes = {float(code): name for code, name in enumerate(NAMES)}
@@ -103,10 +103,10 @@ def _read_labels(folder):
 
 
 def _find_frames(folder, label_file):
-    """The frames of a sequence in order, with the one that its label file is named after."""
+    """Returns the frames of a sequence in order, with the frame that the label file is named after."""
     frames = image_files(folder) if folder.is_dir() else []
     last = label_file.name.removesuffix('_emotion.txt')
-    # Missing: listed all the same, it is reported with other missing files.
+    # If that frame is missing, it is listed anyway, and reported with other missing files.
     if last not in [frame.stem for frame in frames]:
         frames.append(folder / f'{last}.png')
     return frames
@@ -115,7 +115,7 @@ def _find_frames(folder, label_file):
 def _find_cut(folder, config):
     if NEUTRAL in config.class_names:
         raise UserError(
-            f'config.data.variant={config.name}: {CUT} has no neutral frames; it takes {IMAGES}/'
+            f'config.data.variant={config.name}: {CUT} has no neutral frames; use {IMAGES}/'
         )
     if config.num_frames > CUT_FRAMES:
         raise UserError(

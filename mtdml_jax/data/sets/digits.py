@@ -8,9 +8,9 @@ from mtdml_jax.data.image_files import face_features
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):
-    """1,797 grey 8x8 images of the digits 0 to 9, by 13 writers (who wrote which is not known).
+    """1,797 grey 8x8 images of the digits 0 to 9, by 13 writers (it is not known who wrote which).
 
-    Of each digit, in a random order that never changes, 60 % are train, 20 % validation, 20 % test.
+    Of each digit, 60 % are train, 20 % validation and 20 % test, in a fixed random order.
 
     References:
       Alpaydin, Kaynak, "Optical recognition of handwritten digits", UCI machine learning repository
@@ -29,11 +29,11 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager):
         images, labels = datasets.load_digits(return_X_y=True)
-        # From 0 to 16.
+        # The values are from 0 to 16.
         images = np.round(images.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
         shuffled = np.random.default_rng(0).permutation(len(labels))
         by_digit = [shuffled[labels[shuffled] == digit] for digit in range(10)]
-        parts = {'train': (0.0, 0.6), 'validation': (0.6, 0.8), 'test': (0.8, 1.0)}
+        shares = {'train': (0.0, 0.6), 'validation': (0.6, 0.8), 'test': (0.8, 1.0)}
         return {
             split: self._generate_examples(
                 images,
@@ -44,7 +44,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
                     for row in rows[round(first * len(rows)) : round(last * len(rows))]
                 ],
             )
-            for split, (first, last) in parts.items()
+            for split, (first, last) in shares.items()
         }
 
     def _generate_examples(self, images, labels, rows):

@@ -21,8 +21,8 @@ class Fer2013(FaceBuilder):
 
     Reads `fer2013.csv` or `icml_face_data.csv` (its header has leading spaces), also gzipped, or class
     folders (names or codes 0-6) in `train/`, `validation/` and `test/`. Training, PublicTest and
-    PrivateTest become train, validation and test; a file without rows of one of them lacks that split,
-    and where folders have no validation their test is both of them.
+    PrivateTest become train, validation and test; a file without rows for one of them lacks that split.
+    Folders without validation have the faces of PublicTest and PrivateTest in test.
 
     References:
       Goodfellow et al., "Challenges in representation learning", ICONIP 2013.
@@ -34,7 +34,7 @@ class Fer2013(FaceBuilder):
     )
     SOURCES = (*FILE_NAMES, *SPLIT_FOLDERS)
     CLASS_NAMES = {'default': CLASS_NAMES}
-    # Not of test: 3,589 in the csv file, 7,178 in folders.
+    # The test split has no fixed number: 3,589 faces in the csv file, 7,178 in folders.
     COUNTS = {'default': {'train': 28_709, 'validation': 3_589}}
     CHANNELS = 1
 
@@ -61,7 +61,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, int, int, np.ndarray]]:
       [48, 48, 1]).
 
     Raises:
-      UserError: names the file and the first row that is not a face.
+      UserError: if a row is not a face; the message names the file and the first such row.
     """
     for number, row in read_csv(path, ('emotion', 'pixels', 'Usage')):
         try:
@@ -72,7 +72,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, int, int, np.ndarray]]:
 
 
 def parse_usage(usage: str) -> str:
-    """The split that a usage, such as PublicTest, is for; raises ValueError for another word."""
+    """Returns the split of a usage such as PublicTest; raises ValueError for another word."""
     if usage not in SPLITS:
         raise ValueError(f'expected a usage of {", ".join(SPLITS)}, found {usage!r}')
     return SPLITS[usage]

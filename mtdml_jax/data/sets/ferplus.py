@@ -18,11 +18,11 @@ logger = logging.getLogger(__name__)
 
 VOTES = 'fer2013new.csv'
 NAMES = ('neutral', 'happiness', 'surprise', 'sadness', 'anger', 'disgust', 'fear', 'contempt')
-CHOICES = (*NAMES, 'unknown', 'NF')  # What a vote can be for.
-# Of label.csv, which has no row with them: the box is all of the image.
+CHOICES = (*NAMES, 'unknown', 'NF')  # The choices of a voter.
+# Columns of label.csv, which has no header row; the box is the whole image.
 FOLDER_COLUMNS = ('Image name', 'Box', *CHOICES)
 FOLDERS = {'train': 'FER2013Train', 'validation': 'FER2013Valid', 'test': 'FER2013Test'}
-# Names in FER+ of the labels of FER2013.
+# FER+'s names of the labels of FER2013.
 FER2013_NAMES = ('anger', 'disgust', 'fear', 'happiness', 'sadness', 'surprise', 'neutral')
 
 
@@ -64,7 +64,7 @@ class Ferplus(FaceBuilder):
 
     @property
     def EXTRA(self) -> Mapping[str, tfds.features.FeatureConnector]:
-        """Votes are a feature of the variant 'soft' alone: where they are, training learns from them."""
+        """Only the variants 'soft' have the feature 'votes'; training then learns from the votes."""
         config = self.builder_config
         if not config.name.startswith('soft'):
             return {}
@@ -90,7 +90,7 @@ class Ferplus(FaceBuilder):
 
 
 def choose_label(votes: np.ndarray, variant: str) -> int | None:
-    """The label of a face, None if it has none.
+    """Returns the label of a face; None if it has none.
 
     Args:
       votes: number of votes for each expression, 'unknown' and 'NF', [10].
@@ -105,7 +105,7 @@ def choose_label(votes: np.ndarray, variant: str) -> int | None:
 
 
 def share_votes(votes: np.ndarray) -> np.ndarray:
-    """The share of each expression in the votes, float32 [C].
+    """Returns the share of each expression in the votes, float32 [C].
 
     Args:
       votes: number of votes for each expression, not all 0, [C].
@@ -114,7 +114,7 @@ def share_votes(votes: np.ndarray) -> np.ndarray:
 
 
 def _read_files(path, faces_path) -> Iterator[tuple[str, str, np.ndarray, np.ndarray, str]]:
-    """(split, name, pixels, votes, place) of each row; both files have the same rows in one order."""
+    """Yields (split, name, pixels, votes, place) of each row; both files have the same row order."""
     rows, agree, no_votes = _read_votes(path), [], np.zeros(len(CHOICES), np.int64)
     for split, number, label, pixels in fer2013.read_rows(faces_path):
         no_row = 'no row', '', no_votes, f'{path}: row {number}'
@@ -129,7 +129,7 @@ def _read_files(path, faces_path) -> Iterator[tuple[str, str, np.ndarray, np.nda
     surplus = sum(1 for _ in rows)
     if surplus:
         logger.warning('ferplus: %s has no faces for the last %d votes', faces_path.name, surplus)
-    # In the right order more than half agree, in another about a sixth.
+    # More than half of the labels agree in the right order, and about a sixth in another order.
     if len(agree) >= 100 and np.mean(agree) < 0.4:
         raise UserError(
             f'{faces_path}: expected the rows in the order of {path.name}, found labels of which '
@@ -166,7 +166,7 @@ def _read_folders(folder):
 
 
 def _parse_votes(where: str, row: Mapping[str, str]) -> np.ndarray:
-    """The votes in a row, int64 [10]."""
+    """Returns the votes in a row, int64 [10]."""
     texts = [row[name] for name in CHOICES]
     if not all(re.fullmatch('[0-9]{1,3}', text) for text in texts):
         raise UserError(

@@ -1,4 +1,4 @@
-"""TFDS builder of any folder of images whose classes are folders."""
+"""TFDS builder of any folder of images with a folder for each class."""
 
 import logging
 import re
@@ -36,7 +36,7 @@ class Folder(FaceBuilder):
 
     @classmethod
     def class_names(cls, variant: str, folder: Path) -> tuple[str, ...]:
-        """The names of the class folders."""
+        """Returns the names of the class folders."""
         classes = {
             path.name
             for split in cls.find_splits(folder).values()
@@ -47,12 +47,12 @@ class Folder(FaceBuilder):
 
     @classmethod
     def find_splits(cls, folder: Path) -> dict[str, Path]:
-        """The folder of class folders of each split.
+        """Returns split -> the folder of its class folders.
 
-        Where one is called as splits are, all are splits.
+        If one folder is named like a split, all folders are splits.
 
         Raises:
-          UserError: no images two or three levels deep, or two folders for one split.
+          UserError: if there are no images two or three levels deep, or two folders are for one split.
         """
         named, folders = split_folders(folder), visible_folders(folder)
         if not named and any(map(has_own_images, folders)):
@@ -88,10 +88,10 @@ class Folder(FaceBuilder):
 
 
 def find_subject(name: str, pattern: str) -> str:
-    """The first group (or all) of what a regular expression finds in a path; '' without a pattern.
+    """Returns the first group (or the whole match) of a pattern in a path; '' without a pattern.
 
     Raises:
-      UserError: a wrong pattern, or one that finds nothing.
+      UserError: if the pattern is invalid or finds nothing.
     """
     if not pattern:
         return ''

@@ -23,7 +23,7 @@ YES_NO = {'1': True, 'true': True, 'yes': True, '0': False, 'false': False, 'no'
 
 
 class Row(NamedTuple):
-    """A row of the list: where it stands, and the texts of the columns that the list has."""
+    """A row of the list: its place, and its texts in the columns that the list has."""
 
     where: str
     texts: dict[str, str]
@@ -31,12 +31,12 @@ class Row(NamedTuple):
 
 @dataclasses.dataclass(eq=False)
 class ListConfig(FaceConfig):
-    """What of a list is wanted.
+    """The settings of a list.
 
     Attributes:
       list: path of the csv file.
-      columns: (what is meant, name of the column) of each column that a list may have.
-      rows: what stands in it.
+      columns: (key in config.data.columns, name in the file) of each column that a list may have.
+      rows: the rows of the list.
     """
 
     list: str = ''
@@ -45,22 +45,21 @@ class ListConfig(FaceConfig):
 
 
 class ImageList(FaceBuilder):
-    """Any images that a csv file lists: `path,label`, and where it has them other columns.
+    """Any images that a csv file lists. It has the columns path and label, and may have others.
 
-    Reads config.data.list, in config.data.dir or elsewhere. Its columns are called as
-    config.data.columns says, in any order:
-      path: of the image, absolute, or from the folder of the list, or from config.data.dir.
-      label: name of its class. The classes are all of them, in natural order, or
-        config.data.class_names, in the order given.
-      split: train, validation or test (or what people call them), or another name; without the column
-        all is train.
-      subject: who it is; without the column what config.data.subject_pattern finds in the path.
+    Reads config.data.list, in config.data.dir or elsewhere. config.data.columns has the names of the
+    columns, which may be in any order:
+      path: path of the image, absolute or relative to the folder of the list or to config.data.dir.
+      label: name of the class. The classes are config.data.class_names in that order, or else all names
+        in natural order.
+      split: train, validation or test (or a common synonym), or another name; without the column all
+        faces are train.
+      subject: the person; without the column, what config.data.subject_pattern finds in the path.
       x, y, w, h: left, top, width and height of the face in pixels, or nothing. One image may stand in
         several rows with a box each.
-      query, gallery: whether a face of a split that is evaluated looks for others (query) and is looked
-        for (gallery) when retrieval is scored: 1 or 0, true or false, yes or no. Without the column each
-        does, and is.
-    Other columns are left alone.
+      query, gallery: whether a face of an evaluated split is a query or in the gallery when retrieval is
+        scored: 1 or 0, true or false, yes or no. Without the column every face is.
+    Other columns are ignored.
     """
 
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
@@ -69,7 +68,7 @@ class ImageList(FaceBuilder):
 
     @property
     def EXTRA(self) -> Mapping[str, tfds.features.FeatureConnector]:
-        """Boxes and roles are features where the list has them."""
+        """Boxes and roles are features if the list has them."""
         found, extra = self.builder_config.rows[0].texts, {}
         if found.keys() >= {*BOX}:
             extra['box'] = tfds.features.Tensor(shape=(4,), dtype=np.int32)
@@ -129,14 +128,14 @@ class ImageList(FaceBuilder):
 
 
 def read_list(path: Path, columns: Mapping[str, str]) -> list[Row]:
-    """The rows of a list, with texts of the columns that it has.
+    """Returns the rows of a list, with the texts in the columns that it has.
 
     Args:
       path: the csv file.
-      columns: what is meant -> name of its column, as config.data.columns.
+      columns: key -> name of the column, see config.data.columns.
 
     Raises:
-      UserError: no rows, columns that are missing, or a row without a path, label or split.
+      UserError: if there are no rows, if columns are missing, or if a row lacks a path, label or split.
     """
     rows = []
     for number, found in read_csv(path, (columns['path'], columns['label'])):
@@ -159,7 +158,7 @@ def _list_path(folder, name):
 
 
 def _find_image(name, list_path, folder):
-    """Where an image is: from the folder of the list, or else from the data set's; `..` resolved."""
+    """Returns an image's path, from the folder of the list or else of the data set; resolves `..`."""
     beside = Path(os.path.normpath(list_path.parent / name))
     return beside if beside.exists() else Path(os.path.normpath(folder / name))
 

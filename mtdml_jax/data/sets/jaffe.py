@@ -22,8 +22,8 @@ FILE_NAME = re.compile(r'([A-Z]{2})\.([A-Z]{2})\d+\.\d+\.tiff?')
 class Jaffe(FaceBuilder):
     """JAFFE: 256x256 grey faces of 10 Japanese women who pose 6 expressions and neutral.
 
-    Reads `KA.AN1.39.tiff` (subject, class and number, number in the set), in whatever folders. All of it
-    is the split train: subjects are left out one at a time (config.data.folds=-1).
+    Reads `KA.AN1.39.tiff` (subject, class and number, number in the set), in any folders. All faces are
+    in the split train: subjects are left out one at a time (config.data.folds=-1).
 
     References:
       Lyons, Akamatsu, Kamachi, Gyoba, "Coding facial expressions with Gabor wavelets", FG 1998.

@@ -87,7 +87,7 @@ class Mmi(FaceBuilder):
 
 
 def _read_session(session):
-    """(name of the class, subject, video) of a session; None if it is no frontal expression."""
+    """Returns (class, subject, video) of a session; None if it is not a frontal expression."""
     files, elements = find_patterns(session, ['*.xml']), defaultdict(list)
     for path in files:
         try:
@@ -113,7 +113,7 @@ def _read_session(session):
 
 
 def _find_images(session):
-    """The extracted frames of a session in order; [] if there are none."""
+    """Returns the extracted frames of a session in order; [] if there are none."""
     folders = [session, *visible_folders(session)]
     found = [images for images in map(image_files, folders) if images]
     if len(found) > 1:
@@ -123,7 +123,7 @@ def _find_images(session):
 
 
 def _decode_middle(video, config):
-    """(name, pixels) of the frames in the middle of a video; (video, video) if it cannot be decoded."""
+    """Returns (name, pixels) of the middle frames of a video; (video, video) if it cannot be decoded."""
     if not config.in_memory:
         raise UserError(
             f'config.data.in_memory=False: expected image files, found {video}; extract its frames '
@@ -148,7 +148,7 @@ def _decode_middle(video, config):
 
 
 def _take_middle(frames, count):
-    """The `count` frames in the middle of a sequence; [] if it has fewer."""
+    """Returns the `count` frames in the middle of a sequence; [] if it has fewer."""
     start = (len(frames) - count) // 2
     return frames[start : start + count] if start >= 0 else []
 

@@ -7,7 +7,7 @@ from mtdml_jax.host.errors import UserError
 from mtdml_jax.images.folders import SPLIT_FOLDERS, Face, faces_in_splits, split_folders
 from mtdml_jax.images.tables import read_words
 
-LIST = 'EmoLabel/list_patition_label.txt'  # Spelled so by the set.
+LIST = 'EmoLabel/list_patition_label.txt'  # The data set spells it like this.
 NAMES = ('Surprise', 'Fear', 'Disgust', 'Happiness', 'Sadness', 'Anger', 'Neutral')
 CODES = {str(code): name for code, name in enumerate(NAMES, start=1)}
 

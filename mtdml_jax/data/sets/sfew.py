@@ -9,7 +9,7 @@ NAMES = ('Angry', 'Disgust', 'Fear', 'Happy', 'Neutral', 'Sad', 'Surprise')
 SPLITS = {'Train': 'train', 'Val': 'test'}
 ALIGNED = tuple(f'{part}_Aligned_Faces{suffix}' for part in SPLITS for suffix in ('_new', ''))
 SOURCES = {
-    # Some unpack the aligned faces into the folder of the originals.
+    # Some people unpack the aligned faces into the folder of the originals.
     'aligned': (*ALIGNED, *(f'{name.partition("_")[0]}/{name}' for name in ALIGNED)),
     'original': tuple(SPLITS),
 }
@@ -21,7 +21,7 @@ class Sfew(FaceBuilder):
     Reads the class folders in `Train_Aligned_Faces/` and `Val_Aligned_Faces/` (also `..._new/`, which
     goes first), or with the variant `original` the whole frames in `Train/` and `Val/`. Splits: train
     and test, which is the published validation set: the labels of the published test set are closed,
-    and papers report validation. So what chooses the checkpoint is to be cut from train.
+    and papers report validation. Faces that choose the checkpoint must therefore come from train.
 
     References:
       Dhall, Goecke, Lucey, Gedeon, "Static facial expression analysis in tough conditions: data,

@@ -21,11 +21,11 @@ class SyntheticFaces(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version('1.0.0')
 
     SEED = 0
-    # The numbers of the persons of every split.
+    # The numbers of the persons in each split.
     IDENTITIES = types.MappingProxyType(
         {'train': range(430), 'validation': range(430, 502), 'test': range(502, 602)}
     )
-    PICTURES_PER_EXPRESSION = 2  # Of one person.
+    PICTURES_PER_EXPRESSION = 2  # Per person.
 
     def _info(self):
         return tfds.core.DatasetInfo(
@@ -45,7 +45,7 @@ class SyntheticFaces(tfds.core.GeneratorBasedBuilder):
         expressions = list(face_drawing.EXPRESSIONS)
         for identity in identities:
             for picture in range(self.PICTURES_PER_EXPRESSION * len(expressions)):
-                # No two expressions of a person share a picture number, hence pose and noise.
+                # Expressions of a person share no picture number, and so neither pose nor noise.
                 expression = expressions[picture % len(expressions)]
                 face = face_drawing.draw_face(self.SEED, identity, expression, picture)
                 subject = f'id{identity:04d}'

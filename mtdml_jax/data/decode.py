@@ -1,6 +1,7 @@
-"""Images as they come: decoding, square crops, resizing and normalisation, inside tf.data.
+"""Decodes, crops, resizes and normalizes images inside tf.data, with TensorFlow; for training.
 
-What inference/pixels.py does without TensorFlow; tests/images/test_pixels.py holds both to one result.
+mtdml_jax/images/pixels.py does the same without TensorFlow, for inference. tests/images/test_pixels.py
+checks that both give the same result.
 """
 
 import numpy as np
@@ -9,24 +10,25 @@ from ml_collections import ConfigDict
 
 from mtdml_jax.images.pixels import open_upright
 
-# What `load_pixels` reads of the section `data` of the config.
+# The keys of the section `data` of the config that `load_pixels` reads.
 PIXEL_KEYS = ('channels', 'crop', 'crop_margin')
 _JPEG, _PNG = b'\xff\xd8\xff', b'\x89PNG'
 
 
 def decode_image(encoded: tf.Tensor, channels: int) -> tf.Tensor:
-    """Pixels of an encoded image, upright by its EXIF orientation, uint8 [H, W, channels].
+    """Returns the pixels of an encoded image, uint8 [H, W, channels], rotated by its EXIF orientation.
 
-    They are Pillow's, whichever library decodes: transparency is dropped, of 16 bits the upper 8 are
-    kept, of several frames the first. What can be decoded does not depend on `channels`.
+    The pixels equal Pillow's, whether TensorFlow or Pillow decodes them. Transparency is dropped. The
+    upper 8 of 16 bits are kept, and the first of several frames. Whether an image can be decoded does
+    not depend on `channels`.
 
     Args:
       encoded: content of the file, a bytes scalar.
-      channels: 1 (grey: 0.299 R + 0.587 G + 0.114 B of a coloured image) or 3 (RGB).
+      channels: 1 (grey: 0.299 R + 0.587 G + 0.114 B for a color image) or 3 (RGB).
     """
     pixels = tf.cond(
         _is_plain(encoded),
-        # Of PNG, too; accurate: as Pillow's libjpeg does by default.
+        # decode_jpeg decodes PNG too. Pillow's libjpeg uses the accurate method by default.
         lambda: tf.io.decode_jpeg(encoded, dct_method='INTEGER_ACCURATE'),
         lambda: tf.py_function(_decode_with_pillow, [encoded], tf.uint8),
     )
@@ -40,10 +42,10 @@ def decode_image(encoded: tf.Tensor, channels: int) -> tf.Tensor:
 
 
 def _is_plain(encoded):
-    """Whether TensorFlow decodes it: JPEG and PNG that no EXIF may turn."""
+    """Whether TensorFlow can decode the image: a JPEG or PNG without EXIF, which could rotate it."""
 
     def lacks(word):
-        # The fastest search for a word that TensorFlow has: deleting it shortens nothing.
+        # This is TensorFlow's fastest search: if deleting the word shortens nothing, it is absent.
         rest = tf.strings.regex_replace(encoded, word, '', replace_global=False)
         return tf.strings.length(rest) == tf.strings.length(encoded)
 
@@ -57,24 +59,24 @@ def _is_plain(encoded):
 
 
 def _luminance(pixels):
-    """Pillow's grey, to the bit: weights in 1/2^16, rounded."""
+    """Returns the same grey values as Pillow, to the bit: weights in units of 1/2^16, rounded."""
     red, green, blue = (tf.cast(pixels[:, :, i : i + 1], tf.int32) for i in range(3))
     weighted = 19595 * red + 38470 * green + 7471 * blue + 2**15
     return tf.cast(tf.bitwise.right_shift(weighted, 16), tf.uint8)
 
 
 def _decode_with_pillow(encoded):
-    """uint8 [H, W, 1 or 3]."""
+    """Returns the pixels as uint8 [H, W, 1 or 3]."""
     image = open_upright(encoded.numpy())
     return np.asarray(image).reshape(image.height, image.width, -1)
 
 
 def load_pixels(encoded: tf.Tensor, box: tf.Tensor, data: ConfigDict, side: int) -> tf.Tensor:
-    """Pixels as the network is to see them but for normalisation, float32 [side, side, channels].
+    """Returns the input of the network before normalization, float32 [side, side, channels].
 
     Args:
       encoded: content of the file, a bytes scalar.
-      box: left, top, width and height of the face in pixels, int32 [4]; width 0 where unknown.
+      box: left, top, width and height of the face in pixels, int32 [4]; width 0 if it is unknown.
       data: the section `data` of the config.
       side: side in pixels to which the image is resized.
     """
@@ -92,14 +94,15 @@ def load_pixels(encoded: tf.Tensor, box: tf.Tensor, data: ConfigDict, side: int)
 
 
 def crop_square(pixels: tf.Tensor, box: tf.Tensor, margin: float) -> tf.Tensor:
-    """The square around a face: centred on its box, as large as its larger side, and a margin.
+    """Cuts out the square around a face: it has the box's center and longer side, plus a margin.
 
-    Where the box is unknown it is the largest square in the middle of the image. A square that
-    reaches over an edge is moved inside, one that is larger than the image is as large as fits.
+    If the box is unknown, the square is the largest one in the middle of the image. A square that
+    crosses an edge of the image is moved inside. A square that is larger than the image is made as large
+    as fits.
 
     Args:
       pixels: the image, [H, W, channels].
-      box: left, top, width and height of the face in pixels, int32 [4]; width 0 where unknown.
+      box: left, top, width and height of the face in pixels, int32 [4]; width 0 if it is unknown.
       margin: added on each side, as a share of the box's side; below 0 it cuts into the box.
     """
     shape = tf.shape(pixels)[:2]
@@ -114,5 +117,5 @@ def crop_square(pixels: tf.Tensor, box: tf.Tensor, margin: float) -> tf.Tensor:
 
 
 def normalize(pixels: tf.Tensor, data: ConfigDict) -> tf.Tensor:
-    """(pixels - mean) / std, per channel, by the section `data` of the config."""
+    """Returns (pixels - mean) / std per channel, with mean and std from the section `data`."""
     return (pixels - tf.constant(data.mean, tf.float32)) / tf.constant(data.std, tf.float32)

@@ -7,7 +7,7 @@ from PIL import Image
 from small_data import CONFIG
 
 from mtdml_jax.config import load_config
-from mtdml_jax.data.images import crop_square, decode_image, load_pixels, normalize
+from mtdml_jax.data.decode import crop_square, decode_image, load_pixels, normalize
 
 UNKNOWN = (0, 0, 0, 0)
 
