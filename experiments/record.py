@@ -43,6 +43,7 @@ CLOSED = {
     'fewer_slices': 'studies/fewer_slices.py',
     'parts': 'benchmarks/benchmark_parts.py',
     'peer_pytorch': 'peers/peer_pytorch.py',
+    'training_step_parts': 'benchmarks/benchmark_training.py',
 }
 
 

@@ -9,6 +9,7 @@ the files.
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).absolute().parents[1]))
@@ -169,6 +170,42 @@ WITH_CENTROID = 'softmax | kNN | centroid | precision at 1 | MAP@R'
 WITHOUT_HEAD = 'kNN | centroid | linear | precision at 1 | MAP@R'
 OVER = 'Points over cross-entropy'
 CLASSIFIERS = 'softmax | kNN: {knn} | centroid | linear'
+# Table of a page -> its columns, or file, columns and values that rows need.
+PLAIN = {
+    'recipe': f'The recipe: {{recipe}} | seed | {CLASSIFIERS}',
+    'early_steps': (
+        'early_steps',
+        'Changed: {changed} | steps | training | PublicTest: {publictest}',
+        {'loss': 'cross-entropy'},
+    ),
+    'slices': 'Slice: {slice} | threshold | kNN: {knn} '
+    '| Disgust: {disgust} | Fear: {fear} | Happy: {happy}',
+    'parity': 'What: {what} | beside: {compared_with} | measured: {measure} | value',
+    'data': (
+        'files',
+        '`data.in_memory`: {in_memory} | start | prepare, s: {prepare_s} | load, s: {load_s} '
+        '| images/s: {images_per_second} | MB: {megabytes}',
+        {},
+    ),
+    'parts': 'Batch: {batch} | in parts of: {part} | ms an image: {ms_an_image:.1f} '
+    '| peak MB: {megabytes:.0f} | MB that XLA plans: {planned_megabytes:.0f}',
+    'faults': 'Fault: {fault} | runs | ended with the same bits: {same_bits}',
+    'runtimes': 'Runtime: {runtime} | MB: {megabytes:.2f} | ms for one face, median: {ms_1:.1f} '
+    '| 95th percentile: {ms_1_p95:.1f} | ms for 64: {ms_64:.0f}',
+    'fewer_slices': 'Slices: {num_slices} | MB: {megabytes} | ms for one face: {ms_1:.1f} '
+    '| ms for 64: {ms_64:.0f} | softmax: {softmax} ({softmax_low} to {softmax_high}) | kNN: {knn}',
+    'using': 'What: {what} | measured: {value} {unit} | lowest: {low} | highest: {high}',
+    'quickstart': (
+        'quickstart',
+        f'Processor: {{machine}} | commit | {CLASSIFIERS}',
+        {'what': 'make train'},
+    ),
+    'processors': 'Run: {run} | processor | cores | softmax | kNN: {knn}',
+    'not_kept': 'Tried: {tried} | softmax | kNN: {knn} | beside: {reference} '
+    '| its softmax: {reference_softmax} | its kNN: {reference_knn}',
+    'thresholds_before': 'Setting: {setting} | difference | softmax | kNN: {knn} '
+    '| centroid | MAP@R: {map_at_r}',
+}
 # Table of a page -> function that makes it.
 TABLES: dict[str, Callable[[], str]] = {
     'thresholds': lambda: study('thresholds', OVER, BOTH, THRESHOLDS, 'cross-entropy'),
@@ -187,20 +224,7 @@ TABLES: dict[str, Callable[[], str]] = {
         'ingredients', 'Points over the recipe', BOTH, INGREDIENTS, 'recipe'
     ),
     'convergence': lambda: study('convergence', '', WITHOUT_HEAD, CONVERGENCE),
-    'recipe': lambda: table('recipe', f'The recipe: {{recipe}} | seed | {CLASSIFIERS}'),
-    'early_steps': lambda: table(
-        'early_steps',
-        'Changed: {changed} | steps | training | PublicTest: {publictest}',
-        loss='cross-entropy',
-    ),
-    'slices': lambda: table(
-        'slices',
-        'Slice: {slice} | threshold | kNN: {knn} | Disgust: {disgust} | Fear: {fear} | Happy: {happy}',
-    ),
     'pytorch': peers,
-    'parity': lambda: table(
-        'parity', 'What: {what} | beside: {compared_with} | measured: {measure} | value'
-    ),
     'loss': lambda: crosstable(
         'loss',
         'Batch: {batch} | : {measure}',
@@ -226,48 +250,7 @@ TABLES: dict[str, Callable[[], str]] = {
         '{images_per_second} ({ratio_to_pytorch})',
         python='3.12.1',
     ),
-    'data': lambda: table(
-        'files',
-        '`data.in_memory`: {in_memory} | start | prepare, s: {prepare_s} | load, s: {load_s} '
-        '| images/s: {images_per_second} | MB: {megabytes}',
-    ),
-    'parts': lambda: table(
-        'parts',
-        'Batch: {batch} | in parts of: {part} | ms an image: {ms_an_image:.1f} '
-        '| peak MB: {megabytes:.0f} | MB that XLA plans: {planned_megabytes:.0f}',
-    ),
-    'faults': lambda: table(
-        'faults', 'Fault: {fault} | runs | ended with the same bits: {same_bits}'
-    ),
     'detectors': detectors,
-    'runtimes': lambda: table(
-        'runtimes',
-        'Runtime: {runtime} | MB: {megabytes:.2f} | ms for one face, median: {ms_1:.1f} '
-        '| 95th percentile: {ms_1_p95:.1f} | ms for 64: {ms_64:.0f}',
-    ),
-    'fewer_slices': lambda: table(
-        'fewer_slices',
-        'Slices: {num_slices} | MB: {megabytes} | ms for one face: {ms_1:.1f} | ms for 64: {ms_64:.0f} '
-        '| softmax: {softmax} ({softmax_low} to {softmax_high}) | kNN: {knn}',
-    ),
-    'using': lambda: table(
-        'using', 'What: {what} | measured: {value} {unit} | lowest: {low} | highest: {high}'
-    ),
-    'quickstart': lambda: table(
-        'quickstart', f'Processor: {{machine}} | commit | {CLASSIFIERS}', what='make train'
-    ),
-    'processors': lambda: table(
-        'processors', 'Run: {run} | processor | cores | softmax | kNN: {knn}'
-    ),
-    'not_kept': lambda: table(
-        'not_kept',
-        'Tried: {tried} | softmax | kNN: {knn} | beside: {reference} '
-        '| its softmax: {reference_softmax} | its kNN: {reference_knn}',
-    ),
-    'thresholds_before': lambda: table(
-        'thresholds_before',
-        'Setting: {setting} | difference | softmax | kNN: {knn} | centroid | MAP@R: {map_at_r}',
-    ),
 }
 
 THRESHOLDS = """
@@ -336,6 +319,10 @@ CONVERGENCE = """
     one slice at 0.5, all triplets: all-0.5
     one slice at 0.9, all triplets: all-0.9
 """
+
+for _name, _columns in PLAIN.items():
+    _file, _columns, _wanted = (_name, _columns, {}) if isinstance(_columns, str) else _columns
+    TABLES[_name] = partial(table, _file, _columns, **_wanted)
 
 
 def filled(page: str) -> str:

@@ -1,6 +1,6 @@
 """Time and memory of loss and gradient beside pytorch-metric-learning, plain JAX and a bare product.
 
-    python experiments/benchmarks/benchmark_loss.py [--sizes 128 1024] [--rounds 9] [--large 0]
+    python experiments/benchmarks/benchmark_loss.py [--sizes 128 1024] [--rounds 9]
         [--output FOLDER]
 
 Prints tables, adds rows to results/loss.csv and draws figures/benchmark_loss.png. Times are medians
@@ -36,10 +36,11 @@ from harness import (
     timed,
 )
 from record import record
+from study_figures import save as save_figure
 
 # Each contestant imports jax or torch itself, so that a process measures the memory of one of them.
 
-CLASSES, WIDTH, SLICES, LARGE_SLICES = 7, 512, 8, 16
+CLASSES, WIDTH, SLICES = 7, 512, 8
 SIZES = [128, 256, 512, 1024, 2048, 4096]
 OURS, PLAIN, PEER = 'ours', 'ours, not dual', 'pytorch-metric-learning'
 
@@ -312,61 +313,31 @@ def compare_with_float64(size):
     return row
 
 
-def label_ends(axes, ends):
-    """Writes each name beside the end of its line, and moves it up where names would overlap."""
-    place = -math.inf
-    for x, y, name, colour in sorted(ends, key=lambda end: end[1]):
-        height = axes.transAxes.inverted().transform(axes.transData.transform((x, y)))[1]
-        place = max(height, place + 0.055)
-        arrow = {'arrowstyle': '-', 'color': colour, 'lw': 0.6}
-        style = {'color': colour, 'va': 'center', 'arrowprops': arrow}
-        axes.annotate(name, (x, y), (1.03, place), textcoords='axes fraction', **style)
-
-
 def draw(rows, path):
     """Draws time and memory against the batch size."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 4.6), layout='constrained')
-    panels = zip(
-        figure.subplots(1, 2), (('ms', 'Time (ms)'), ('peak_mb', 'Peak memory (MB)')), strict=True
-    )
+    titles = {'ms': 'Time (ms)', 'peak_mb': 'Peak memory (MB)'}
     sizes = sorted({row['batch'] for row in rows})
-    for axes, (key, title) in panels:
-        ends = []
+    for axes, (key, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
         for name, colour in zip(CONTESTANTS, COLOURS, strict=True):
             points = [(row['batch'], row[key]) for row in rows if row['contestant'] == name]
             if points:
-                axes.loglog(*zip(*points, strict=True), 'o-', color=colour, lw=1.8, ms=4)
-                ends.append((*points[-1], name, colour))
+                style = {'color': colour, 'lw': 1.8, 'ms': 4, 'label': name}
+                axes.loglog(*zip(*points, strict=True), 'o-', **style)
         axes.set_xticks(sizes, map(str, sizes))
         axes.minorticks_off()
         axes.set_title(title, loc='left')
         axes.set_xlabel(f'Batch size, embeddings of {SLICES} x {WIDTH // SLICES}')
-        axes.spines[['top', 'right']].set_visible(False)
-        axes.grid(color='#e4e8ed')
-        label_ends(axes, ends)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
-
-
-def report_shapes(rows, large, rounds):
-    """Prints what many slices cost beside one, and the cost of a batch too large for the others."""
-    calls = {s: prepare_ours(*make_inputs(rows, WIDTH, s)) for s in (1, LARGE_SLICES)}
-    one, many = (1e3 * seconds for seconds in time_in_turns(calls, rounds).values())
-    print(f'{OURS}, {rows} x {WIDTH}: 1 slice {one:.1f} ms, ', end='')
-    print(f'{LARGE_SLICES} slices {many:.1f} ms, ratio {many / one:.2f}')
-    if large and not is_on_gpu():
-        seconds, megabytes = measure_alone(OURS, large, WIDTH, LARGE_SLICES)
-        print(f'{OURS}, {large} x {WIDTH}: {LARGE_SLICES} slices {seconds:.2f} s, ', end='')
-        print(f'peak memory {megabytes:.0f} MB')
+    save_figure(figure, path)
 
 
 def main():
     """Prints the tables, adds the rows and draws the figure."""
     parser = make_parser(__doc__, rounds=9)
     parser.add_argument('--sizes', type=int, nargs='+', default=SIZES)
-    parser.add_argument('--large', type=int, default=32768, help='last case, 0: none')
     options = parser.parse_args()
     names = contestants()
     with other_processes():
@@ -379,7 +350,6 @@ def main():
             )
         save(options.output, rows, options.rounds)
         draw(rows, options.output / 'figures' / 'benchmark_loss.png')
-        report_shapes(max(options.sizes), options.large, options.rounds)
 
 
 if __name__ == '__main__':

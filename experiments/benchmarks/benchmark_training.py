@@ -1,6 +1,6 @@
 """The training step beside the same network in PyTorch: images per second, and where time goes.
 
-    python experiments/benchmarks/benchmark_training.py [--widths 16 32 64] [--rounds 3] [--profile]
+    python experiments/benchmarks/benchmark_training.py [--widths 16 32 64] [--rounds 3]
 
 On a CPU: ResNet-18 on grey faces of 48 px, batch 64, with 16, 32 and 64 channels in the first stage.
 Contestants take turns, each in a new process, with malloc as it is and with the huge pages that
@@ -12,26 +12,17 @@ step of configs/default.py: multi-threshold loss, softmax, clipping, AdamW. PyTo
 and AdamW alone. PyTorch is installed beside the package; without it the script measures our step alone:
 
     pip install '.[train]' torch==2.13.0
-
---profile prints instead the milliseconds of our step by kind of operation, and adds rows to
-results/training_step_parts.csv.
 """
 
-import collections
-import gzip
 import hashlib
 import importlib.util
 import itertools
-import json
 import math
 import os
-import re
 import statistics
 import sys
-import tempfile
 import time
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -283,75 +274,11 @@ def digest_of_steps(folder, small):
     return hashlib.sha256(b''.join(x.tobytes() for x in leaves)).hexdigest()
 
 
-def kind_of(line, body):
-    """The kind of an instruction of the compiled step; `body` is the computation that it calls."""
-    origin = ' '.join(re.findall(r'op_name="([^"]*)"', line + body))
-    if ' convolution(' in line + body:
-        if 'transpose(' in origin:
-            return 'convolutions, gradients of inputs'
-        # The gradients of kernels lose their name when XLA rewrites them.
-        return 'convolutions, forward' if 'jvp(' in origin else 'convolutions, gradients of kernels'
-    if re.match(r'\s*(ROOT )?%(transpose|copy)', line):
-        return 'layout changes for the gradients of kernels, copies'
-    if 'backbone' in origin:
-        return 'BatchNorm, ReLU, shortcuts'
-    return 'losses, optimizer, metrics'
-
-
-def kinds_of(text):
-    """Maps the instructions of a compiled program to their kinds."""
-    computations = {part.split(' ', 1)[0]: part for part in text.split('\n\n')}
-    kinds = {}
-    for line in text.splitlines():
-        found = re.match(r'\s*(?:ROOT )?%([\w.\-]+) = ', line)
-        if found:
-            called = re.search(r'calls=(%[\w.\-]+)', line)
-            kinds[found[1]] = kind_of(line, computations.get(called[1], '') if called else '')
-    return kinds
-
-
-def profile(width, output):
-    """Prints the milliseconds of our step by `kind_of`, summed over all cores, and adds the rows."""
-    import jax
-
-    step, (state, batch) = prepare_ours(Network(width=width), BATCH)
-    kinds = kinds_of(step.lower(state, batch).compile().as_text())
-
-    def run(steps):
-        nonlocal state
-        for _ in range(steps):
-            state, _ = step(state, batch)
-        jax.block_until_ready(state)
-
-    run(WARM_UP)
-    with tempfile.TemporaryDirectory() as folder:
-        with jax.profiler.trace(folder):
-            run(STEPS['cpu'])
-        (path,) = Path(folder).rglob('*.trace.json.gz')
-        events = json.loads(gzip.decompress(path.read_bytes()))['traceEvents']
-    milliseconds = collections.Counter()
-    for event in events:
-        operation = event.get('args', {}).get('hlo_op')
-        if operation in kinds:
-            milliseconds[kinds[operation]] += event['dur'] / 1e3 / STEPS['cpu']
-    for kind, total in milliseconds.most_common():
-        share = 100 * total / milliseconds.total()
-        print(f'width {width}: {total:8.2f} ms  {share:3.0f}%  {kind}')
-        row = {'operation': kind, 'channels': width, 'per_cent': round(share)}
-        record(output, 'training_step_parts', row)
-
-
 def main():
-    """Prints the table or the profile."""
+    """Prints the table and adds its rows."""
     parser = make_parser(__doc__, rounds=3)
     parser.add_argument('--widths', type=int, nargs='+', default=[16, 32, 64])
-    parser.add_argument('--profile', action='store_true')
-    options = parser.parse_args()
-    if options.profile:
-        for width in options.widths:
-            profile(width, options.output)
-    else:
-        compare(options)
+    compare(parser.parse_args())
 
 
 if __name__ == '__main__':

@@ -26,10 +26,11 @@ import benchmark_loss
 import benchmark_pipeline
 import benchmark_training
 from harness import in_new_process, run_limited, run_python, table
-from mtdml_jax.host.files import write_whole
 from record import describe_machine, describe_software, read_rows
 from studies import STUDIES
 from study import run_study
+
+from mtdml_jax.host.files import write_whole
 
 # Part -> seconds that it may take.
 LIMITS = {'check': 90, 'loss': 120, 'step': 120, 'feed': 60}
