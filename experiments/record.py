@@ -20,7 +20,9 @@ sys.path.insert(0, str(ROOT))
 from mtdml_jax.host.files import write_whole  # noqa: E402
 from mtdml_jax.host.system import processor  # noqa: E402
 
-# Files whose rows people typed from what a script printed. All others have a script that writes them.
+# Files whose rows people typed from what a script printed. Scripts wrote all others. Rows from before
+# 2026-11-30 have no commit in runtimes, scaling, start, training_step_parts, using, and in the files of
+# `CLOSED`.
 TYPED = (
     'early_steps',
     'exchange',

@@ -33,11 +33,11 @@ from study import run_study
 from mtdml_jax.host.files import write_whole
 
 # Part -> seconds that it may take.
-LIMITS = {'check': 90, 'loss': 120, 'step': 120, 'feed': 60}
-LIMITS |= {'quickstart': 90, 'fer2013': 240, 'study': 240}
+LIMITS = {'check': 90, 'loss': 120, 'step': 120, 'feed': 60, 'quickstart': 90, 'fer2013': 240}
+LIMITS['study'] = 240
 LOCK = threading.Lock()
 KEPT = {'.csv', '.html', '.json', '.jsonl', '.log', '.md', '.png'}
-# Flags of XLA for the check of equal bits, each after a name.
+# Name -> flags of XLA for the check of equal bits.
 DETERMINISM = {
     'as it is': '',
     'nondeterministic operations excluded': '--xla_gpu_exclude_nondeterministic_ops=true',
@@ -49,15 +49,14 @@ RECIPE, BATCH_512 = '48 px from memory, batch 128', '--config.data.batch_size=51
 TESTS = 'multi_threshold loss_options mining slicing distances thresholds exchange'
 TESTS_WITH_DATA = 'models/test_network models/test_resnet'
 TESTS_WITH_DATA += ' training/test_step training/test_state training/test_checkpoints'
-# Settings for a small run of the real command.
 TINY = """
 data.name=digits model.backbone=resnet10 model.width_factor=0.0625 data.image_size=16 train.num_steps=4
 train.checkpoint_every=4 train.log_every=2 eval.gallery_size=500 eval.split=test[:20%]"""
 LARGE = """model.backbone=resnet50 model.stem=imagenet model.width_factor=1.0 data.image_size=224
 data.channels=3 model.dtype=bfloat16"""
-# With --small, compilation takes most of the time, and parts share compiled programs.
+# With --small, compilation takes most of the time.
 CHEAP = {'XLA_FLAGS': '--xla_backend_optimization_level=0', 'OMP_NUM_THREADS': '1'}
-CHEAP |= {'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.1'}
+CHEAP['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.1'
 
 
 def archive(output, path):
@@ -75,8 +74,8 @@ class Part:
         self.path, self.options = options.output / f'{name}.json', options
         self.output, self.small = options.output, options.small
         self.seconds, self.start = options.limits[name], time.time()
-        machine = {'machine': describe_machine()} | describe_software()
-        machine |= {'commit': options.commit} if options.commit else {}
+        machine = {'machine': describe_machine(), **describe_software()}
+        machine['commit'] = options.commit or machine['commit']
         self.content = {'machine': machine, 'rows': []}
         folders = {'dir': options.data, 'prepared_dir': options.prepared}
         self.places = [f'--config.data.{key}={value}' for key, value in folders.items() if value]
@@ -109,7 +108,6 @@ def check_tests(part):
     files = [f'loss/test_{name}' for name in TESTS.split()]
     files += TESTS_WITH_DATA.split() if importlib.util.find_spec('tensorflow') else []
     files = ['loss/test_thresholds'] if part.small else files
-    # Other versions of packages may warn.
     command = ['-m', 'pytest', '-q', '-o', 'filterwarnings=default', '-n', 0 if part.small else 8]
     command += ['-k', 'not devices and not processes and not replicas']
 
@@ -142,11 +140,10 @@ def check_bits(part, name):
 
 
 def loss(part):
-    """Measures time and memory of the loss, and mining by the size of a tile."""
+    """Measures mining by the size of a tile, and the loss, each batch size in a new process."""
     for size in (64,) if part.small else (4096, 65536):
         for row in benchmark_loss.time_tiles(size, (10,) if part.small else (20, 22, 24, 26, 28)):
             part.add('mining by tile', **row)
-    # Each size has a new process, so that a failure costs no other size its rows.
     for size in (64,) if part.small else (1024, 4096, 16384, 65536):
         try:
             rows, _ = in_new_process(benchmark_loss.compare, size, benchmark_loss.contestants(), 3)
@@ -188,8 +185,7 @@ def train(part, name, arguments):
     """Runs the real command; adds its time, its evaluation and its validation runs."""
     workdir, start = part.output / f'run-{name}', time.perf_counter()
     command = ['-m', 'mtdml_jax', 'train', f'--workdir={workdir}', *arguments]
-    for _ in run_python([*command, *(settings(TINY) if part.small else []), *part.places]):
-        pass
+    list(run_python([*command, *(settings(TINY) if part.small else []), *part.places]))
     row = {'run': name, 'seconds': time.perf_counter() - start}
     evaluation = json.loads((workdir / 'evaluation.json').read_text(encoding='utf-8'))
     row |= {'steps': evaluation['run']['steps'], 'of it training': evaluation['run']['seconds']}
@@ -251,7 +247,7 @@ def summarize(output, endings):
         for kind in dict.fromkeys(row['what'] for row in found['rows']):
             rows = [row for row in found['rows'] if row['what'] == kind]
             keys = dict.fromkeys(key for row in rows for key in row if key != 'what')
-            cells = [[row.get(key, '') for key in keys] for row in rows]
+            cells = ([row.get(key, '') for key in keys] for row in rows)
             lines += ['', f'### {kind}', '', *table([*keys], cells)]
     return '\n'.join(lines) + '\n'
 
