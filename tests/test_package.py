@@ -1,3 +1,4 @@
+import ast
 import configparser
 import re
 import subprocess
@@ -23,3 +24,18 @@ def test_version_stands_in_one_place_and_whoever_cites_it_agrees():
     assert setup['metadata']['version'] == 'attr: mtdml_jax.__version__'
     citation = (ROOT / 'CITATION.cff').read_text(encoding='utf-8')
     assert re.findall('^version: (.+)$', citation, re.MULTILINE) == [mtdml_jax.__version__]
+
+
+def test_files_and_functions_fit_what_a_reader_can_hold():
+    files = {
+        path: path.read_text(encoding='utf-8')
+        for path in Path(mtdml_jax.__file__).parent.rglob('*.py')
+    }
+    long = [path.name for path, code in files.items() if len(code.splitlines()) > 400]
+    for path, code in files.items():
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.FunctionDef):
+                docstring = ast.get_docstring(node, clean=False) or ''
+                lines = node.end_lineno - node.lineno + 1 - len(docstring.splitlines())
+                long += [f'{path.name}: {node.name}'] * (lines > 60)
+    assert long == []

@@ -1,7 +1,6 @@
 """Measures everything that only a GPU can answer. on_gpu.md fits it into fifteen minutes.
 
-    python experiments/benchmarks/on_gpu.py --output FOLDER
-        [--parts check loss step feed quickstart fer2013 study]
+    python experiments/benchmarks/on_gpu.py --output FOLDER [--parts check loss step feed ...]
 
 Runs each part in a new process with a time limit, and continues after a part that fails. FOLDER gets a
 log and a JSON file with rows for each part, and tables in summary.md. --small runs every part on a CPU,
@@ -110,7 +109,6 @@ def check_tests(part):
     files = ['loss/test_thresholds'] if part.small else files
     command = ['-m', 'pytest', '-q', '-o', 'filterwarnings=default', '-n', 0 if part.small else 8]
     command += ['-k', 'not devices and not processes and not replicas']
-
     lines = []
     with contextlib.suppress(RuntimeError):
         variables = {'XLA_FLAGS': '', 'JAX_DEFAULT_MATMUL_PRECISION': 'highest'}
@@ -176,8 +174,8 @@ def feed(part):
     elif not faces.exists():
         benchmark_files.write_files(faces / 'train', 1400)
     amounts = (1, 10, 3) if part.small else (3, 150, 150)
-    for name, (config, overrides) in cases.items():
-        found = in_new_process(benchmark_pipeline.measure, config, overrides, *amounts)
+    for name, case in cases.items():
+        found = in_new_process(benchmark_pipeline.measure, *case, *amounts)
         part.add('images per second', case=name, **found)
 
 
@@ -205,8 +203,8 @@ def quickstart(part):
 
 def fer2013(part, start_and_end=70, every=3350, most=67_000):
     """Runs the recipe for GPUs with as many steps as the limit allows by the rate of `feed`."""
-    config = 'quickstart' if part.small else 'fer2013_gpu'
-    arguments = [f'--config=configs/{config}.py', '--config.model.dtype=bfloat16']
+    config = f'--config={"quickstart" if part.small else "fer2013_gpu"}'
+    arguments = [config, '--config.model.dtype=bfloat16']
     steps, path = part.options.steps, part.output / 'feed.json'
     rows = json.loads(path.read_text(encoding='utf-8'))['rows'] if path.exists() else []
     for row in rows:
@@ -291,7 +289,7 @@ def main():
             endings[name] = end
             print(f'{name}: {end}', flush=True)
             summary = summarize(options.output, endings)
-            (options.output / 'summary.md').write_text(summary, encoding='utf-8')
+            write_whole(options.output / 'summary.md', summary)
             if options.archive:
                 archive(options.output, options.archive.absolute())
     print(summary)

@@ -75,7 +75,7 @@ def test_two_processes_of_four_devices_equal_one_device(tmp_path):
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         address = f'127.0.0.1:{free.getsockname()[1]}'
-    worker = Path(__file__).with_name('exchange_worker.py')
+    worker = Path(__file__).parents[1] / 'helpers' / 'exchange_worker.py'
     environment = {k: v for k, v in os.environ.items() if k != 'JAX_NUM_CPU_DEVICES'}
     environment |= {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(worker.parents[2])}
     files = [tmp_path / f'{number}.npz' for number in range(2)]
