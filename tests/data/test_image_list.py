@@ -13,7 +13,7 @@ def folder(tmp_path):
 
 
 def write_list(folder, *rows, name='list.csv'):
-    """Writes a csv file, and an image of its own grey value for each `x.png` that begins a row."""
+    """Writes a csv file, and an image of its own grey value for each row that begins with `x.png`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_text('\n'.join(rows) + '\n')
     paths = {row.split(',')[0] for row in rows[1:]}
