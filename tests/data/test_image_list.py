@@ -124,8 +124,8 @@ def test_image_that_changed_is_another_data_set(folder):
             r'header lacks path, label; it has path;label; .* not semicolons',
         ),
         (('path,label',), r'list\.csv: expected rows of images, found none'),
-        (('path,label', ',x'), r'row 2: expected something as path, found nothing'),
-        (('path,label,split', 'a.png,x,'), r'row 2: expected something as split, found nothing'),
+        (('path,label', ',x'), r'row 2: expected a value for path, found none'),
+        (('path,label,split', 'a.png,x,'), r'row 2: expected a value for split, found none'),
         (
             ('path,label,split', 'a.png,x,a/b'),
             r"expected splits of letters and digits, found 'a/b'",

@@ -93,7 +93,7 @@ def test_missing_and_corrupt_frames_and_videos_are_left_out_and_named(folder, ca
     found = read_records('mmi', folder)
     assert set(found['train']) == {'Sessions/1/0.png', 'Sessions/1/2.png'}
     short, _, _, unusable = warnings_of(caplog)
-    assert short == 'mmi: 1 sequences are left out, for they have fewer than 3 frames: 4'
+    assert short == 'mmi: 1 sequences are left out because they have fewer than 3 frames: 4'
     assert unusable.endswith(
         '3 of 5 images are missing or cannot be decoded: Sessions/1/1.png, '
         'Sessions/2/S002-001.avi, Sessions/3/S003-001.avi'

@@ -176,4 +176,4 @@ def test_folder_that_is_called_as_images_are_is_none(tmp_path):
 def test_classes_that_differ_by_case_alone_are_warned_of(folder, caplog):
     write_images(folder, *map('/'.join, itertools.product(('A', 'a'), ('1.png', '2.png'))))
     faces_of(folder)
-    assert warnings_of(caplog) == ['folder: A and a are two classes that differ by case alone']
+    assert warnings_of(caplog) == ['folder: A and a are two classes that differ only in case']
