@@ -1,13 +1,13 @@
-"""AffectNet (7 expressions) on a GPU, from weights that know faces.
+"""AffectNet (7 expressions) on a GPU, from weights that were pretrained on faces.
 
     python -m mtdml_jax train --config=configs/affectnet.py --workdir=runs/affectnet \\
         --config.data.dir=DIR --config.model.pretrained=resnet18_msceleb.pth
 
-with {train,val}_set/images/ and annotations/ in DIR, or Manually_Annotated_Images/ and
-Manually_Annotated_file_lists/; 8 expressions with `--config.data.variant=8`. Protocol: a fiftieth of
+DIR must contain {train,val}_set/images/ and annotations/, or Manually_Annotated_Images/ and
+Manually_Annotated_file_lists/. `--config.data.variant=8` selects 8 expressions. Protocol: a fiftieth of
 train (5,700 faces) chooses the checkpoint. The published validation set is the test split, which is read
-once at the end. Images stay on disk, and 16 are read at a time. Make whole images (the second layout)
-smaller first; otherwise decoding limits the speed. We have not run this config on the real data set.
+once at the end. Images stay on disk, and 16 are read at a time. Shrink whole images (the second layout)
+beforehand; otherwise decoding limits the speed. We have not run this config on the real data set.
 """
 
 from ml_collections import ConfigDict
@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     config.data.name = 'affectnet'
     config.data.in_memory = False
     config.data.validation_share = 0.02
-    # Crops around the box, which only the second layout has. Images of the first layout are square.
+    # Images of the second layout are cropped around the face box. Images of the first layout are square.
     config.data.crop = True
     config.data.batch_size = 128
     config.train.num_steps = 22_000

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    """The default config: ResNet-18 on 48 px grey faces, 8 slices, joint loss."""
+    """Returns the default config: ResNet-18 on 48 px grey faces, 8 slices, joint loss."""
     config = ConfigDict()
 
     # Seed of weights, sampling and augmentation. The same seed gives the same bits on the same processor
@@ -135,11 +135,11 @@ def get_config() -> ConfigDict:
     # Size E of the embedding; must be divisible by num_slices.
     model.embedding_size = 256
     # 'batch' standardizes each component of the embedding over the batch (BatchNorm without scale and
-    # bias), so that slices cannot collapse to one point; 'none' does not.
+    # bias), so that slices cannot collapse to one point. 'none' does not standardize.
     model.embedding_norm = 'none'
     # Number of slices S. Each slice has its own threshold.
     model.num_slices = 8
-    # (Initial) scale of the cosine classifiers' logits, and whether it is learned.
+    # Scale of the cosine classifiers' logits, and whether it is learned, starting from this value.
     model.logit_scale = 10.0
     model.learn_logit_scale = True
     # 'float32' or 'bfloat16': type of the backbone's computation. Parameters are float32.

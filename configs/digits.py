@@ -1,9 +1,10 @@
-"""scikit-learn's handwritten digits by the metric loss alone, on a CPU: half a minute.
+"""scikit-learn's handwritten digits with the metric loss alone; half a minute on a CPU.
 
     python -m mtdml_jax train --config=configs/digits.py --workdir=runs/digits
 
-An easy set without noise, where a triplet loss needs no softmax term: what the study of convergence
-(experiments/study.py convergence) is about. Digits that training has never seen are retrieved:
+On this easy data set without noise, a triplet loss needs no softmax term. The study of convergence
+(experiments/study.py convergence) uses this config. This command retrieves digits that training has
+never seen:
 
     python -m mtdml_jax train --config=configs/digits.py --workdir=runs/unseen_digits \\
         --config.data.heldout_classes="('5', '6', '7', '8', '9')" --config.train.best_metric=map_at_r
@@ -15,7 +16,7 @@ from mtdml_jax.configs import default
 
 
 def get_config() -> ConfigDict:
-    """ResNet-18 of an eighth of the width on 8 px, 10 images of each digit in a batch, 8 slices."""
+    """ResNet-18 with an eighth of the width, 8 px, 10 images of each digit in a batch, 8 slices."""
     config = default.get_config()
     config.data.name = 'digits'
     config.data.image_size = 8
@@ -25,7 +26,7 @@ def get_config() -> ConfigDict:
     config.model.stem = 'cifar'
     config.model.embedding_size = 64
     config.loss.softmax_weight = 0.0
-    # Under batch-hard mining all slices collapse at this learning rate.
+    # With batch-hard mining, all slices collapse at this learning rate.
     config.loss.mining = 'all'
     config.optim.learning_rate = 3e-3
     config.train.num_steps = 300

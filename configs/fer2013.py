@@ -2,8 +2,8 @@
 
     python -m mtdml_jax train --config=configs/fer2013.py --workdir=runs/fer2013 --config.data.dir=DIR
 
-with fer2013.csv, fer2013.csv.gz or icml_face_data.csv in DIR. PublicTest is the validation split;
-PrivateTest, if the file has it, is read by `evaluate --split=test` alone.
+DIR must contain fer2013.csv, fer2013.csv.gz or icml_face_data.csv. PublicTest is the validation split.
+Only `evaluate --split=test` reads PrivateTest, if the file has it.
 """
 
 from ml_collections import ConfigDict
@@ -12,14 +12,14 @@ from mtdml_jax.configs import default
 
 
 def get_config() -> ConfigDict:
-    """ResNet-18 of quarter width on full maps, batch-hard, natural frequencies, 33 epochs."""
+    """ResNet-18 with a quarter of the width, full-size maps, batch-hard, 33 epochs."""
     config = default.get_config()
     config.data.name = 'fer2013'
-    # The first 70 % of the steps at 32 px are twice as fast.
+    # The first 70 % of the steps use 32 px images and are twice as fast.
     config.data.early_share = 0.7
     config.data.batch_size = 64
     config.data.sampling = 'instance'
-    # Half the default's warp: these faces are aligned, and with it training is slower.
+    # Half of the default warp: these faces are aligned, and a larger warp slows training down.
     config.augment.rotation = 5.0
     config.augment.scale = 0.05
     config.augment.shift = 0.04
@@ -35,6 +35,6 @@ def get_config() -> ConfigDict:
     config.train.ema_decay = 0.999
     config.eval.split = 'validation'
     config.eval.flip = True
-    # The schedule ends at a learning rate of 0: the last weights, not those that PublicTest likes best.
+    # The learning rate ends at 0, so we evaluate the last weights. PublicTest does not choose them.
     config.eval.checkpoint = 'latest'
     return config

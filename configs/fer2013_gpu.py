@@ -1,11 +1,12 @@
-"""FER2013 on a GPU, aimed at 73 % and more. We have not run it or measured its time.
+"""FER2013 on a GPU, with a target of 73 % or more. We have not run this config or measured its time.
 
     python -m mtdml_jax train --config=configs/fer2013_gpu.py --workdir=runs/fer2013_gpu \\
         --config.data.dir=DIR
 
-with fer2013.csv, fer2013.csv.gz or icml_face_data.csv in DIR. All 48x48 pixels for the first stage, full
-width, SGD for 300 epochs, stronger augmentation, mirror images averaged. PublicTest is the validation
-split; PrivateTest, if the file has it, is read by `evaluate --split=test` alone.
+DIR must contain fer2013.csv, fer2013.csv.gz or icml_face_data.csv. The first stage keeps all 48x48
+pixels, the network has its full width, SGD runs for 300 epochs, augmentation is stronger, and the
+evaluation averages each image with its mirror image. PublicTest is the validation split. Only
+`evaluate --split=test` reads PrivateTest, if the file has it.
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +15,7 @@ from mtdml_jax.configs import fer2013
 
 
 def get_config() -> ConfigDict:
-    """ResNet-18 of full width on full maps, batch-hard, natural class frequencies, 300 epochs."""
+    """ResNet-18 with full width and full-size maps, batch-hard, 300 epochs."""
     config = fer2013.get_config()
     config.data.early_share = 0.0
     config.data.batch_size = 128

@@ -4,13 +4,13 @@
 
 Classes are the names of the folders. With splits, a tenth of `train` (by subject, if
 --config.data.subject_pattern='regular expression' finds one in the paths) chooses the checkpoint, and
-`test` is read once at the end. Without splits, cross-validate:
+`test` is read once at the end. Without splits, use cross-validation:
 
-    python -m mtdml_jax crossval --config=configs/folder.py --workdir=runs/mine \
+    python -m mtdml_jax crossval --config=configs/folder.py --workdir=runs/mine \\
         --config.data.dir=FOLDER --config.data.folds=5
 
-Classes that training has not seen are retrieved, not classified: those that only `test` has, or those
-that --config.data.heldout_classes="('name', 'name')" keeps from training.
+If `test` has classes that training does not have, the evaluation scores retrieval instead of
+classification. --config.data.heldout_classes="('name', 'name')" removes classes from training.
 """
 
 from ml_collections import ConfigDict
@@ -19,7 +19,7 @@ from mtdml_jax.configs import default
 
 
 def get_config() -> ConfigDict:
-    """ResNet-18 of half width on 112 px, groups of 4 faces of a class, joint loss."""
+    """ResNet-18 with half of the width on 112 px images, groups of 4 faces of a class, joint loss."""
     config = default.get_config()
     config.data.name = 'folder'
     config.data.validation_share = 0.1

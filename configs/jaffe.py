@@ -1,12 +1,12 @@
-"""JAFFE (7 expressions, 10 subjects) on a GPU, from weights that know faces.
+"""JAFFE (7 expressions, 10 subjects) on a GPU, from weights that were pretrained on faces.
 
     python -m mtdml_jax crossval --config=configs/jaffe.py --workdir=runs/jaffe --config.data.dir=DIR \\
         --config.model.pretrained=resnet18_msceleb.pth
 
-with KA.AN1.39.tiff and so on anywhere in DIR. Protocol: each subject is left out once, and its faces are
-tested with the last weights of a run on the other subjects. Nothing is chosen on the test faces. `train`
-instead of `crossval` runs one of the folds (`--config.data.fold=3`). We have not run this config on the
-real data set.
+DIR must contain KA.AN1.39.tiff and so on, in any subfolder. Protocol: each subject is left out once,
+and its faces are tested with the last weights of a run on the other subjects. Nothing is chosen on the
+test faces. `train` instead of `crossval` runs one of the folds (`--config.data.fold=3`). We have not
+run this config on the real data set.
 """
 
 from ml_collections import ConfigDict

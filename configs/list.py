@@ -8,7 +8,7 @@ gallery. If your columns have other names, set them: `--config.data.columns.path
 relative to the folder of the csv file, or else to FOLDER. The docstring of
 mtdml_jax/data/sets/image_list.py explains each column. Everything else is as in configs/folder.py: a
 tenth of `train` (by subject, if subjects are known) chooses the checkpoint, and `test` is read once at
-the end; without splits, cross-validate.
+the end. Without splits, use cross-validation.
 """
 
 from ml_collections import ConfigDict
@@ -17,7 +17,7 @@ from mtdml_jax.configs import folder
 
 
 def get_config() -> ConfigDict:
-    """Like any folder: ResNet-18 of half width on 112 px, joint loss."""
+    """Like configs/folder.py: ResNet-18 with half of the width on 112 px images, joint loss."""
     config = folder.get_config()
     config.data.name = 'image_list'
     return config

@@ -1,14 +1,14 @@
-"""Oulu-CASIA (6 expressions, 80 subjects) on a GPU, from weights that know faces.
+"""Oulu-CASIA (6 expressions, 80 subjects) on a GPU, from weights that were pretrained on faces.
 
     python -m mtdml_jax crossval --config=configs/oulu_casia.py --workdir=runs/oulu_casia \\
         --config.data.dir=DIR --config.model.pretrained=resnet18_msceleb.pth
 
-with OriginalImg/VL/Strong/P001/Anger/000.jpeg and so on in DIR, which are 320x240 images, or, far
-closer to the face, the set's own crops in PreProcess_Img/VL_Acropped/ with
+DIR must contain OriginalImg/VL/Strong/P001/Anger/000.jpeg and so on, which are 320x240 images. The
+data set's own crops in PreProcess_Img/VL_Acropped/ show the face much larger; select them with
 `--config.data.variant=VL_Strong_cropped`. Protocol: the last 3 frames of each sequence, 10 folds by
-subject; each fold is tested with the last weights of a run on the others. Nothing is chosen on it.
-`train` instead of `crossval` runs one fold (`--config.data.fold=3`). We have not run this config on
-the real data set.
+subject. Each fold is tested with the last weights of a run on the other folds, so nothing is chosen on
+the test faces. `train` instead of `crossval` runs one fold (`--config.data.fold=3`). We have not run
+this config on the real data set.
 """
 
 from ml_collections import ConfigDict
@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
     config.data.name = 'oulu_casia'
     config.data.validation_share = 0.0
     config.data.folds = 10
-    # Crops the middle of the image, where the person sits.
+    # Images are cropped to their middle, where the person sits.
     config.data.crop = True
     config.optim.learning_rate = 1e-4
     config.train.num_steps = 800

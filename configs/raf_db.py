@@ -1,12 +1,13 @@
-"""RAF-DB (7 basic expressions) on a GPU, from weights that know faces.
+"""RAF-DB (7 basic expressions) on a GPU, from weights that were pretrained on faces.
 
     python -m mtdml_jax train --config=configs/raf_db.py --workdir=runs/raf_db --config.data.dir=DIR \\
         --config.model.pretrained=resnet18_msceleb.pth
 
-with EmoLabel/list_patition_label.txt and Image/aligned/ in DIR, or train/ and test/ of class folders.
-Protocol: a tenth of the published train split chooses the checkpoint; test is read once, at the end.
-Report the accuracy and the mean class accuracy. From random weights: `--config.optim.learning_rate=1e-3`
-and several times the steps. We have not run this config on the real data set.
+DIR must contain EmoLabel/list_patition_label.txt and Image/aligned/, or train/ and test/ with class
+folders. Protocol: a tenth of the published train split chooses the checkpoint, and test is read once
+at the end. Report the accuracy and the mean class accuracy. To start from random weights, set
+`--config.optim.learning_rate=1e-3` and several times the number of steps. We have not run this config
+on the real data set.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +16,7 @@ from mtdml_jax.configs import default
 
 
 def get_config() -> ConfigDict:
-    """ResNet-18, 224 px RGB, about 9 faces of each class in a batch, joint loss, 40 epochs."""
+    """ResNet-18 on 224 px RGB images, about 9 faces of each class in a batch, joint loss, 40 epochs."""
     config = default.get_config()
     config.data.name = 'raf_db'
     config.data.validation_share = 0.1

@@ -1,13 +1,13 @@
-"""SFEW 2.0 (7 expressions) on a GPU, from weights that know faces.
+"""SFEW 2.0 (7 expressions) on a GPU, from weights that were pretrained on faces.
 
     python -m mtdml_jax train --config=configs/sfew.py --workdir=runs/sfew --config.data.dir=DIR \\
         --config.model.pretrained=resnet18_msceleb.pth
 
-with Train_Aligned_Faces/<Class>/ and Val_Aligned_Faces/<Class>/ in DIR; the whole frames in Train/ and
-Val/ with `--config.data.variant=original`. Protocol: a tenth of train chooses the checkpoint; the
-published validation set (the labels of the test set are closed) is the test split, read once at the end.
-Train has 958 faces: weights from a larger set of expressions help most. We have not run this config on
-the real data set.
+DIR must contain Train_Aligned_Faces/<Class>/ and Val_Aligned_Faces/<Class>/.
+`--config.data.variant=original` reads the whole frames in Train/ and Val/ instead. Protocol: a tenth of
+train chooses the checkpoint. The published validation set is the test split, because the labels of the
+published test set are closed; it is read once at the end. Train has only 958 faces, so weights from a
+larger set of expressions help most. We have not run this config on the real data set.
 """
 
 from ml_collections import ConfigDict

@@ -4,7 +4,7 @@
 
 TFDS downloads the set if it is not in --config.data.prepared_dir. Files that must be copied by hand
 belong in --config.data.dir. A tenth of `train` chooses the checkpoint, and `test` is read once
-(--config.eval.split=NAME if the data set has another name for it).
+(set --config.eval.split=NAME if the data set has another name for it).
 """
 
 from ml_collections import ConfigDict
@@ -13,7 +13,7 @@ from mtdml_jax.configs import default
 
 
 def get_config(name: str = 'cifar10') -> ConfigDict:
-    """ResNet-18 of half width on 32 px RGB images."""
+    """ResNet-18 with half of the width on 32 px RGB images."""
     config = default.get_config()
     config.data.name = name
     config.data.validation_share = 0.1

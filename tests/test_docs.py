@@ -1,4 +1,4 @@
-"""README and docs/: what they show runs, what they name is there, and their sentences can be read."""
+"""README and docs/: their examples run, their links lead somewhere, and their sentences are readable."""
 
 import re
 import shlex
@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from pages import ROOT, blocks, text_of
 
 from mtdml_jax.__main__ import _parser
 from mtdml_jax.config import load_config
 
-ROOT = Path(__file__).absolute().parents[1]
 PAGES = [
     *(
         ROOT / name
@@ -26,27 +26,19 @@ PAGES = [page.relative_to(ROOT).as_posix() for page in PAGES if page.exists()]
 NUMBER = re.compile(r'(?<![\w.,-])[+−-]?\d[\d,.]*(?: ?[%×])?(?![\w-])')
 
 
-def text_of(page):
-    return (ROOT / page).read_text(encoding='utf-8')
-
-
-def blocks(page, language):
-    return re.findall(rf'^```{language}\n(.*?)^```', text_of(page), re.DOTALL | re.MULTILINE)
-
-
 def sentences(text):
-    """Prose alone: no code, tables, headings, pictures or addresses."""
+    """Yields the sentences of the prose, without code, tables, headings, pictures or addresses."""
     text = re.sub(r'^```.*?^```|<!--.*?-->', '', text, flags=re.DOTALL | re.MULTILINE)
     text = re.sub(r'^(?:[|#].*|    .*)$', '\n', text, flags=re.MULTILINE)
     text = re.sub(r'!\[[^\]]*\]\([^)]*\)', '', text)
     text = re.sub(r'`[^`]*`|(?<=\])\([^)]*\)', '', text)
-    # A list's point and a paragraph end a sentence too.
+    # The end of a list item or paragraph also ends a sentence.
     for paragraph in re.split(r'\n\s*\n|\n\s*[-*] ', text):
         yield from re.split(r'(?<=[.;:?!])\s+', ' '.join(paragraph.split()))
 
 
 def commands(page):
-    """The commands of mtdml in a page's shell blocks, as lists of arguments."""
+    """Yields the arguments of each mtdml command in a page's shell blocks."""
     for block in blocks(page, 'sh'):
         for line in block.replace('\\\n', ' ').splitlines():
             found = re.search(r'(?:^|["\s])(?:mtdml|python -m mtdml_jax) (.*?)(?:"|$)', line)
@@ -58,8 +50,8 @@ def test_example_of_the_loss_tells_digits_apart_and_keeps_only_the_low_threshold
     names = {}
     exec(blocks('docs/loss.md', 'python')[0], names)
     assert names['accuracy'] > 0.95
-    # After one step the neighbours are as good (98 %): the loss, which starts at 0.99, says whether
-    # training had an effect, and the active shares whether every slice has its own threshold.
+    # After one step the accuracy is as good (98 %). The loss, which starts at 0.99, shows whether
+    # training had an effect. The active shares show whether every slice has its own threshold.
     assert names['loss'] < 0.1
     active = np.asarray(names['aux'].active_share)
     assert active.shape == (8,)

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from pages import ROOT, blocks
 from small_data import png, small_config
 from small_model import faces, model_data
-from test_docs import ROOT, blocks
 
 import mtdml_jax
 from mtdml_jax import __main__ as command_line

@@ -1,4 +1,4 @@
-"""Imports of the package point one way: down to the rooms below, and never in a circle."""
+"""Each room of the package imports only from the rooms below it, and no files import each other."""
 
 import ast
 from graphlib import TopologicalSorter
@@ -9,7 +9,7 @@ import pytest
 import mtdml_jax
 
 PACKAGE = Path(mtdml_jax.__file__).parent
-# Room -> the rooms below it, from which its files may import; also for type checking alone.
+# Room -> the rooms below it, from which its files may import. Imports for type checking count too.
 BELOW: dict[str, set[str]] = {'host': set(), 'loss': set()}
 BELOW['images'] = {'host', 'loss'}
 BELOW['models'] = BELOW['data'] = {'images', *BELOW['images']}
@@ -25,7 +25,7 @@ BELOW['__main__'] = {'cli', 'host'}
 
 
 def imports_of(code):
-    """Names of modules of the package that code imports, without 'mtdml_jax.'."""
+    """Yields the names of the package's modules that code imports, without 'mtdml_jax.'."""
     for node in ast.walk(ast.parse(code)):
         match node:
             case ast.Import(names=names):
@@ -41,7 +41,7 @@ def imports_of(code):
 
 
 def files():
-    """(room, file below the package, its code) of all files."""
+    """Yields (room, path in the package, code) of each file."""
     for path in sorted(PACKAGE.rglob('*.py')):
         place = path.relative_to(PACKAGE)
         if place.parts[0] != 'configs':

@@ -1,4 +1,4 @@
-"""What mypy cannot ask for (`make types` runs it): complete annotations of public functions only."""
+"""Public functions are fully annotated. mypy (`make types`) cannot require this of them alone."""
 
 import ast
 import re
@@ -7,12 +7,12 @@ from pathlib import Path
 import mtdml_jax
 
 FOLDER = Path(mtdml_jax.__file__).parent
-# In a clone the configs lie behind a link, which `**` does not follow.
+# In a clone, the configs are behind a symbolic link, which `**` does not follow.
 MODULES = sorted({*FOLDER.rglob('*.py'), *FOLDER.glob('configs/*.py')})
 
 
 def public_functions(tree):
-    """The functions of a module, and of its public classes, that others may call."""
+    """Yields the public functions of a module and of its public classes."""
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and not node.name.startswith('_'):
             yield from public_functions(node)
@@ -21,7 +21,7 @@ def public_functions(tree):
 
 
 def unannotated(function):
-    """Names of what has no annotation."""
+    """Returns the names of the arguments without annotation, and 'return' if it has none."""
     arguments = function.args
     every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
     every += filter(None, (arguments.vararg, arguments.kwarg))

@@ -1,4 +1,4 @@
-"""Augments a batch of images at random, as a pure function of (seed, step)."""
+"""Augments a batch of images at random. The result depends only on the images, the seed and the step."""
 
 import math
 
@@ -11,14 +11,15 @@ NUM_DRAWS = 10
 def draw_uniforms(batch_size: int, *, seed: int, step: tf.Tensor) -> tf.Tensor:
     """Draws the random numbers of a batch: uniform in [0, 1), float32 [B, NUM_DRAWS].
 
-    B is the size of the global batch. A host that makes only some of its rows takes their numbers.
+    B is the size of the global batch. A host that loads only some rows of the batch uses the random
+    numbers of those rows.
     """
     seeds = tf.stack([tf.constant(seed, tf.int64), tf.cast(step, tf.int64)])
     return tf.random.stateless_uniform([batch_size, NUM_DRAWS], seeds)
 
 
 def augment(images: tf.Tensor, uniforms: tf.Tensor, strength: ConfigDict) -> tf.Tensor:
-    """Flips, warps and relights images and erases parts of them, each by its own random numbers.
+    """Flips, warps, relights and partly erases images, each with its own random numbers.
 
     Args:
       images: grey values or colours in [0, 1], float32 [B, H, W, C].
@@ -26,7 +27,7 @@ def augment(images: tf.Tensor, uniforms: tf.Tensor, strength: ConfigDict) -> tf.
       strength: the section `augment` of the config; a strength of 0 skips that step.
 
     Returns:
-      Images of the same shape, in [0, 1].
+      The augmented images, of the same shape and range.
     """
     draws = tf.unstack(uniforms, axis=1)
     images = _warp(images, draws[:5], strength)
@@ -40,13 +41,13 @@ def _signed(uniform):
 
 
 def _warp(images, draws, strength):
-    """Flips, rotates, scales and shifts in one bilinear resampling; repeats the border outwards."""
+    """Flips, rotates, scales and shifts in one bilinear resampling. Border pixels fill the outside."""
     if not any((strength.flip, strength.rotation, strength.scale, strength.shift)):
         return images
     flip, rotation, scale, shift_x, shift_y = draws
     height, width = images.shape[1:3]
     angle = _signed(rotation) * math.radians(strength.rotation)
-    # Zooming by z and by 1/z are equally likely.
+    # A zoom by z and a zoom by 1/z are equally likely.
     zoom = tf.exp(_signed(scale) * math.log1p(strength.scale))
     mirror = tf.where(flip < strength.flip, -1.0, 1.0)
     cos, sin = tf.cos(angle) / zoom, tf.sin(angle) / zoom
@@ -74,7 +75,7 @@ def _warp(images, draws, strength):
 
 
 def _relight(images, brightness, contrast, strength):
-    """Changes contrast about each image's mean, then brightness; both uniform within their strength."""
+    """Changes the contrast around each image's mean, then the brightness, both by uniform amounts."""
     if not (strength.brightness or strength.contrast):
         return images
     gain = (1.0 + _signed(contrast) * strength.contrast)[:, None, None, None]
@@ -84,9 +85,9 @@ def _relight(images, brightness, contrast, strength):
 
 
 def _erase(images, draws, strength):
-    """Fills a rectangle of up to `erasing_area` of the image with the image's mean.
+    """Fills a rectangle of up to the share `erasing_area` of the image with the image's mean.
 
-    This happens to a share `erasing` of the images.
+    It does so with probability `erasing` for each image.
 
     Zhong et al., "Random erasing data augmentation", AAAI 2020.
     """
@@ -103,6 +104,6 @@ def _erase(images, draws, strength):
 
 
 def _near(centre, half, size):
-    """Whether each of `size` pixels lies within `half` of the center (shares of the side), [B, size]."""
+    """Whether each of `size` pixels is within `half` of the center, in shares of the side, [B, size]."""
     pixels = (tf.range(size, dtype=tf.float32) + 0.5) / size
     return tf.abs(pixels - centre[:, None]) < half[:, None]

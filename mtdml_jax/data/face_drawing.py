@@ -1,16 +1,17 @@
-"""Draws small grey faces that show an expression: pure NumPy, about two milliseconds a face.
+"""Draws small grey faces that show an expression. Pure NumPy, about two milliseconds a face.
 
-A face is a person (a head with its features), moved by facial action units (the muscle movements of
-the Facial Action Coding System), seen in a picture (pose, light, noise, occlusion). All three are
-plain numbers, so that a picture is a pure function of (seed, identity, expression, picture).
+A face has three ingredients: a person (a head with its features), facial action units (the muscle
+movements of the Facial Action Coding System) and a picture (pose, light, noise, occlusion). All three
+are plain numbers, so that a picture is a pure function of (seed, identity, expression, picture).
 
-Face coordinates: x to the right, y down, the origin between eyes and mouth, 1 = half the height of
-the head. Angles are in radians, grey values run from 0 (black) to 1 (white). A shape is an array of
-signed distances from its edge, negative inside. Every function that paints does so in place.
+In face coordinates, x points to the right, y points down, the origin is between the eyes and the mouth,
+and the unit is half the height of the head. Angles are in radians. Grey values go from 0 (black) to 1
+(white). A shape is an array of signed distances from its edge, negative inside. All functions that
+paint or shade change the canvas in place.
 
 References:
-    Ekman, Friesen, Hager, Facial Action Coding System: Investigator's Guide, 2002: the action units
-    and the table of prototypes and major variants for six emotions that EXPRESSIONS follows.
+    Ekman, Friesen, Hager, Facial Action Coding System: Investigator's Guide, 2002. It defines the action
+    units, and has the table of prototypes and major variants of six emotions that EXPRESSIONS follows.
 """
 
 import functools
@@ -22,18 +23,19 @@ import numpy as np
 SIZE = 48  # Height and width of a picture in pixels.
 _STEPS = np.arange(SIZE, dtype=np.float32) - (SIZE - 1) / 2  # Pixels from the centre.
 
-# Random streams. The numbers differ because NumPy takes the keys [a, b] and [a, b, 0] for the same.
+# Numbers of the random streams. They differ because NumPy treats [a, b] and [a, b, 0] as the same key.
 _IDENTITY_STREAM, _PICTURE_STREAM = 1, 2
 
 # fmt: off
-# Facial action units by their FACS number; 23 stands for 23 and 24, 26 for 26 and 27.
+# FACS number -> facial action unit. Number 23 includes 24, and 26 includes 27.
 ACTION_UNITS = {
     1: 'inner_brow_raiser', 2: 'outer_brow_raiser', 4: 'brow_lowerer',
     5: 'upper_lid_raiser', 6: 'cheek_raiser', 7: 'lid_tightener', 41: 'lid_droop',
     9: 'nose_wrinkler', 10: 'upper_lip_raiser', 12: 'lip_corner_puller', 15: 'lip_corner_depressor',
     17: 'chin_raiser', 20: 'lip_stretcher', 23: 'lip_tightener', 25: 'lips_part', 26: 'jaw_drop',
 }
-# Least and greatest intensity of each unit, 0 (relaxed) to 1 (maximum); the others are at RESTING.
+# Range of the intensity of each unit, from 0 (relaxed) to 1 (maximum). Units that are not listed have
+# the range RESTING.
 RESTING = (0, 0.06)
 EXPRESSIONS = {
     'angry': {4: (0.75, 1), 5: (0.1, 0.5), 7: (0.5, 1), 17: (0.1, 0.6), 23: (0.6, 1)},
@@ -45,7 +47,7 @@ EXPRESSIONS = {
     'surprise': {1: (0.75, 1), 2: (0.75, 1), 5: (0.4, 0.9), 25: (0.5, 1), 26: (0.6, 1)},
     'neutral': {},
 }
-# Least and greatest value of each trait of a person. Where the least is negative, some lack it.
+# Range of each trait of a person. A beard or glasses exist only if the value is positive.
 IDENTITY_RANGES = {
     'head_width': (0.70, 0.84), 'jaw_taper': (0.05, 0.32), 'skin': (0.56, 0.86),
     'eye_distance': (0.32, 0.39), 'eye_height': (-0.17, -0.09), 'eye_width': (0.165, 0.205),
@@ -58,7 +60,8 @@ IDENTITY_RANGES = {
     'hairline': (-0.92, -0.58), 'hair_volume': (0.02, 0.16), 'hair_length': (-0.8, 0.9),
     'parting': (-0.3, 0.3), 'fringe': (0.0, 0.5), 'beard': (-1.6, 0.4), 'glasses': (-0.4, 0.1),
 }
-# The same for a picture of a person. Shift, scale (of 1), sizes and places are in pixels.
+# Range of each property of a picture. Shifts, scale, sizes and positions are in pixels.
+# A patch or a hand exists only if the value is positive.
 PICTURE_RANGES = {
     'shift_x': (-0.8, 0.8), 'shift_y': (-0.8, 0.8), 'scale': (22.0, 24.0), 'roll': (-0.08, 0.08),
     'yaw': (-0.14, 0.14), 'pitch': (-0.06, 0.06), 'gaze_x': (-0.05, 0.05), 'gaze_y': (-0.02, 0.02),
@@ -69,21 +72,22 @@ PICTURE_RANGES = {
     'occluder_x': (-20, 20), 'occluder_y': (-20, 20), 'occluder_angle': (0, 2 * math.pi),
 }
 # fmt: on
-# mypy knows only fields that stand in the call.
+# mypy knows only fields that are written out in the call.
 ActionUnits = namedtuple('ActionUnits', ACTION_UNITS.values())  # type: ignore[misc]  # As above.
 Identity = namedtuple('Identity', IDENTITY_RANGES)  # type: ignore[misc]  # As above.
 Picture = namedtuple('Picture', PICTURE_RANGES)  # type: ignore[misc]  # As above.
-# Grey values and face coordinates of the pixels, each [H, W] float32; a pixel's side in face units.
+# Grey values and face coordinates of the pixels, each [H, W] float32; side of a pixel in face units.
 Canvas = namedtuple('Canvas', 'grey x y pixel')
 
 
 def draw_face(seed: int, identity: int, expression: str, picture: int) -> np.ndarray:
     """Draws one picture of one person.
 
-    Pictures of one number share pose, light, noise and occlusion over a person's expressions.
+    Pictures of a person with the same number and different expressions have the same pose, light,
+    noise and occlusion.
 
     Args:
-        seed: The number of the whole set, an integer >= 0.
+        seed: The seed of the whole data set, an integer >= 0.
         identity: The number of the person, an integer >= 0.
         expression: A key of EXPRESSIONS.
         picture: The number of the picture among those of the person, an integer >= 0.
@@ -92,7 +96,7 @@ def draw_face(seed: int, identity: int, expression: str, picture: int) -> np.nda
         Grey values, uint8 [48, 48]. The same arguments give the same bits.
 
     Raises:
-        ValueError: The expression is unknown, or a number is negative.
+        ValueError: If the expression is unknown or a number is negative.
     """
     if expression not in EXPRESSIONS:
         raise ValueError(f'expected an expression of {list(EXPRESSIONS)}, found {expression!r}')
@@ -109,19 +113,19 @@ def draw_face(seed: int, identity: int, expression: str, picture: int) -> np.nda
     return _expose(scene, view, rng)
 
 
-@functools.lru_cache(maxsize=16)  # The pictures of a person are mostly drawn one after the other.
+@functools.lru_cache(maxsize=16)  # Most callers draw the pictures of a person one after another.
 def _person(seed, identity):
     rng = np.random.default_rng([seed, _IDENTITY_STREAM, identity])
     return _draw_numbers(rng, Identity, IDENTITY_RANGES.values())
 
 
 def _draw_numbers(rng, kind, ranges):
-    # Python floats: NumPy's own would turn the arrays into float64.
+    # These are Python floats, because NumPy's floats would turn the arrays into float64.
     return kind(*(low + rng.random() * (high - low) for low, high in ranges))
 
 
 def _scene(view):
-    """The empty picture in coordinates of the head as seen: shifted, scaled, rolled, not turned."""
+    """Returns the empty picture in coordinates that are shifted, scaled and rolled with the head."""
     column = (_STEPS - view.shift_x) / view.scale
     row = (_STEPS[:, None] - view.shift_y) / view.scale
     cos, sin = math.cos(view.roll), math.sin(view.roll)
@@ -131,14 +135,15 @@ def _scene(view):
 
 
 def _turn(scene, view):
-    """The same picture in coordinates that stick to the face of a head turned by yaw and pitch."""
-    x, y = scene.x / 1.15, scene.y / 1.6  # Angle on an ellipsoid: arcsin(x / radius), third order.
+    """Returns the same picture in coordinates of a face that is turned by yaw and pitch."""
+    # The angle on an ellipsoid is arcsin(x / radius), here to third order.
+    x, y = scene.x / 1.15, scene.y / 1.6
     x, y = 1.15 * (x + x * x * x / 6 - view.yaw), 1.6 * (y + y * y * y / 6 - view.pitch)
     return scene._replace(x=x, y=y)
 
 
 def _window(canvas, left, top, right, bottom):
-    """The smallest part of the picture that holds a box of face coordinates: cheaper to paint."""
+    """Returns the part of the picture that contains a box of face coordinates, to paint less."""
     inside = (canvas.x > left) & (canvas.x < right) & (canvas.y > top) & (canvas.y < bottom)
     rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
     box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
@@ -146,42 +151,44 @@ def _window(canvas, left, top, right, bottom):
 
 
 def _halves(canvas):
-    """Both halves of the face in coordinates with x >= 0: what is painted there is symmetric."""
+    """Returns the picture with |x| instead of x, so that everything painted is symmetric."""
     return canvas._replace(x=np.abs(canvas.x))
 
 
 def _clip(values, low, high):
-    return np.minimum(np.maximum(values, low), high)  # Half the time of np.clip on small arrays.
+    # This takes half the time of np.clip on small arrays.
+    return np.minimum(np.maximum(values, low), high)
 
 
 def _length(x, y):
-    return np.sqrt(x * x + y * y)  # A third of the time of np.hypot.
+    # This takes a third of the time of np.hypot.
+    return np.sqrt(x * x + y * y)
 
 
 def _both(*shapes):
-    """Intersection of shapes."""
+    """Returns the intersection of shapes."""
     return functools.reduce(np.maximum, shapes)
 
 
 def _ellipse(canvas, x, y, width, height):
-    """An ellipse of half axes `width` and `height`; exact to first order near its edge."""
+    """Returns an ellipse with half axes `width` and `height`, exact to first order near its edge."""
     u2, v2 = ((canvas.x - x) / width) ** 2, ((canvas.y - y) / height) ** 2
     radius = np.sqrt(u2 + v2) + 1e-6
     return radius * (radius - 1) / np.sqrt(u2 / width**2 + v2 / height**2 + 1e-6)
 
 
 def _cover(canvas, shape, soft=0.0):
-    """Share of every pixel that a shape covers; `soft` widens the edge, in face units."""
+    """Returns the share of each pixel that a shape covers; `soft` widens the edge, in face units."""
     return _clip(0.5 - shape / (canvas.pixel + soft), 0, 1)
 
 
 def _paint(canvas, tone, cover):
-    """Lays a tone over the picture where `cover`, its opacity, is above 0."""
+    """Blends a tone into the picture with the opacity `cover`."""
     canvas.grey[...] += cover * (tone - canvas.grey)
 
 
 def _shade(canvas, amount, shape, soft=0.0):
-    """Darkens a shape by a share of what is there, or brightens it where the amount is negative."""
+    """Darkens the pixels of a shape by the share `amount`, or brightens them if it is negative."""
     canvas.grey[...] *= 1 - amount * _cover(canvas, shape, soft)
 
 
@@ -195,7 +202,7 @@ def _wrinkle(canvas, amount, x0, y0, x1, y1):
 
 
 def _paint_head(scene, person, units):
-    """Neck, clothes, ears, the hair behind the head, and the bare head."""
+    """Paints the neck, the clothes, the ears, the hair behind the head, and the head with its beard."""
     x, y, wide = np.abs(scene.x), scene.y, person.head_width + person.hair_volume
     cap = _ellipse(scene, 0, -0.12, wide, 0.86 + person.hair_volume)
     end = 1.2 * person.hair_length if person.hair_length > 0 else -0.05
@@ -230,7 +237,7 @@ def _paint_face(face, person, view, units):
 
 
 def _paint_cheeks(half, person, units):
-    """Eye sockets, cheeks, and the wrinkles of cheeks, nose and forehead."""
+    """Shades the eye sockets, the cheeks, and the wrinkles of cheeks, nose and forehead."""
     eye_x, eye_y, deep = person.eye_distance, person.eye_height, person.wrinkles
     smile, nose, up = units.lip_corner_puller, units.nose_wrinkler, units.outer_brow_raiser
     cheek = 0.7 * units.cheek_raiser + 0.3 * smile
@@ -326,7 +333,7 @@ def _paint_fringe(scene, person):
 
 
 def _occlude(scene, person, view):
-    """Hides a little: a patch of any tone, or two fingers of a hand."""
+    """Covers a small part of some pictures: by a patch of any tone, by two fingers, or by both."""
     x, y = scene.x - view.occluder_x * scene.pixel, scene.y - view.occluder_y * scene.pixel
     cos, sin = math.cos(view.occluder_angle), math.sin(view.occluder_angle)
     along, across = x * cos + y * sin, np.abs(y * cos - x * sin)
@@ -340,7 +347,7 @@ def _occlude(scene, person, view):
 
 
 def _expose(scene, view, rng):
-    """Light from one side, gain, gamma, blur and noise; grey values to bytes."""
+    """Applies light from one side, gain, gamma, blur and noise; returns the grey values as bytes."""
     toward = math.cos(view.light_angle) * scene.x + math.sin(view.light_angle) * scene.y
     grey = scene.grey * (1 + view.light_slope * _clip(toward, -1.3, 1.3))
     grey = view.gain * _clip(grey, 0, 1.5) ** view.gamma

@@ -101,7 +101,7 @@ def test_image_that_comes_later_is_found_without_a_look_at_each_file(folder):
     image.unlink()
     assert len(read_records('affectnet', folder)['train']) == 1
     write_image(image)
-    os.utime(image.parent, (0, 0))  # Two changes may fall into one tick of the clock.
+    os.utime(image.parent, (0, 0))  # The clock may be too coarse to tell two changes apart.
     assert len(read_records('affectnet', folder)['train']) == 2
 
 

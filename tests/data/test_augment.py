@@ -85,7 +85,7 @@ def test_pixels_stay_between_0_and_1(image):
 
 
 def test_erasing_fills_a_square_of_the_drawn_area_with_the_mean(image):
-    # A choice of 0.1 of a probability of 0.2: half of the largest area, a square of 4 pixels.
+    # A choice of 0.1 with a probability of 0.2 gives half of the largest area: a square of 4 pixels.
     draws = {ERASE: 0.1, ERASE_X: 0.5, ERASE_Y: 0.25}
     erased = augment_one(image, draws, erasing=0.2, erasing_area=0.5)
     expected = image.copy()

@@ -32,7 +32,7 @@ def test_last_frames_of_labelled_sequences_are_taken(folder):
     write_ck_sequence(folder, 'S005', '001', 3)
     write_ck_sequence(folder, 'S010', '002', 7, num_frames=11)
     write_ck_sequence(folder, 'S010', '003', None)
-    # Systems hide files beside those of the set.
+    # Some systems put hidden files beside the files of the data set.
     hidden = label_file(folder, 'S005', '001')
     hidden.with_name(f'._{hidden.name}').write_bytes(b'\x00')
     assert read_records('ck_plus', folder, num_frames=2) == {

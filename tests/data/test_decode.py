@@ -65,13 +65,13 @@ def test_red_becomes_the_grey_of_its_luminance():
         ((31, 20), UNKNOWN, 0.0, (5, 0, 20)),
         ((20, 30), UNKNOWN, -0.1, (2, 7, 16)),
         ((20, 30), UNKNOWN, 0.5, (0, 5, 20)),
-        # Left 4, top 6, 8 wide, 4 high: the centre is x 8, y 8.
+        # Left 4, top 6, width 8, height 4: the center is x = 8, y = 8.
         ((20, 30), (4, 6, 8, 4), 0.0, (4, 4, 8)),
         ((20, 30), (4, 6, 8, 4), 0.25, (2, 2, 12)),
-        # Over the left edge and the upper one: moved inside.
+        # The crop crosses the left and the upper edge, so it is moved inside.
         ((20, 30), (0, 0, 8, 8), 0.25, (0, 0, 12)),
         ((20, 30), (24, 14, 6, 6), 0.5, (8, 18, 12)),
-        # Larger than the image.
+        # The crop is larger than the image.
         ((20, 30), (5, 2, 18, 10), 0.5, (0, 4, 20)),
     ],
 )
@@ -84,7 +84,7 @@ def test_square_is_centred_on_the_face_inside_the_image(size, box, margin, expec
 
 
 def test_image_is_stretched_or_cropped_then_resized():
-    # 9 x 27: the left third is black, the middle grey, the right white.
+    # The image is 9 x 27: the left third is black, the middle third grey, the right third white.
     pixels = np.repeat(np.repeat(np.array([0, 100, 255], np.uint8), 9)[None], 9, axis=0)
     encoded = tf.constant(encode(Image.fromarray(pixels), 'PNG'))
     stretched = load_pixels(encoded, tf.constant(UNKNOWN), data_of(), 3)

@@ -12,7 +12,7 @@ from mtdml_jax.host.errors import UserError
 
 
 class Remote(tfds.core.GeneratorBasedBuilder):
-    """A set whose three files are on a host that nobody reaches."""
+    """A data set whose three files are on an unreachable host."""
 
     VERSION = tfds.core.Version('1.0.0')
     host = ''
@@ -29,7 +29,7 @@ class Remote(tfds.core.GeneratorBasedBuilder):
 
 def test_set_that_cannot_be_downloaded_is_given_up_soon_in_one_line(tmp_path, monkeypatch):
     with socket.socket() as closed:
-        # Bound and not listening: it refuses.
+        # The socket is bound but does not listen, so it refuses connections.
         closed.bind(('127.0.0.1', 0))
         monkeypatch.setattr(Remote, 'host', f'http://127.0.0.1:{closed.getsockname()[1]}')
         monkeypatch.setattr(

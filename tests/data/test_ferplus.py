@@ -29,19 +29,19 @@ def folder(tmp_path):
     ('votes', 'majority', 'argmax'),
     [
         (HAPPY, 'happiness', 'happiness'),
-        # 5 of 10 is no majority; of the 7 that are left when single votes are dropped it is one.
+        # 5 of 10 votes are no majority. They are one among the 7 votes that remain without single votes.
         ((5, 0, 1, 2, 1, 1, 0, 0, 0, 0), 'neutral', 'neutral'),
-        # 5 of 10, none of them single: exactly half is no majority.
+        # There are no single votes. Exactly half of the votes is no majority.
         ((5, 0, 0, 3, 0, 0, 0, 0, 2, 0), None, 'neutral'),
-        # A tie: the first in the set's order.
+        # On a tie, argmax takes the first in the order of the classes.
         ((0, 5, 0, 0, 5, 0, 0, 0, 0, 0), None, 'happiness'),
         ((0, 0, 0, 0, 0, 3, 0, 3, 2, 2), None, 'disgust'),
-        # Most votes are no expression: 3 of the 4 for an expression would be a majority among these.
+        # Most votes are for 'unknown', although 3 of the 4 votes for an expression are neutral.
         ((3, 1, 0, 0, 0, 0, 0, 0, 6, 0), None, 'neutral'),
         ((0, 0, 0, 0, 0, 0, 0, 2, 0, 8), None, 'contempt'),
-        # 4 of the 6 that are left: also the votes for 'unknown' of a single person are dropped.
+        # 4 of 6 votes remain in favour, because single votes for 'unknown' and 'NF' are dropped too.
         ((4, 0, 0, 0, 0, 0, 2, 0, 1, 1), 'neutral', 'neutral'),
-        # Nothing but single votes.
+        # There are only single votes.
         ((1, 1, 1, 1, 1, 1, 1, 1, 1, 1), None, 'neutral'),
         ((0, 0, 0, 0, 0, 0, 0, 1, 0, 0), None, 'contempt'),
         ((0, 0, 0, 0, 0, 0, 0, 0, 6, 4), None, None),
@@ -91,7 +91,7 @@ def test_soft_votes_are_shares_of_the_expressions(folder):
     assert found.keys() == {'fer0000000.png', 'fer0000002.png'}
     votes = found['fer0000002.png']['votes']
     assert votes.dtype == np.float32
-    # 5 and 3 of the 8 votes that are for an expression; 2 are for 'unknown'.
+    # 8 votes are for an expression, 5 and 3; the other 2 are for 'unknown'.
     np.testing.assert_array_equal(votes, [0.625, 0, 0, 0.375, 0, 0, 0, 0])
 
 
@@ -170,7 +170,7 @@ def test_wrong_row_of_a_list_is_named(folder):
 
 
 def test_faces_in_another_order_are_refused(folder):
-    """The labels of FER2013 itself tell: they would agree with one vote in five."""
+    """The labels of FER2013 reveal the wrong order, because too few of them agree with the votes."""
     labels = np.arange(120) % 7
     names = ('anger', 'disgust', 'fear', 'happiness', 'sadness', 'surprise', 'neutral')
     votes = [

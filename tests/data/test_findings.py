@@ -1,4 +1,4 @@
-"""What preparing tells of: leaks between splits, and counts that are those of other labels."""
+"""Preparing reports leaks between splits, and counts that suggest another order of the labels."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from mtdml_jax.host.errors import UserError
 
 @pytest.fixture
 def folder(tmp_path):
-    """3 faces of train that are in test or validation too, under other names; 2 that are not."""
+    """Returns a folder with 5 train faces, of which 3 are also in test or validation by other names."""
     folder = tmp_path / 'faces'
     images = {
         'train/a/1.png': 10,
@@ -72,7 +72,7 @@ def test_split_of_which_nothing_is_left_is_refused(folder):
 
 
 def counts_of(codes_of_names):
-    """The counts by label that are found where codes mean these names."""
+    """Returns the counts by label if the codes have these names."""
     return [TRAIN[NAMES.index(name)] for name in codes_of_names]
 
 
@@ -89,7 +89,7 @@ def test_labels_in_the_order_of_the_alphabet_are_recognised_by_their_counts(vari
     classes = int(variant)
     found = counts_of(ALPHABET)[:classes]
     expected, published = TRAIN[:classes], dict(zip(NAMES, TRAIN, strict=True))
-    # Some images are missing, as in most copies.
+    # Some images are missing, as in most copies of the data set.
     text = describe_counts(np.array(found) - 20, expected, NAMES[:classes], published)
     read_as = zip(NAMES[:classes], ALPHABET, strict=False)
     order = ', '.join(

@@ -13,7 +13,7 @@ def folder(tmp_path):
 
 
 def write_list(folder, *rows, name='list.csv'):
-    """Writes a csv file, and an image of its own grey value for each `x.png` that begins a row."""
+    """Writes a csv file, and an image of its own grey value for each row that begins with `x.png`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_text('\n'.join(rows) + '\n')
     paths = {row.split(',')[0] for row in rows[1:]}
@@ -124,8 +124,8 @@ def test_image_that_changed_is_another_data_set(folder):
             r'header lacks path, label; it has path;label; .* not semicolons',
         ),
         (('path,label',), r'list\.csv: expected rows of images, found none'),
-        (('path,label', ',x'), r'row 2: expected something as path, found nothing'),
-        (('path,label,split', 'a.png,x,'), r'row 2: expected something as split, found nothing'),
+        (('path,label', ',x'), r'row 2: expected a value for path, found none'),
+        (('path,label,split', 'a.png,x,'), r'row 2: expected a value for split, found none'),
         (
             ('path,label,split', 'a.png,x,a/b'),
             r"expected splits of letters and digits, found 'a/b'",

@@ -23,7 +23,7 @@ def folder(tmp_path):
 
 
 def write_avi(path, values):
-    """Writes an avi of 32x24 pixels, one frame of each grey value, without loss."""
+    """Writes a lossless avi of 32x24 pixels that has one frame for each grey value."""
     with av.open(path, 'w') as container:
         stream = container.add_stream('ffv1', rate=24)
         stream.width, stream.height, stream.pix_fmt = 32, 24, 'gray'
@@ -34,7 +34,7 @@ def write_avi(path, values):
 
 
 def test_middle_frames_of_frontal_expressions_are_taken(folder):
-    # 12 frames, called 0.png to 11.png: by name, 10.png would come before 2.png.
+    # There are 12 frames, 0.png to 11.png. Sorted as text, 10.png would come before 2.png.
     write_mmi_session(folder, 7, 'S053-001', 4, num_frames=12)
     write_mmi_session(folder, 8, 'S054-002', 1, view=2, num_frames=3, tag='METATAG')
     write_mmi_session(folder, 9, 'S054-003', 1, view=1)
@@ -70,7 +70,7 @@ def test_frames_of_an_avi_are_decoded_beside_extracted_ones(folder, caplog):
         example['file_name'].decode(): example['image']
         for example in tfds.as_numpy(builder.as_dataset('train'))
     }
-    # The two frames in the middle of 0, ..., 6.
+    # These are the two frames in the middle of 0, ..., 6.
     expected = {'Sessions/1/S001-001.avi:2': 2, 'Sessions/1/S001-001.avi:3': 3}
     expected |= {'Sessions/2/0.png': 90, 'Sessions/2/1.png': 91}
     assert images.keys() == expected.keys()
@@ -78,7 +78,7 @@ def test_frames_of_an_avi_are_decoded_beside_extracted_ones(folder, caplog):
         np.testing.assert_array_equal(images[name], np.full_like(images[name], value))
     assert images['Sessions/1/S001-001.avi:2'].shape == (24, 32, 3)
     warning, classes = warnings_of(caplog)
-    assert 'frames of 1 videos are taken whole' in warning
+    assert 'whole frames of 1 videos are used' in warning
     assert 'ffmpeg -i S001-001.avi %04d.png' in warning
     assert classes == 'mmi: no images of the classes anger, happy, sadness, surprise'
 
@@ -93,7 +93,7 @@ def test_missing_and_corrupt_frames_and_videos_are_left_out_and_named(folder, ca
     found = read_records('mmi', folder)
     assert set(found['train']) == {'Sessions/1/0.png', 'Sessions/1/2.png'}
     short, _, _, unusable = warnings_of(caplog)
-    assert short == 'mmi: 1 sequences are left out, for they have fewer than 3 frames: 4'
+    assert short == 'mmi: 1 sequences are left out because they have fewer than 3 frames: 4'
     assert unusable.endswith(
         '3 of 5 images are missing or cannot be decoded: Sessions/1/1.png, '
         'Sessions/2/S002-001.avi, Sessions/3/S003-001.avi'

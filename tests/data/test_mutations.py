@@ -1,6 +1,6 @@
-"""Random damage to a small tree of each data set: `prepare` tells the truth, or ends with one line.
+"""Damages a small tree of each data set: `prepare` reports what it reads, or fails with one line.
 
-MUTATIONS=1000 python -m pytest tests/data/test_mutations.py tries more than the few of every day.
+MUTATIONS=1000 python -m pytest tests/data/test_mutations.py tries more damages than the default of 2.
 """
 
 import os
@@ -63,7 +63,7 @@ EXOTIC = [
 
 @pytest.fixture(scope='module')
 def trees(tmp_path_factory):
-    """Set -> its whole tree."""
+    """Writes an intact tree of each data set; returns their folder."""
     root = tmp_path_factory.mktemp('trees')
     for name in SETS:
         write = getattr(face_trees, f'write_{name.removeprefix("image_")}')
@@ -95,10 +95,10 @@ def damage_bytes(path, kind, draw):
 
 
 def damage(folder, draw):
-    """Changes a file, or what is where."""
+    """Changes the content of a file, or moves, copies or empties a file or folder."""
     paths = sorted(folder.rglob('*'))
     files = [path for path in paths if path.is_file()]
-    # Lists are few among images, and worth more.
+    # Lists are rare among images but matter more, so half of the damages hit a list.
     lists = [path for path in files if path.suffix in ('.csv', '.txt', '.xml', '.npy')]
     if not files:
         return

@@ -67,7 +67,7 @@ def test_class_with_one_face_or_a_single_class_cannot_be_trained_on(folder):
 def test_faces_of_a_class_must_fill_a_batch_that_they_do_not_all_fit(
     folder, samples_per_class, sampling, fits
 ):
-    """Of 3 classes 16 // 5 fit a batch of 16 with K = 5 each, 16 // 7 do not."""
+    """There are 3 classes. A batch of 16 holds all with K = 5 (16 // 5 = 3), but not with K = 7."""
     data = small_config(
         folder,
         f'--config.data.samples_per_class={samples_per_class}',
@@ -98,7 +98,7 @@ def test_image_that_fails_after_all_is_named(folder, tmp_path, in_memory):
     config = small_config(folder)
     for batches in (eval_batches(split, config.data, 2), train_batches(split, config)):
         message = 'split train: images that could be read .* cannot be now: face3 '
-        # A file that is gone may come back, one without an image is wrong: other exit codes.
+        # The exit codes differ: a missing file may come back, but a file without an image is wrong.
         with pytest.raises(UserError if in_memory else OSError, match=message) as error:
             list(batches)
         assert '\n' not in str(error.value)
@@ -112,7 +112,7 @@ def test_training_batches_have_the_promised_shapes_and_range(folder, split):
     assert batch['image'].dtype == np.float32
     assert batch['label'].dtype == np.int32
     assert batch['mask'].all()
-    # (0 - 0.5) / 0.25 and (1 - 0.5) / 0.25.
+    # The limits are (0 - 0.5) / 0.25 and (1 - 0.5) / 0.25.
     assert batch['image'].min() >= -2
     assert batch['image'].max() <= 2
 

@@ -30,7 +30,7 @@ def test_unknown_data_set_is_named_with_the_nearest(tmp_path):
 
 
 def test_set_whose_docstring_is_gone_is_prepared(folder, monkeypatch):
-    """As they are under `python -OO`."""
+    """Docstrings are None under `python -OO`."""
     monkeypatch.setattr(tfds.builder_cls('folder'), '__doc__', None)
     assert prepare(data_config('folder', folder)).info.description == 'folder'
 
@@ -109,7 +109,7 @@ def test_killed_preparation_leaves_nothing_that_the_next_takes_for_a_data_set(fo
 
 
 def test_preparation_waits_for_another_of_the_same_set(folder, monkeypatch):
-    """The lock is the file's, as between processes; here the wait is cut short."""
+    """File locks also work within one process. Here the wait has a timeout of 0."""
     data = data_config('folder', folder)
     place = Path(make_builder(data).data_path).parent
     place.mkdir(parents=True)

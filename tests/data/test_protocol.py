@@ -17,7 +17,7 @@ SUBJECTS = ['S9', 'S1', 'S10', 'S2', 'S1', 'S9', 'S3', 'S10']
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    """6 subjects with a face of each of 3 classes, twice."""
+    """Returns a folder with 6 subjects, who have 2 faces of each of 3 classes."""
     folder = tmp_path_factory.mktemp('protocol') / 'faces'
     for subject in range(6):
         for name in 'abc':
@@ -36,7 +36,7 @@ def folds_config(folder, **options):
 
 def test_folds_take_turns_over_the_sorted_subjects():
     split = split_of([b''] * 8, [0] * 8, subjects=SUBJECTS)
-    # Sorted as text: S1, S10, S2, S3, S9; fold i has ids[i::2].
+    # The subjects sorted as text are S1, S10, S2, S3, S9. Fold i has ids[i::2].
     np.testing.assert_array_equal(assign_folds(split, 2), [0, 0, 1, 0, 0, 0, 1, 1])
     np.testing.assert_array_equal(assign_folds(split, -1), [4, 0, 1, 2, 0, 4, 3, 1])
 
@@ -44,7 +44,7 @@ def test_folds_take_turns_over_the_sorted_subjects():
 def test_folds_without_subjects_share_out_each_class():
     names = [f'face{row}' for row in (5, 4, 3, 2, 1, 0)]
     split = split_of([b''] * 6, [0, 1, 0, 1, 0, 1], file_names=names)
-    # In the order of (class, name): rows 4, 2, 0, then 5, 3, 1.
+    # The order by (class, name) is: rows 4, 2, 0, then 5, 3, 1.
     np.testing.assert_array_equal(assign_folds(split, 3), [2, 2, 1, 1, 0, 0])
 
 

@@ -6,7 +6,7 @@ from mtdml_jax.data.sampling import FREQUENCIES, count_groups, index_by_class, s
 
 
 def labels_of(sizes):
-    """Shuffled labels with so many faces of each class."""
+    """Returns shuffled labels; class i has sizes[i] faces."""
     labels = np.repeat(np.arange(len(sizes)), sizes)
     return np.random.default_rng(0).permutation(labels)
 
@@ -38,7 +38,7 @@ def test_few_classes_are_all_in_every_batch_with_shares_that_take_turns():
     counts = [np.bincount(labels[rows]) for rows in batches_of(labels, 16, 2, range(7))]
     for step, count in enumerate(counts):
         assert sorted(count) == [2, 2, 2, 2, 2, 3, 3], step
-    # 7 batches of 16 are 112 = 7 x 16 draws.
+    # 7 batches of 16 draw 112 faces, which is 16 for each of 7 classes.
     np.testing.assert_array_equal(np.sum(counts, axis=0), np.full(7, 16))
 
 
@@ -92,7 +92,7 @@ def test_many_classes_need_a_batch_of_whole_groups():
 
 @pytest.mark.parametrize(
     ('sampling', 'expected'),
-    # Of 4 groups a batch and 10 batches: sizes 64, 16, 4 and their roots 8, 4, 2, in 42 groups a round.
+    # A round has 42 groups, in proportion to the sizes 64, 16, 4 or to their roots 8, 4, 2.
     [('instance', [32, 8, 2]), ('sqrt', [24, 12, 6])],
 )
 def test_groups_of_a_class_are_drawn_as_its_size_or_its_root_asks(sampling, expected):
@@ -109,7 +109,7 @@ def test_groups_of_a_class_are_drawn_as_its_size_or_its_root_asks(sampling, expe
 
 @pytest.mark.parametrize('sampling', ['instance', 'sqrt'])
 def test_each_face_of_uneven_groups_appears_once_before_any_repeats(sampling):
-    # Rounds of 4, 2, 2 or 3, 3, 2 groups of 2 faces: where a class's faces end, no round does.
+    # Rounds have 4, 2, 2 or 3, 3, 2 groups of 2 faces. They do not end where the faces of a class end.
     labels = labels_of([7, 5, 3])
     rows = np.concatenate(batches_of(labels, 6, 2, range(16), sampling=sampling))
     assert_no_face_repeats_before_all_have_appeared(labels, rows)

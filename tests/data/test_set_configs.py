@@ -14,7 +14,7 @@ from mtdml_jax.training.metrics import read_metrics
 
 pytestmark = pytest.mark.usefixtures('resnet4')
 
-# So small that steps and compiling take seconds; one learning rate, or each set compiles anew.
+# These settings make steps and compilation fast. All sets share a learning rate and thus one program.
 SHRINK = {
     'data.image_size': 8,
     'data.early_share': 0.0,
@@ -31,9 +31,9 @@ SHRINK = {
     'eval.batch_size': 16,
     'eval.flip': False,
 }
-# Their step is then the one of the sets of faces, which is compiled once.
+# With these settings, a set uses the same compiled step as the sets of faces.
 STEP_OF_FACES = {'optim.weight_decay': 0.05, 'train.ema_decay': 0.0}
-# Config, as --config names it in configs/ -> what its set needs to be shrunk further.
+# Config, as --config names it in configs/ -> further settings that its set needs.
 CONFIGS = {
     'digits': {},
     'fer2013': {},
@@ -52,7 +52,7 @@ CONFIGS = {
 
 
 class Brightness(tfds.core.GeneratorBasedBuilder):
-    """A set of TFDS that this package does not know: 7 classes, of no subjects or file names."""
+    """A TFDS data set that is not in this package: 7 classes, without subjects and file names."""
 
     VERSION = tfds.core.Version('1.0.0')
 
@@ -84,7 +84,7 @@ def shrunk_config(name, folder):
 @pytest.mark.parametrize('name', CONFIGS)
 def test_config_takes_a_step_on_its_set(name, tmp_path):
     write = getattr(face_trees, f'write_{name}', None)
-    if write:  # Else it needs no files.
+    if write:  # The other sets need no files.
         write(tmp_path / 'set')
     config = shrunk_config(name, tmp_path)
     assert config.data.name.removeprefix('image_') == name.removeprefix('tfds:')
@@ -92,5 +92,5 @@ def test_config_takes_a_step_on_its_set(name, tmp_path):
     first, *rest = read_metrics(tmp_path / 'run' / 'metrics.jsonl')
     assert first['step'] == 1
     assert np.isfinite(first['train/loss'])
-    # Where no part of the train split chooses, folds leave nothing to validate on.
+    # With folds and without a validation share, no faces are left for validation.
     assert bool(rest) == (config.data.folds == 0 or config.data.validation_share > 0)

@@ -1,4 +1,4 @@
-"""Drawn faces: reproducible, balanced, persons in one split only, true expressions, not trivial."""
+"""Drawn faces are reproducible and balanced, show their expressions, and no person is in two splits."""
 
 import collections
 import itertools
@@ -13,12 +13,16 @@ from mtdml_jax.data.face_drawing import EXPRESSIONS, draw_face
 from mtdml_jax.data.sets.synthetic_faces import SyntheticFaces
 
 NAMES = ['angry', 'disgust', 'fear', 'happy', 'sad', 'surprise', 'neutral']
-PERSONS = {'train': 110, 'validation': 3, 'test': 30}  # In the data set written for the tests.
+PERSONS = {
+    'train': 110,
+    'validation': 3,
+    'test': 30,
+}  # The data set of these tests has fewer persons.
 
 
 @pytest.fixture(scope='module')
 def changes():
-    """Mean change of 60 persons from neutral to every expression in one picture, float [48, 48]."""
+    """Returns expression -> mean change from neutral over 60 persons in picture 0, float [48, 48]."""
     means = {
         name: np.mean([draw_face(0, person, name, 0) for person in range(60)], axis=0)
         for name in EXPRESSIONS
@@ -28,7 +32,7 @@ def changes():
 
 @pytest.fixture(scope='module')
 def prepared(tmp_path_factory):
-    """The data set with fewer persons in every split, written and read back: split -> records."""
+    """Prepares the data set with fewer persons; returns split -> records."""
     with pytest.MonkeyPatch.context() as patch:
         persons = {name: SyntheticFaces.IDENTITIES[name][:count] for name, count in PERSONS.items()}
         patch.setattr(SyntheticFaces, 'IDENTITIES', persons)
@@ -38,7 +42,7 @@ def prepared(tmp_path_factory):
 
 
 def darkest_row(change, rows, columns):
-    """The row, among some, where some columns darkened most."""
+    """Returns the row in the range `rows` where `columns` darkened most."""
     return rows.start + int(change[rows, columns].mean(axis=1).argmin())
 
 

@@ -16,7 +16,7 @@ IMAGES, DIGITS = (x[:1000] for x in datasets.load_digits(return_X_y=True))
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
-    """A network trained on the digits 0 to 4 and tested on 5 to 9."""
+    """Trains a network on the digits 0 to 4 and tests it on 5 to 9."""
     folder = tmp_path_factory.mktemp('digits')
     for number, (image, digit) in enumerate(zip(IMAGES, DIGITS, strict=True)):
         path = folder / 'digits' / str(digit) / f'{number}.png'
@@ -51,7 +51,7 @@ def test_unseen_digits_are_retrieved_far_above_chance_and_not_classified(run):
     assert evaluation['num_examples'] == np.sum(DIGITS >= 5)
     assert evaluation['classifiers'] == {}
     assert 'knn_accuracy' not in evaluation['slices'][0]
-    # By chance the nearest of 5 digits is the right one in 20 %.
+    # Chance is 20 %, because there are 5 digits.
     assert evaluation['retrieval']['precision_at_1'] > 0.5
     assert 'Training has seen none of the classes' in (run / 'report.html').read_text()
 

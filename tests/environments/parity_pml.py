@@ -27,7 +27,7 @@ import jax
 import numpy as np
 import pytest
 import torch
-from parity_cases import CASES, judge_in_jax, pairs_of
+from parity_cases import CASES, compute_in_jax, pairs_of
 from pytorch_metric_learning import distances, losses, miners, reducers
 
 from mtdml_jax import empty_memory, multi_threshold_loss, remember
@@ -72,7 +72,7 @@ def compute_in_pml(case, distance_class):
 def compute_in_all(number):
     """Computes a case in JAX, in PML with exact distances and in PML as it is."""
     case = CASES[number]
-    (found,) = judge_in_jax(case, duals=(False,))
+    (found,) = compute_in_jax(case, duals=(False,))
     pairs = [pairs_of(found.triplets, s) for s in range(case.shape.num_slices)]
     ours = pairs, found.loss, found.gradient
     return (

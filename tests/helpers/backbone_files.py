@@ -1,4 +1,4 @@
-"""Files of weights by PyTorch's names, random and narrow, and PyTorch's layers in NumPy."""
+"""Small files of random weights with PyTorch's names, and PyTorch's layers in NumPy."""
 
 from functools import partial
 
@@ -18,7 +18,7 @@ NUM_CLASSES, SIDE = 7, 32
 
 
 def model_section(backbone='resnet18', stem='imagenet', width=4, pretrained=''):
-    """The section `model` of a config, `width` channels in its first stage."""
+    """Returns the section `model` of a config, with `width` channels in the first stage."""
     model = ConfigDict(load_config(CONFIG).model.to_dict())
     sizes = {'width_factor': width / 64, 'embedding_size': 4, 'num_slices': 2}
     model.update(backbone=backbone, stem=stem, pretrained=str(pretrained), **sizes)
@@ -26,14 +26,14 @@ def model_section(backbone='resnet18', stem='imagenet', width=4, pretrained=''):
 
 
 def blank_variables(model, channels=3):
-    """The network's variables, all 0.25: neither 0 nor 1, with which BatchNorm starts."""
+    """Returns the network's variables, all 0.25, because BatchNorm starts with 0 and 1."""
     images = jnp.zeros((1, SIDE, SIDE, channels))
     init = partial(make_network(model, NUM_CLASSES).init, jax.random.key(0))
     return jax.tree.map(lambda x: np.full(x.shape, 0.25, np.float32), jax.eval_shape(init, images))
 
 
 def random_arrays(model, channels=3):
-    """Arrays of the backbone by PyTorch's names, kernels [O, I, H, W]."""
+    """Returns PyTorch name -> random array of the backbone; kernels are [O, I, H, W]."""
     rng = np.random.default_rng(0)
     flat = flatten_dict(blank_variables(model, channels))
     arrays = {}
@@ -49,18 +49,18 @@ def random_arrays(model, channels=3):
 
 
 def write(folder, arrays):
-    """The path of an npz file with these arrays."""
+    """Writes these arrays to an npz file; returns its path."""
     np.savez(folder / 'weights.npz', **arrays)
     return folder / 'weights.npz'
 
 
 def file_of(folder, channels=3, **model):
-    """The path of an npz file with random arrays of such a backbone."""
+    """Writes random arrays of such a backbone to an npz file; returns its path."""
     return write(folder, random_arrays(model_section(**model), channels))
 
 
 def features_of(path, images, **model):
-    """Features that the backbone with the arrays of a file finds in images [N, C, H, W]."""
+    """Returns the features of images [N, C, H, W] by the backbone with the arrays of a file."""
     model = model_section(pretrained=path, **model)
     variables = load_backbone(blank_variables(model), model)
     inside = {kind: tree['backbone'] for kind, tree in variables.items()}
@@ -72,7 +72,7 @@ def two_images():
     return np.random.default_rng(1).normal(size=(2, 3, SIDE, SIDE), scale=3).astype(np.float32)
 
 
-# Layers of PyTorch in NumPy, images [N, C, H, W].
+# The layers of PyTorch in NumPy. Images are [N, C, H, W].
 
 
 def convolve(x, kernel, stride):

@@ -1,8 +1,8 @@
-"""One process of several: the losses and gradients of every exchange, by the global batch.
+"""One of several processes that compute losses and gradients of the global batch with each exchange.
 
     python exchange_worker.py HOST:PORT NUM_PROCESSES PROCESS_ID DEVICES_A_PROCESS OUTPUT.npz
 
-Also a module: the cases, and the step that they run.
+Tests also import this file as a module, for the cases and the step.
 """
 
 import sys
@@ -17,12 +17,15 @@ from mtdml_jax.loss.multi_threshold import MININGS
 
 # Eight devices swap 8 slices (all-to-all) and gather 3 (all-gather).
 CASES = {f'{mining} {num}': (mining, num) for mining in MININGS for num in (8, 3)}
-# One of each exchange: rows that are chosen in turn, by rank or order, take the same way as 'hard'.
+# One case of each exchange. The other minings exchange rows in the same way as 'hard'.
 EXCHANGES = [name for name in CASES if name.startswith(('hard', 'all'))]
 
 
 def uneven_batch(num_slices):
-    """Weights and 16 rows ordered by class, two a device, some of the last ones padding."""
+    """Returns (network, inputs, weights, labels, mask): 16 rows ordered by class, two for each device.
+
+    Four of the last rows are padding.
+    """
     rng = np.random.default_rng(7)
     labels = np.repeat(np.arange(4, dtype=np.int32), (7, 5, 3, 1))
     mask = np.isin(np.arange(16), [9, 12, 14, 15], invert=True)
@@ -32,7 +35,7 @@ def uneven_batch(num_slices):
 
 
 def step(network, inputs, weights, labels, mask, *, mining, num_slices, axis_name=None, **options):
-    """(loss, aux, gradient by the weights) of a linear network, as a training step has them."""
+    """Returns (loss, aux, gradient by the weights) of a linear network, as in a training step."""
 
     def loss_of(network):
         return multi_threshold_loss(
@@ -52,19 +55,19 @@ def step(network, inputs, weights, labels, mask, *, mining, num_slices, axis_nam
 
 
 def pmapped(name):
-    """The case's step over all devices of all processes."""
+    """Returns the step of a case, mapped over all devices of all processes."""
     mining, num_slices = CASES[name]
     mapped = partial(step, mining=mining, num_slices=num_slices, axis_name='batch')
     return jax.pmap(mapped, axis_name='batch', in_axes=(None, 0, 0, 0, 0))
 
 
 def on_devices(array, num_devices):
-    """[16, ...] -> [num_devices, 16 / num_devices, ...]."""
+    """Reshapes [16, ...] to [num_devices, 16 / num_devices, ...]."""
     return array.reshape(num_devices, -1, *array.shape[1:])
 
 
 def main(address, num_processes, process_id, local_devices, output):
-    """Writes the leaves of every exchange, of the first local device, to the file."""
+    """Writes the results of each exchange on the first local device to the file."""
     jax.config.update('jax_num_cpu_devices', local_devices)
     jax.distributed.initialize(address, num_processes, process_id)
     mine = slice(process_id * local_devices, (process_id + 1) * local_devices)

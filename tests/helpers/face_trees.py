@@ -1,4 +1,4 @@
-"""Small trees of image files in the layouts of the field's data sets."""
+"""Small trees of image files in the layouts of the published data sets."""
 
 import itertools
 
@@ -28,7 +28,7 @@ def write_corrupt(path):
 
 
 def data_config(name, folder, **options):
-    """The section `data` of a config for the set `name` in `folder`; prepared beside the folder."""
+    """Returns the section `data` of a config for the set `name`, prepared beside `folder`."""
     values = {'name': name, 'dir': folder, 'prepared_dir': folder.parent / 'prepared', **options}
     return load_config(
         CONFIG, [f'--config.data.{key}={value}' for key, value in values.items()]
@@ -36,7 +36,7 @@ def data_config(name, folder, **options):
 
 
 def read_records(name, folder, **options):
-    """Prepares the set `name` from `folder`: split -> {file name: (class name, subject)}."""
+    """Prepares the set `name`; returns split -> {file name: (class name, subject)}."""
     builder = prepare(data_config(name, folder, **options))
     features = builder.info.features
     names = features['label'].names
@@ -51,7 +51,7 @@ def read_records(name, folder, **options):
 
 
 def warnings_of(caplog):
-    """What this package has warned of; TFDS has warnings of its own."""
+    """Returns the warnings of this package, without those of TFDS."""
     return [record.getMessage() for record in caplog.records if record.name.startswith('mtdml_jax')]
 
 
@@ -71,7 +71,7 @@ def write_ck_sequence(folder, subject, sequence, code, num_frames=4):
 
 
 def write_ck_plus(folder):
-    """CK+: 4 subjects, a sequence of 4 frames of each in every class."""
+    """CK+: 4 subjects with a sequence of 4 frames in each class."""
     for subject in ('S005', 'S010', 'S011', 'S130'):
         for code in range(1, 8):
             write_ck_sequence(folder, subject, f'{code:03}', code)
@@ -94,7 +94,7 @@ def write_mmi_session(folder, number, sid, code, view=0, num_frames=5, tag='Meta
 
 
 def write_mmi(folder):
-    """MMI with extracted frames: 4 subjects, a session of each in every class."""
+    """MMI with extracted frames: 4 subjects with a session in each class."""
     for number in range(24):
         subject, code = number // 6 + 1, number % 6 + 1
         write_mmi_session(folder, number, f'S{subject:03}-{code:03}', code)
@@ -117,7 +117,7 @@ def write_votes(folder, rows):
 
 
 def write_ferplus(folder):
-    """FER+ as csv files: 3 faces of each of the 8 classes and usages, all ten people agreed."""
+    """FER+ as csv files: 3 faces of each class in each usage. All ten people agree."""
     write_votes(
         folder,
         [
@@ -129,7 +129,7 @@ def write_ferplus(folder):
     )
 
 
-# Trees to train on: of each class at least 3 faces, whose brightness tells the class.
+# Trees for training: each class has at least 3 faces, and their brightness depends on the class.
 
 
 def write_fer2013(folder):
@@ -138,7 +138,7 @@ def write_fer2013(folder):
 
 
 def write_folder(folder):
-    """Any folder, by splits: 4 images of each of 7 classes in train, 1 in test."""
+    """Any folder with splits: train has 4 images of each of 7 classes, test has 1."""
     for grey, (split, count) in itertools.product(range(20, 160, 20), (('train', 4), ('test', 1))):
         for i in range(count):
             write_image(folder / split / f'grey{grey}' / f'{i}.png', grey)
@@ -175,7 +175,7 @@ def write_sfew(folder):
 
 
 def write_jaffe(folder):
-    """JAFFE: 3 subjects, a face of each in every class."""
+    """JAFFE: 3 subjects with a face in each class."""
     codes = ('AN', 'DI', 'FE', 'HA', 'NE', 'SA', 'SU')
     for number, (subject, code) in enumerate(itertools.product(('KA', 'KL', 'YM'), codes)):
         path = folder / f'{subject}.{code}1.{number}.tiff'
@@ -183,7 +183,7 @@ def write_jaffe(folder):
 
 
 def write_oulu_casia(folder, source='OriginalImg/VL/Strong'):
-    """Oulu-CASIA: 2 subjects, a sequence of 4 frames of each in every class."""
+    """Oulu-CASIA: 2 subjects with a sequence of 4 frames in each class."""
     classes = ('Anger', 'Disgust', 'Fear', 'Happiness', 'Sadness', 'Surprise')
     for subject, label, frame in itertools.product(('P001', 'P002'), classes, range(4)):
         path = folder / source / subject / label / f'00{frame}.jpeg'
@@ -191,7 +191,7 @@ def write_oulu_casia(folder, source='OriginalImg/VL/Strong'):
 
 
 def write_affectnet(folder):
-    """AffectNet as folders of images and annotations: 3 faces of each of 8 classes, 1 in val_set."""
+    """AffectNet as images and annotations: train_set has 3 faces of each of 8 classes, val_set 1."""
     for code in range(8):
         for i in range(3):
             write_annotated(folder / 'train_set', 10 * code + i, str(code))
@@ -199,7 +199,7 @@ def write_affectnet(folder):
 
 
 def write_annotated(folder, number, code):
-    """An image of AffectNet, and the expression that is stored for it."""
+    """Writes an image of AffectNet and its expression."""
     (folder / 'annotations').mkdir(parents=True, exist_ok=True)
     np.save(folder / 'annotations' / f'{number}_exp.npy', code)
     return write_image(folder / 'images' / f'{number}.jpg', 3 * number)

@@ -1,7 +1,7 @@
 """200 random float64 batches on which several implementations of the loss must agree.
 
-`test_parity.py` holds them against plain loops, `tests/environments/parity_pml.py` against
-pytorch-metric-learning. They are drawn in a few shapes, so that few programs are compiled.
+`test_parity.py` compares the loss with plain loops, `tests/environments/parity_pml.py` with
+pytorch-metric-learning. The batches have only a few shapes, so that few programs are compiled.
 """
 
 from functools import partial
@@ -14,7 +14,7 @@ from mtdml_jax import mine_batch_hard, multi_threshold_loss, split_slices, thres
 
 
 class Shape(NamedTuple):
-    """What a compiled program depends on."""
+    """The settings that need a compiled program of their own."""
 
     batch: int
     num_slices: int
@@ -33,15 +33,15 @@ class Case(NamedTuple):
     thresholds: np.ndarray
 
 
-class Judged(NamedTuple):
-    """What JAX makes of a case, as NumPy arrays."""
+class Computed(NamedTuple):
+    """What JAX computes for a case, as NumPy arrays."""
 
     triplets: tuple
     loss: float
     gradient: np.ndarray
 
 
-# Number of cases of each shape. Above 25 rows pytorch-metric-learning computes in another way.
+# Number of cases of each shape. pytorch-metric-learning uses another algorithm above 25 rows.
 SHAPES = {
     Shape(1, 1, 3, 'euclidean', 'active_mean'): 4,
     Shape(3, 3, 2, 'squared_euclidean', 'mean'): 24,
@@ -55,7 +55,10 @@ KINDS = ('clusters', 'duplicates', 'axes', 'duplicates')
 
 
 def draw_labels(rng, batch):
-    """Uneven classes, often a singleton; one case in 12 has one class, one has a class for each row."""
+    """Draws labels of uneven classes, often with a singleton.
+
+    One case in 12 has only one class, and one in 12 has a class for each row.
+    """
     kind = rng.integers(12)
     if kind == 0:
         return np.zeros(batch, np.int32)
@@ -69,11 +72,11 @@ def draw_labels(rng, batch):
 
 
 def draw_case(index, kind, shape):
-    """The case of that number, the same on every call.
+    """Draws the case of that number; every call returns the same case.
 
-    'clusters' are tight or loose clusters by class, of rows of any length; 'duplicates' are such rows
-    of which up to half equal another one, of its class or not; 'axes' are rows along the axes, some
-    of them 0, whose distances are full of ties and exact in every order of summing.
+    The kind 'clusters' has tight or loose clusters by class, with rows of any length. In 'duplicates',
+    up to half of such rows equal another row, of the same class or not. The kind 'axes' has rows along
+    the axes, some of them 0. Their distances have many ties, and are exact in every order of summation.
     """
     rng = np.random.default_rng([2024, index])
     batch, num_slices, slice_dim, distance, _ = shape
@@ -88,7 +91,7 @@ def draw_case(index, kind, shape):
         embeddings += rng.uniform(0.02, 0.6) * rng.normal(size=embeddings.shape)
         embeddings *= rng.uniform(0.1, 10, size=(batch, 1))
         _, high = threshold_range(7, distance=distance)
-        # The square favours low thresholds, which part of the triplets keeps.
+        # The square favours low thresholds, which some triplets satisfy.
         thresholds = high * rng.uniform(size=num_slices) ** 2
     if kind == 'duplicates':
         copies = rng.integers(batch, size=(batch + 1) // 2)
@@ -97,7 +100,7 @@ def draw_case(index, kind, shape):
 
 
 def draw_cases():
-    """All cases, ordered by shape."""
+    """Draws all cases, ordered by shape."""
     shapes = [shape for shape, count in SHAPES.items() for _ in range(count)]
     return [draw_case(i, KINDS[i % len(KINDS)], shape) for i, shape in enumerate(shapes)]
 
@@ -116,16 +119,16 @@ def _compiled(embeddings, labels, thresholds, shape, duals):
     return triplets, [jax.value_and_grad(scalar)(embeddings, dual) for dual in duals]
 
 
-def judge_in_jax(case, duals=(False, True)):
-    """One `Judged` for each of `duals`, in float64."""
+def compute_in_jax(case, duals=(False, True)):
+    """Returns a `Computed` for each of `duals`, in float64."""
     with jax.enable_x64(True):
         arrays = case.embeddings, case.labels, case.thresholds
         triplets, found = jax.tree.map(np.asarray, _compiled(*arrays, case.shape, duals))
-    return [Judged(triplets, loss, gradient) for loss, gradient in found]
+    return [Computed(triplets, loss, gradient) for loss, gradient in found]
 
 
 def pairs_of(triplets, s):
-    """{anchor: (positive, negative)} of slice s, as `Triplets` have them."""
+    """Returns {anchor: (positive, negative)} of slice s of `Triplets`."""
     return {
         int(a): (int(triplets.positive[s, a]), int(triplets.negative[s, a]))
         for a in np.flatnonzero(triplets.valid[s])

@@ -1,4 +1,4 @@
-"""Mining and loss by plain NumPy loops in float64, for the tests of mining and losses."""
+"""Mining, loss and gradient in plain loops in float64: the expected values of the loss tests."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Term(NamedTuple):
-    """One triplet of rows, and what the loss makes of it."""
+    """One triplet of rows, and its term of the loss."""
 
     anchor: int
     positive: int
@@ -20,7 +20,7 @@ class Term(NamedTuple):
 
 
 class Slice(NamedTuple):
-    """What the loss of one slice is made of."""
+    """The loss terms of one slice."""
 
     terms: list[Term]
     spread: float
@@ -28,7 +28,7 @@ class Slice(NamedTuple):
 
     @property
     def triplets(self):
-        """{anchor: (positive, negative)} where every anchor has one triplet."""
+        """{anchor: (positive, negative)}, if every anchor has one triplet."""
         return {t.anchor: (t.positive, t.negative) for t in self.terms}
 
     @property
@@ -44,7 +44,7 @@ def distance(x, y, kind='euclidean'):
 
 
 def batch_hard(anchors, labels, gallery, gallery_labels, rows, mask, gallery_mask):
-    """(positive, negative) of each anchor among the gallery; None without either of them."""
+    """Returns (positive, negative) in the gallery for each anchor; None if one of them is missing."""
     found = []
     for a, anchor in enumerate(anchors):
         positive = negative = None
@@ -64,13 +64,13 @@ def batch_hard(anchors, labels, gallery, gallery_labels, rows, mask, gallery_mas
 
 
 def batch_hard_within(vectors, labels, mask=None):
-    """`batch_hard` of a batch among itself, where masked rows take part in nothing."""
+    """Runs `batch_hard` with the batch as its own gallery, without the rows outside the mask."""
     mask = np.ones(len(labels), bool) if mask is None else mask
     return batch_hard(vectors, labels, vectors, labels, range(len(labels)), mask, mask)
 
 
 def candidates(labels, mask=None):
-    """(anchor, its positives, its negatives), rows of one batch, for anchors that have both."""
+    """Yields (anchor, its positives, its negatives) for the anchors of a batch that have both."""
     rows = [i for i in range(len(labels)) if mask is None or mask[i]]
     for a in rows:
         positives = [i for i in rows if labels[i] == labels[a] and i != a]
@@ -80,7 +80,7 @@ def candidates(labels, mask=None):
 
 
 def ranked(rows, key, q):
-    """The row of rank floor(q (n - 1)) by the key, ties to the lowest row."""
+    """Returns the row of rank floor(q (n - 1)) by the key; of equal rows, the lowest."""
     value = sorted(key(row) for row in rows)[
         int(np.floor(np.float32(q) * np.float32(len(rows) - 1)))
     ]
@@ -88,7 +88,7 @@ def ranked(rows, key, q):
 
 
 def mine(vectors, labels, mask=None, mining='hard', quantile=0.25):
-    """[(anchor, positive, negative)] of one slice."""
+    """Returns [(anchor, positive, negative)] of one slice."""
     found = []
     for a, positives, negatives in candidates(labels, mask):
 
@@ -111,7 +111,7 @@ def mine(vectors, labels, mask=None, mining='hard', quantile=0.25):
 
 
 def unit_slices(embeddings, num_slices):
-    """List of S arrays [B, D] of unit vectors; zeros stay zeros."""
+    """Returns S arrays [B, D] of unit vectors; zeros stay zeros."""
     slices = []
     for columns in np.split(np.asarray(embeddings, np.float64), num_slices, axis=1):
         length = np.array([[max(distance(row, 0 * row), 1e-300)] for row in columns])
@@ -127,7 +127,7 @@ def hinge_slope(x, softness=0.0):
     return 1 / (1 + np.exp(-x / softness)) if softness else float(x > 0)
 
 
-def judge_triplet(vectors, triplet, threshold, kind, dual, softness, weight):
+def triplet_term(vectors, triplet, threshold, kind, dual, softness, weight):
     a, p, n = triplet
     d_ap, d_an, d_pn = (distance(vectors[i], vectors[j], kind) for i, j in ((a, p), (a, n), (p, n)))
     side_an, side_pn = (d_ap - d + float(threshold) for d in (d_an, d_pn))
@@ -137,20 +137,20 @@ def judge_triplet(vectors, triplet, threshold, kind, dual, softness, weight):
     return Term(a, p, n, loss, max(sides) > 0, incomplete, d_ap, d_an, float(weight))
 
 
-def judge_slice(
+def terms_of_slice(
     vectors, labels, threshold, kind='euclidean', dual=True, mask=None, weights=None,
     softness=0.0, **mining,
 ):  # fmt: skip
-    """The terms of one slice. Of all triplets, both losses are the one-sided one."""
+    """Returns the terms of one slice. With mining 'all', the dual loss equals the ordinary one."""
     weights = np.ones(len(labels)) if weights is None else weights
     is_all = mining.get('mining') == 'all'
     dual = dual and not is_all
     terms = [
-        judge_triplet(vectors, triplet, threshold, kind, dual, softness, weights[triplet[0]])
+        triplet_term(vectors, triplet, threshold, kind, dual, softness, weights[triplet[0]])
         for triplet in mine(vectors, labels, mask, **mining)
     ]
     if is_all:
-        # The side p-n of a triplet is the side a-n of another.
+        # The side p-n of a triplet is the side a-n of another triplet.
         terms = [term._replace(incomplete=False) for term in terms]
     counted = [v for i, v in enumerate(vectors) if mask is None or mask[i]]
     centre = sum(counted) / max(len(counted), 1)
@@ -171,27 +171,27 @@ def mean(values):
     return sum(values) / len(values) if values else 0.0
 
 
-def judge(embeddings, labels, thresholds, kind='euclidean', dual=True, mask=None, **options):
-    """One `Slice` a threshold."""
+def loss_terms(embeddings, labels, thresholds, kind='euclidean', dual=True, mask=None, **options):
+    """Returns a `Slice` for each threshold."""
     slices = unit_slices(embeddings, len(thresholds))
     return [
-        judge_slice(vectors, labels, threshold, kind, dual, mask, **options)
+        terms_of_slice(vectors, labels, threshold, kind, dual, mask, **options)
         for vectors, threshold in zip(slices, thresholds, strict=True)
     ]
 
 
-def counted_terms(judged_slice, reduction):
-    return [t for t in judged_slice.terms if t.active or reduction != 'active_mean']
+def counted_terms(slice_terms, reduction):
+    return [t for t in slice_terms.terms if t.active or reduction != 'active_mean']
 
 
-def reduce(judged, reduction, batch_size):
+def reduce(terms, reduction, batch_size):
     if reduction == 'none':
-        return np.array([[s.losses.get(a, 0.0) for a in range(batch_size)] for s in judged])
-    return mean(weighted_mean(counted_terms(s, reduction), 'loss') for s in judged)
+        return np.array([[s.losses.get(a, 0.0) for a in range(batch_size)] for s in terms])
+    return mean(weighted_mean(counted_terms(s, reduction), 'loss') for s in terms)
 
 
 def slope(x, y, kind):
-    """Gradient of distance(x, y) by x; 0 where the Euclidean distance is 0."""
+    """Returns the gradient of distance(x, y) by x; 0 where the Euclidean distance is 0."""
     difference = np.asarray(x) - np.asarray(y)
     if kind == 'squared_euclidean':
         return 2 * difference
@@ -199,10 +199,10 @@ def slope(x, y, kind):
     return difference / length if length > 0 else 0 * difference
 
 
-def slice_gradient(vectors, judged, threshold, kind, dual, reduction, softness=0.0):
-    """Gradient of the reduced loss of one `Slice` by its unit vectors, [B, D]."""
+def slice_gradient(vectors, terms, threshold, kind, dual, reduction, softness=0.0):
+    """Returns the gradient of the reduced loss of one `Slice` by its unit vectors, [B, D]."""
     gradient = np.zeros_like(vectors)
-    counted = [t for t in counted_terms(judged, reduction) if t.weight]
+    counted = [t for t in counted_terms(terms, reduction) if t.weight]
     total = sum(t.weight for t in counted)
     for a, p, n, _, _, _, d_ap, _, weight in counted:
         ends = (a, p) if dual else (a,)
@@ -216,16 +216,17 @@ def slice_gradient(vectors, judged, threshold, kind, dual, reduction, softness=0
     return gradient
 
 
-def loss_gradient(embeddings, judged, thresholds, kind, dual, reduction, softness=0.0):
-    """Gradient of the loss by the embeddings, [B, E], by the chain rule; `judged` as of `judge`.
+def loss_gradient(embeddings, terms, thresholds, kind, dual, reduction, softness=0.0):
+    """Returns the gradient of the loss by the embeddings, [B, E]; see `loss_terms` for `terms`.
 
-    x / |x| passes (g - u (u . g)) / |x| of the gradient g on to x, and nothing at 0.
+    By the chain rule, the gradient g by u = x / |x| gives the gradient (g - u (u . g)) / |x| by x. It
+    is 0 for x = 0.
     """
     parts = []
     columns = np.split(np.asarray(embeddings, np.float64), len(thresholds), axis=1)
-    slices = zip(columns, unit_slices(embeddings, len(thresholds)), judged, thresholds, strict=True)
-    for raw, vectors, judged_slice, threshold in slices:
-        by_unit = slice_gradient(vectors, judged_slice, threshold, kind, dual, reduction, softness)
+    slices = zip(columns, unit_slices(embeddings, len(thresholds)), terms, thresholds, strict=True)
+    for raw, vectors, slice_terms, threshold in slices:
+        by_unit = slice_gradient(vectors, slice_terms, threshold, kind, dual, reduction, softness)
         gradient = np.zeros_like(raw)
         for row, (x, u, g) in enumerate(zip(raw, vectors, by_unit, strict=True)):
             length = distance(x, 0 * x)
@@ -235,8 +236,8 @@ def loss_gradient(embeddings, judged, thresholds, kind, dual, reduction, softnes
     return np.concatenate(parts, axis=1)
 
 
-def expected_aux(judged):
-    """The fields of `LossAux` by name."""
+def expected_aux(terms):
+    """Returns the expected fields of `LossAux` by name."""
     sources = {
         'loss': 'loss',
         'active_share': 'active',
@@ -245,15 +246,15 @@ def expected_aux(judged):
         'negative_distance': 'd_an',
     }
     fields = {
-        name: [weighted_mean(s.terms, source) for s in judged] for name, source in sources.items()
+        name: [weighted_mean(s.terms, source) for s in terms] for name, source in sources.items()
     }
-    fields |= {name: [getattr(s, name) for s in judged] for name in ('spread', 'collapse')}
-    fields['num_valid'] = [len({t.anchor for t in s.terms}) for s in judged]
+    fields |= {name: [getattr(s, name) for s in terms] for name in ('spread', 'collapse')}
+    fields['num_valid'] = [len({t.anchor for t in s.terms}) for s in terms]
     return {name: np.array(values) for name, values in fields.items()}
 
 
 def numeric_gradient(function, x, step=1e-6):
-    """Central differences of a scalar function at x."""
+    """Returns the gradient of a scalar function at x, by central differences."""
     gradient = np.zeros_like(x, dtype=np.float64)
     for index in np.ndindex(*x.shape):
         ahead, behind = np.array(x, np.float64), np.array(x, np.float64)

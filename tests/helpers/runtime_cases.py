@@ -1,6 +1,6 @@
-"""Models of random weights for other runtimes, and what `Model.predict` answers.
+"""Models with random weights for the tests of other runtimes, and the outputs of `Model.predict`.
 
-`test_runtimes.py` holds StableHLO to them, `tests/environments/parity_onnx.py` ONNX.
+`test_runtimes.py` compares StableHLO with these outputs, `tests/environments/parity_onnx.py` ONNX.
 """
 
 import jax
@@ -26,24 +26,24 @@ CASES = {
 
 
 def make_case(name, **network):
-    """(content of a model file, images uint8 [64, side, side, channels], outputs by name)."""
+    """Returns (content of a model file, images uint8 [64, side, side, channels], outputs by name)."""
     settings, changes = CASES[name]
     network = NETWORK._replace(**changes, **network)
     data = model_data(network=network, **settings)
     rng = np.random.default_rng(1)
-    # Statistics of BatchNorm start at 0 and 1, which would hide where one is forgotten.
+    # BatchNorm's statistics start at 0 and 1. Those values would hide a forgotten statistic.
     variables = jax.tree.map(
         lambda x: x + rng.uniform(-0.5, 0.5, x.shape).astype(np.float32), data.variables
     )
     data = data._replace(variables=variables)
-    # Coarse patterns: noise of single pixels would average out.
+    # The patterns are coarse, because noise of single pixels would average out.
     shape = (max(COUNTS), SIDE // 4, SIDE // 4, data.settings.preprocessing.channels)
     images = rng.integers(0, 256, shape, np.uint8).repeat(4, axis=1).repeat(4, axis=2)
     return data, images, predict(data, images)
 
 
 def predict(data, images):
-    """What the model answers, by names of outputs."""
+    """Returns output name -> array of the model's prediction."""
     found = Model(data).predict(images)
     names = ['embeddings']
     if data.settings.has_head:

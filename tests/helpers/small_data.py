@@ -1,4 +1,4 @@
-"""Small FER2013 files and a config small enough to train on them within seconds."""
+"""Small FER2013 files, and a small config that trains on them within seconds."""
 
 import gzip
 from pathlib import Path
@@ -12,13 +12,12 @@ from mtdml_jax.models.resnet import BasicBlock
 
 CONFIG = str(Path(__file__).parents[2] / 'configs' / 'default.py')
 USAGES = {'Training': 6, 'PublicTest': 3}
-# A backbone of one block, which the fixture resnet4 adds: what is tested around it compiles in half the
-# time.
+# A backbone of one block, which the fixture resnet4 registers. Tests with it compile in half the time.
 RESNET4 = (BasicBlock, (1,))
 
 
 def csv_rows(faces_of_a_class=None, seed=0):
-    """Rows (emotion, pixels, usage): faces of 7 classes that differ in brightness."""
+    """Returns rows (emotion, pixels, usage) of faces of 7 classes that differ in brightness."""
     rng = np.random.default_rng(seed)
     rows = []
     for usage, count in (faces_of_a_class or USAGES).items():
@@ -38,7 +37,7 @@ def write_csv(path, rows, header='emotion,pixels,Usage'):
 
 
 def small_overrides(folder):
-    """Arguments for a run on the csv file in `folder`/data, on 8 devices, in seconds."""
+    """Returns the arguments of a run on `folder`/data that takes seconds on 8 devices."""
     values = {
         'data.name': 'fer2013',
         'data.dir': folder / 'data',
@@ -61,17 +60,17 @@ def small_overrides(folder):
 
 
 def small_config(folder, *overrides):
-    """The config of such a run."""
+    """Returns the config of a run with `small_overrides`."""
     return load_config(CONFIG, [*small_overrides(folder), *overrides])
 
 
 def png(pixels):
-    """An encoded image of pixels [H, W, channels]."""
+    """Returns pixels [H, W, channels] as an encoded PNG image."""
     return tf.io.encode_png(tf.constant(pixels, tf.uint8)).numpy()
 
 
 def split_of(images, labels, **fields):
-    """A split of encoded images called face0, face1, ..., of the classes a, b and c."""
+    """Returns a split of encoded images named face0, face1, ..., with the classes a, b and c."""
     count = len(images)
     values = {
         'name': 'train',

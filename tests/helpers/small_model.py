@@ -1,4 +1,4 @@
-"""A model of random weights, small enough to compile within a second."""
+"""A model with random weights that compiles within a second."""
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ NAMES = ('sad', 'happy')
 
 
 def model_data(**changes):
-    """Content of a model file: 2 classes, 3 slices of 4; its backbone is that of the fixture resnet4."""
+    """Returns the content of a model file: 2 classes, 3 slices of size 4, backbone 'resnet4'."""
     network = NetworkSettings(
         'resnet4', 0.0625, 'small', SIZE, SLICES, 'batch', 10.0, True, 'float32'
     )
@@ -44,6 +44,6 @@ def model_data(**changes):
 
 
 def faces(count, seed=0):
-    """Grey images of mixed sizes, uint8 [H, W]."""
+    """Returns grey images of different sizes, uint8 [H, W]."""
     rng = np.random.default_rng(seed)
     return [rng.integers(0, 256, (16 + i % 3, 18), np.uint8) for i in range(count)]

@@ -17,7 +17,7 @@ from mtdml_jax.scoring import embed
 
 @pytest.fixture
 def processes(monkeypatch):
-    """Pretends to be one of several processes, whose arrays are given."""
+    """Returns a function that simulates one of several processes, given the arrays of all."""
 
     def pretend(number, gathered):
         monkeypatch.setattr(jax, 'process_index', lambda: number)
@@ -28,7 +28,7 @@ def processes(monkeypatch):
 
 
 def numbers_of(facts, processes, monkeypatch):
-    """What a process with these facts would tell the others."""
+    """Returns the numbers that a process with these facts would send to the others."""
     told = []
     processes(0, [0, 0])
     monkeypatch.setattr(
@@ -78,7 +78,7 @@ def test_failure_of_jax_is_a_lost_process_only_among_several(processes):
 
 @pytest.mark.parametrize(('before', 'after'), [('1', '2'), ('0', '0')])
 def test_tensorflow_warns_only_those_who_ask_for_it(monkeypatch, before, after):
-    """1 is what importing jax leaves where nobody asked."""
+    """Importing jax sets the level to 1 if the user has not set it."""
     monkeypatch.setenv('TF_ENABLE_ONEDNN_OPTS', '0')
     monkeypatch.setenv('TF_CPP_MIN_LOG_LEVEL', before)
     quieten()
@@ -86,7 +86,7 @@ def test_tensorflow_warns_only_those_who_ask_for_it(monkeypatch, before, after):
 
 
 class Rows:
-    """Stands in for a split: rows that know their numbers."""
+    """A fake split, whose labels are the numbers of its rows."""
 
     def __init__(self, labels):
         self.labels = labels

@@ -10,7 +10,7 @@ import pytest
 from mtdml_jax.host import system
 from mtdml_jax.host.system import TUNABLES, processor, restart_with_huge_pages
 
-# Modules and names of Python that Windows does not have, or that do something else there.
+# Modules and names of Python that do not exist on Windows or behave differently there.
 POSIX_MODULES = {'fcntl', 'grp', 'posix', 'pty', 'pwd', 'resource', 'syslog', 'termios', 'tty'}
 POSIX_NAMES = {
     'os': 'chown execv execve fork forkpty getpgid getuid killpg mkfifo nice pread sched_getaffinity '
@@ -19,7 +19,7 @@ POSIX_NAMES = {
 }
 POSIX_FOLDERS = ('/dev/', '/etc/', '/proc/', '/sys/', '/tmp', '/usr/', '/var/')
 
-# A program that restarts itself, then prints what it was called with.
+# A program that restarts itself and then prints its arguments.
 PROGRAM = """
 import os, sys
 from mtdml_jax.host.system import restart_with_huge_pages
@@ -30,7 +30,7 @@ print(os.getpid(), os.environ.get('GLIBC_TUNABLES'), sys.flags.optimize, sys.arg
 
 
 def run_program(environment, *arguments):
-    """(process number, lines printed)."""
+    """Runs the program; returns (process id, printed lines)."""
     command = [sys.executable, '-O', '-c', PROGRAM, *arguments]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     return process.pid, process.communicate()[0].splitlines()
@@ -62,7 +62,7 @@ def test_processor_has_a_model_and_cores():
 
 
 def find_posix(code):
-    """What of POSIX alone a module's code uses."""
+    """Yields the POSIX-only modules and names that code uses."""
     for node in ast.walk(ast.parse(code)):
         match node:
             case ast.Import(names=names):

@@ -1,4 +1,4 @@
-"""Nothing in a folder vanishes without a word."""
+"""Every file in a folder is either read, reported or deliberately ignored."""
 
 import itertools
 import os
@@ -17,13 +17,13 @@ def folder(tmp_path):
 
 
 def write_images(folder, *names):
-    """Writes images that differ from each other."""
+    """Writes images, each with another grey value."""
     for value, name in enumerate(names):
         write_image(folder / name, 10 * value)
 
 
 def faces_of(folder, name='folder', **options):
-    """Split -> names of its faces."""
+    """Returns split -> names of its faces."""
     found = make_builder(data_config(name, folder, **options)).find_faces(folder)
     return {split: [face.name for face in faces] for split, faces in found.items()}
 
@@ -54,7 +54,7 @@ def test_frames_of_a_sequence_are_in_natural_order(folder, name, pattern, chosen
         label = folder / 'Emotion' / 'S005' / '001' / 'S005_001_12_emotion.txt'
         label.parent.mkdir(parents=True)
         label.write_text('1.0')
-    # The frames in the middle of MMI, the last of the others.
+    # MMI uses the frames in the middle, the other sets use the last frames.
     assert faces_of(folder, name)['train'] == [pattern.format(number) for number in chosen]
 
 
@@ -176,4 +176,4 @@ def test_folder_that_is_called_as_images_are_is_none(tmp_path):
 def test_classes_that_differ_by_case_alone_are_warned_of(folder, caplog):
     write_images(folder, *map('/'.join, itertools.product(('A', 'a'), ('1.png', '2.png'))))
     faces_of(folder)
-    assert warnings_of(caplog) == ['folder: A and a are two classes that differ by case alone']
+    assert warnings_of(caplog) == ['folder: A and a are two classes that differ only in case']

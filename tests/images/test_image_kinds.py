@@ -1,4 +1,4 @@
-"""Every kind of image that people have: what is prepared can be trained on, with Pillow's pixels."""
+"""Many kinds of images: every prepared image can be used for training, with the pixels of Pillow."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ NOISE = np.random.default_rng(0).integers(0, 256, (5, 4, 3), np.uint8)
 RGB = Image.fromarray(NOISE).resize((23, 17), Image.Resampling.BICUBIC)
 GREY, PALETTE = RGB.convert('L'), RGB.convert('P')
 SIXTEEN_BITS = Image.fromarray(np.asarray(GREY).astype(np.uint16) * 257 + 5)
-# Name of a file -> its picture, and how it is saved.
+# File name -> (picture, options for saving it).
 KINDS = {
     'rgb.png': (RGB, {}),
     'grey.png': (GREY, {}),
@@ -51,12 +51,12 @@ BROKEN = ['cut.png', 'cut.jpg', 'cut.tif', 'empty.png', 'text.png', 'floats.tif'
 
 
 def write_kinds(folder):
-    """Writes KINDS, the EXIF orientations (0 and 9 are none) of TURNED, and files that are BROKEN."""
+    """Writes the files of KINDS, TURNED (EXIF orientations, where 0 and 9 are invalid) and BROKEN."""
     folder.mkdir(parents=True)
     for name, (image, options) in KINDS.items():
         image.save(folder / name, **options)
     content = (folder / 'cmyk.jpg').read_bytes()
-    # Adobe's marker ends with how colours are coded: 0 for CMYK, 2 for YCCK.
+    # The last byte of Adobe's marker is the colour transform: 0 for CMYK, 2 for YCCK.
     end = content.index(b'Adobe') + 11
     (folder / 'ycck.jpg').write_bytes(content[:end] + b'\2' + content[end + 1 :])
     for name in TURNED:
@@ -97,7 +97,7 @@ def split(root, request):
 
 
 def test_broken_images_are_left_out_and_named_and_no_others(root, caplog):
-    # Another data set than the fixture's, as its subjects differ.
+    # The subjects differ from those of the fixture, so this is another prepared data set.
     split = load_split(data_config('folder', root, subject_pattern='a', in_memory=False), 'train')
     assert sorted(split.file_names) == sorted(f'any/{name}' for name in (*KINDS, *TURNED))
     (unusable,) = warnings_of(caplog)

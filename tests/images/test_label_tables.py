@@ -1,4 +1,4 @@
-"""The labels of every set as shared by the field: index, name, and code as stored on disk."""
+"""The labels of every data set: their index, their name, and their code on disk."""
 
 import pytest
 from face_trees import (
@@ -14,10 +14,10 @@ from small_data import write_csv
 
 from mtdml_jax.data.prepare import make_builder
 
-# (set, variant) -> 'name=code' of the labels 0, 1, ...
+# (set, variant) -> 'name=code' of the labels 0, 1, ... in this order.
 CK_PLUS = 'anger=1 contempt=2 disgust=3 fear=4 happy=5 sadness=6 surprise=7'
 CK_PLUS_6 = 'anger=1 disgust=3 fear=4 happy=5 sadness=6 surprise=7'
-# The code of FER+ is the column of the votes.
+# The code of FER+ is the index of its column of votes.
 FERPLUS = 'neutral=0 happiness=1 surprise=2 sadness=3 anger=4 disgust=5 fear=6 contempt=7'
 LABELS = {
     ('raf_db', ''): 'Surprise=1 Fear=2 Disgust=3 Happiness=4 Sadness=5 Anger=6 Neutral=7',
@@ -64,7 +64,7 @@ def write_fer2013(folder, codes):
 
 
 def write_named(pattern):
-    """A function that writes an image for each code, at the path that `pattern` gives."""
+    """Returns a function that writes an image for each code, at the path `pattern`."""
 
     def write(folder, codes):
         names = [pattern.format(code) for code in codes]
@@ -98,7 +98,7 @@ def write_ferplus(folder, codes):
     return [f'{code}.png' for code in codes]
 
 
-# Set -> a function of a folder and codes that writes a face of each and gives their file names.
+# Set -> function of a folder and codes that writes a face for each code and returns the file names.
 WRITERS = {
     'raf_db': write_raf_db,
     'fer2013': write_fer2013,

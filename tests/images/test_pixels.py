@@ -1,4 +1,4 @@
-"""What inference makes of an image is what tf.data makes of it, for every kind of image."""
+"""Inference gives the same pixels as the data pipeline, for every kind of image."""
 
 import io
 
@@ -27,7 +27,7 @@ def folder(tmp_path_factory):
 
 
 def by_tensorflow(encoded, settings, box=(0, 0, 0, 0)):
-    """What the data pipeline hands to the network."""
+    """Returns the pixels that the data pipeline gives the network."""
     names = ('image_size', 'channels', 'crop', 'crop_margin', 'mean', 'std')
     config = load_config(CONFIG, [f'--config.data.{x}={getattr(settings, x)}' for x in names])
     box = tf.constant(box, tf.int32)
@@ -36,7 +36,7 @@ def by_tensorflow(encoded, settings, box=(0, 0, 0, 0)):
 
 
 def difference(encoded, settings, box=None):
-    """The largest, in units of pixel values from 0 to 255."""
+    """Returns the largest difference between the two, in pixel values from 0 to 255."""
     expected = by_tensorflow(encoded, settings, box or (0, 0, 0, 0))
     found = load_pixels(encoded, settings, box)
     assert found.dtype == np.float32
@@ -123,7 +123,7 @@ def test_picture_that_is_upright_is_not_turned_again(folder):
         with Image.open(folder / name) as image:
             once = pixels.open_image(image)
             size = image.size
-            assert pixels.open_image(image).size == once.size  # The caller's is as it was.
+            assert pixels.open_image(image).size == once.size  # The caller's image is unchanged.
         assert name[0] in '5678' or once.size == size, name
         np.testing.assert_array_equal(pixels.open_image(once), once, err_msg=name)
 

@@ -1,4 +1,4 @@
-"""Lists and csv files as editors, spreadsheets and scripts leave them, through every reader."""
+"""Every reader reads lists and csv files as editors, spreadsheets and scripts write them."""
 
 import gzip
 
@@ -12,7 +12,7 @@ from mtdml_jax.images.tables import read_csv, read_text, read_words
 
 PIXELS = ' '.join(map(str, np.arange(2304) % 250))
 VOTES = '0,9,0,1,0,0,0,0,0,0'
-# Set -> the file that is read, and its lines.
+# Set -> (file that is read, its lines).
 FILES = {
     'fer2013': (
         'fer2013.csv',
@@ -33,7 +33,7 @@ FILES = {
     ),
     'image_list': ('list.csv', ['path,label', 'a.png,happy', 'b.png,sad']),
 }
-# What people's programs make of a file's lines; the faces are the same.
+# Changes that programs make to a file; the faces stay the same.
 SAME = {
     'byte order mark': lambda text: '\ufeff' + text,
     'ends of lines of Windows': lambda text: text.replace('\n', '\r\n'),
@@ -82,7 +82,7 @@ def test_every_reader_takes_a_text_however_it_was_saved(tmp_path, name):
         folder = tmp_path / kind
         write(folder, name, change(text))
         found = str(faces_of(folder, name)).replace(str(folder), str(tmp_path / 'plain'))
-        if kind == 'blank line in the middle':  # Those of FER2013 are called after their rows.
+        if kind == 'blank line in the middle':  # The names of FER2013's faces contain the row.
             found = found.replace('csv:3', 'csv:2').replace('csv:4', 'csv:3')
         assert found == expected, kind
 
@@ -91,7 +91,9 @@ def test_every_reader_takes_a_text_however_it_was_saved(tmp_path, name):
 def test_every_reader_refuses_what_is_no_list_in_one_line_that_names_the_file(tmp_path, name):
     text = '\n'.join(FILES[name][1]) + '\n'
     for kind, change in REFUSED.items():
-        if change(text) == text:  # A list between spaces has no commas.
+        if (
+            change(text) == text
+        ):  # This change does not apply, such as one of commas to a list with spaces.
             continue
         folder = tmp_path / kind
         path = write(folder, name, change(text))

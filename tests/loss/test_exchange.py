@@ -118,21 +118,21 @@ def test_embeddings_cross_devices_by_the_cheaper_operation(num_slices, operation
 
 def test_mean_of_the_devices_means_would_be_another_loss():
     network, inputs, _, labels, mask = uneven_batch(3)
-    judged = reference.judge(inputs @ network, labels, THRESHOLDS, mask=mask)
+    terms = reference.loss_terms(inputs @ network, labels, THRESHOLDS, mask=mask)
     per_device = [
         reference.mean(loss for row, loss in s.losses.items() if row // 2 == device)
-        for s, device in product(judged, range(DEVICES))
+        for s, device in product(terms, range(DEVICES))
     ]
-    assert abs(np.mean(per_device) - reference.reduce(judged, 'mean', 16)) > 0.01
+    assert abs(np.mean(per_device) - reference.reduce(terms, 'mean', 16)) > 0.01
 
 
 @pytest.mark.parametrize('num_slices', [3, 8])
 def test_unreduced_losses_stay_on_the_devices_of_their_anchors(num_slices):
     network, inputs, _, labels, _ = uneven_batch(num_slices)
     thresholds = np.linspace(0.2, 1.3, num_slices)
-    judged = reference.judge(inputs @ network, labels, thresholds)
+    terms = reference.loss_terms(inputs @ network, labels, thresholds)
     options = {'thresholds': thresholds, 'axis_name': 'batch', 'reduction': 'none'}
     mapped = jax.pmap(partial(multi_threshold_loss, **options), axis_name='batch')
     losses, _ = mapped(on_devices(inputs @ network, DEVICES), on_devices(labels, DEVICES))
-    expected = reference.reduce(judged, 'none', 16)
+    expected = reference.reduce(terms, 'none', 16)
     np.testing.assert_allclose(np.concatenate(losses, axis=1), expected, atol=1e-5)

@@ -11,13 +11,13 @@ import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from judging import (
+from loss_cases import (
     EVERYONE,
     LABELS,
     THRESHOLDS,
     assert_aux_matches,
     compiled,
-    judge,
+    loss_and_gradient,
     random_embeddings,
 )
 
@@ -60,11 +60,13 @@ def test_weighted_loss_aux_and_gradient_match_loops(mining, options):
     embeddings, chosen = random_embeddings(3), {'mining': mining}
     if mining == 'quantile':
         chosen |= {'quantile': 0.5}
-    loss, aux, gradient = judge(embeddings, mask=MASK, weights=WEIGHTS, **options, **chosen)
+    loss, aux, gradient = loss_and_gradient(
+        embeddings, mask=MASK, weights=WEIGHTS, **options, **chosen
+    )
 
     reduction, softness = options.get('reduction', 'mean'), options.get('softness', 0.0)
     kind, dual = options.get('distance', 'euclidean'), options.get('dual', True) and mining != 'all'
-    judged = reference.judge(
+    terms = reference.loss_terms(
         embeddings,
         LABELS,
         THRESHOLDS,
@@ -75,10 +77,10 @@ def test_weighted_loss_aux_and_gradient_match_loops(mining, options):
         softness=softness,
         **chosen,
     )
-    np.testing.assert_allclose(loss, reference.reduce(judged, reduction, 8), rtol=1e-9)
-    assert_aux_matches(aux, judged, rtol=1e-7, atol=1e-12)
+    np.testing.assert_allclose(loss, reference.reduce(terms, reduction, 8), rtol=1e-9)
+    assert_aux_matches(aux, terms, rtol=1e-7, atol=1e-12)
     expected = reference.loss_gradient(
-        embeddings, judged, THRESHOLDS, kind, dual, reduction, softness
+        embeddings, terms, THRESHOLDS, kind, dual, reduction, softness
     )
     assert np.max(np.abs(expected)) > 0.01
     np.testing.assert_allclose(gradient, expected, atol=1e-10)
@@ -86,40 +88,42 @@ def test_weighted_loss_aux_and_gradient_match_loops(mining, options):
 
 @pytest.mark.parametrize('mining', MININGS)
 def test_unreduced_losses_are_the_means_of_each_anchors_triplets(mining):
-    losses, _, _ = judge(random_embeddings(3), mining=mining, reduction='none')
-    judged = reference.judge(random_embeddings(3), LABELS, THRESHOLDS, mining=mining)
-    np.testing.assert_allclose(losses, reference.reduce(judged, 'none', 8), rtol=1e-9, atol=1e-12)
+    losses, _, _ = loss_and_gradient(random_embeddings(3), mining=mining, reduction='none')
+    terms = reference.loss_terms(random_embeddings(3), LABELS, THRESHOLDS, mining=mining)
+    np.testing.assert_allclose(losses, reference.reduce(terms, 'none', 8), rtol=1e-9, atol=1e-12)
 
 
 def test_minings_are_four_different_losses():
-    losses = [float(judge(random_embeddings(0), mining=mining)[0]) for mining in MININGS]
+    losses = [
+        float(loss_and_gradient(random_embeddings(0), mining=mining)[0]) for mining in MININGS
+    ]
     differences = np.abs(np.subtract.outer(losses, losses)) + np.eye(4)
     assert np.min(differences) > 0.01
 
 
 def test_dual_and_ordinary_loss_of_all_triplets_are_the_same_mean():
     arguments = random_embeddings(4), LABELS, THRESHOLDS
-    one_sided = judge(*arguments, mining='all', dual=False)
-    chex.assert_trees_all_equal(judge(*arguments, mining='all'), one_sided)
+    one_sided = loss_and_gradient(*arguments, mining='all', dual=False)
+    chex.assert_trees_all_equal(loss_and_gradient(*arguments, mining='all'), one_sided)
     # The dual loss of every triplet, by loops.
     for s, vectors in enumerate(reference.unit_slices(random_embeddings(4), 3)):
         two_sided = [
-            reference.judge_triplet(vectors, t, THRESHOLDS[s], 'euclidean', True, 0.0, 1.0).loss
+            reference.triplet_term(vectors, t, THRESHOLDS[s], 'euclidean', True, 0.0, 1.0).loss
             for t in reference.mine(vectors, LABELS, mining='all')
         ]
         assert one_sided[1].loss[s] == pytest.approx(np.mean(two_sided))
 
 
 def test_equal_weights_of_any_size_change_nothing():
-    plain = judge(random_embeddings(5))
-    weighted = judge(random_embeddings(5), weights=np.full(8, 1e-3))
+    plain = loss_and_gradient(random_embeddings(5))
+    weighted = loss_and_gradient(random_embeddings(5), weights=np.full(8, 1e-3))
     chex.assert_trees_all_close(weighted, plain, rtol=1e-9)
 
 
 def test_row_of_weight_0_is_still_mined_by_others():
     weights = np.where(np.arange(8) == 1, 0.0, 1.0)
-    _, _, weighted = judge(random_embeddings(6), weights=weights)
-    _, _, masked = judge(random_embeddings(6), mask=weights > 0)
+    _, _, weighted = loss_and_gradient(random_embeddings(6), weights=weights)
+    _, _, masked = loss_and_gradient(random_embeddings(6), mask=weights > 0)
     assert np.max(np.abs(weighted[1])) > 0.01
     np.testing.assert_array_equal(masked[1], 0)
 
@@ -154,18 +158,18 @@ def test_gradient_is_finite_for_every_degenerate_batch(mining, softness):
 def test_nan_in_an_embedding_is_seen_in_its_slice_and_in_no_other(mining):
     embeddings = random_embeddings(3)
     embeddings[2, 3] = np.nan
-    loss, aux, _ = judge(embeddings, mining=mining)
+    loss, aux, _ = loss_and_gradient(embeddings, mining=mining)
     assert np.isnan(loss)
     np.testing.assert_array_equal(np.isnan(aux.loss), [False, True, False])
 
 
 @pytest.mark.parametrize('mining', MININGS)
 @pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16])
-def test_low_precision_is_judged_in_float32_by_every_mining(mining, dtype):
+def test_low_precision_is_computed_in_float32_by_every_mining(mining, dtype):
     embeddings = jnp.asarray(300 * random_embeddings(3), dtype)
     loss, aux, gradient = compiled(embeddings, LABELS, THRESHOLDS, EVERYONE, mining=mining)
     assert (loss.dtype, aux.loss.dtype, gradient.dtype) == (jnp.float32, jnp.float32, dtype)
-    expected = judge(np.asarray(embeddings, np.float64), mining=mining)
+    expected = loss_and_gradient(np.asarray(embeddings, np.float64), mining=mining)
     chex.assert_trees_all_close((loss, aux), expected[:2], rtol=1e-5, atol=1e-6)
     assert np.all(np.isfinite(np.float32(gradient)))
 
@@ -179,14 +183,14 @@ def test_low_precision_is_judged_in_float32_by_every_mining(mining, dtype):
     weights=arrays(np.float64, 8, elements=st.sampled_from([0.0, 0.5, 1.0, 3.0])),
 )
 def test_any_labels_mask_and_weights_match_loops(mining, seed, labels, mask, weights):
-    loss, aux, gradient = judge(
+    loss, aux, gradient = loss_and_gradient(
         random_embeddings(seed), labels, mask=mask, weights=weights, mining=mining
     )
-    judged = reference.judge(
+    terms = reference.loss_terms(
         random_embeddings(seed), labels, THRESHOLDS, mask=mask, weights=weights, mining=mining
     )
-    np.testing.assert_allclose(loss, reference.reduce(judged, 'mean', 8), rtol=1e-9, atol=1e-12)
-    assert_aux_matches(aux, judged, rtol=1e-7, atol=1e-12)
+    np.testing.assert_allclose(loss, reference.reduce(terms, 'mean', 8), rtol=1e-9, atol=1e-12)
+    assert_aux_matches(aux, terms, rtol=1e-7, atol=1e-12)
     assert np.all(np.isfinite(gradient))
     np.testing.assert_array_equal(gradient[~mask], 0)
 
@@ -194,17 +198,17 @@ def test_any_labels_mask_and_weights_match_loops(mining, seed, labels, mask, wei
 @pytest.mark.parametrize('mining', MININGS)
 def test_permuting_rotating_scaling_and_relabelling_change_nothing(mining):
     embeddings = random_embeddings(7)
-    expected = judge(embeddings, mining=mining)
+    expected = loss_and_gradient(embeddings, mining=mining)
     order = np.random.default_rng(0).permutation(8)
     turned = (embeddings.view(complex) * np.exp([0.3j, 1.2j, 2.5j])).view(float)
-    permuted = judge(embeddings[order], LABELS[order], mining=mining)
+    permuted = loss_and_gradient(embeddings[order], LABELS[order], mining=mining)
     chex.assert_trees_all_close(permuted, (*expected[:2], expected[2][order]), rtol=1e-9)
     for changed, labels in (
         (turned, LABELS),
         (embeddings * np.linspace(0.1, 9, 8)[:, None], LABELS),
         (embeddings, 7 - 2 * LABELS),
     ):
-        found = judge(changed, labels, mining=mining)
+        found = loss_and_gradient(changed, labels, mining=mining)
         chex.assert_trees_all_close(found[:2], expected[:2], rtol=1e-9)
 
 
@@ -216,13 +220,13 @@ def test_collapse_is_0_for_orthogonal_classes_and_1_for_one_point():
     outlier[6] = np.tile([-1.0, 0.0], 3)
     for distance in ('euclidean', 'squared_euclidean'):
         scores = {
-            name: judge(batch, labels=LABELS % 2, distance=distance)[1]
+            name: loss_and_gradient(batch, labels=LABELS % 2, distance=distance)[1]
             for name, batch in (('corners', corners), ('close', close))
         }
         np.testing.assert_allclose(scores['corners'].collapse, 0, atol=1e-9)
         np.testing.assert_array_less(0.99, scores['close'].collapse)
     # Only the outlier has class 3: no hardest pair contains it, but the spread shows it.
-    aux = judge(outlier)[1]
+    aux = loss_and_gradient(outlier)[1]
     np.testing.assert_array_less(0.99, aux.collapse)
     np.testing.assert_array_less(0.5, aux.spread)
 

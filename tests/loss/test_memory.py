@@ -42,7 +42,7 @@ def loss_of(embeddings, labels=LABELS, mask=MASK, memory=None, num_slices=3, **o
 def test_loss_and_gradient_over_batch_and_memory_are_those_of_plain_loops(options):
     everything = np.concatenate([BATCH, OLD])
     dual = options.get('dual', True)
-    judged = reference.judge(
+    terms = reference.loss_terms(
         everything,
         np.concatenate([LABELS, OLD_LABELS]),
         thresholds(3),
@@ -52,11 +52,11 @@ def test_loss_and_gradient_over_batch_and_memory_are_those_of_plain_loops(option
     )
     value = jax.jit(jax.value_and_grad(partial(loss_of, **options), has_aux=True))
     (loss, aux), gradient = value(BATCH, memory=memory_of())
-    np.testing.assert_allclose(loss, reference.reduce(judged, 'mean', 36), rtol=1e-5)
-    expected = reference.loss_gradient(everything, judged, thresholds(3), 'euclidean', dual, 'mean')
+    np.testing.assert_allclose(loss, reference.reduce(terms, 'mean', 36), rtol=1e-5)
+    expected = reference.loss_gradient(everything, terms, thresholds(3), 'euclidean', dual, 'mean')
     np.testing.assert_allclose(gradient, expected[:16], atol=1e-6)
     np.testing.assert_array_equal(
-        aux.num_valid, [len(set(s.losses) - {*range(16, 36)}) for s in judged]
+        aux.num_valid, [len(set(s.losses) - {*range(16, 36)}) for s in terms]
     )
     assert abs(loss - loss_of(BATCH, **options)[0]) > 0.01
 

@@ -12,13 +12,13 @@ import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from judging import (
+from loss_cases import (
     EVERYONE,
     LABELS,
     THRESHOLDS,
     assert_aux_matches,
     compiled,
-    judge,
+    loss_and_gradient,
     random_embeddings,
 )
 
@@ -53,7 +53,9 @@ def test_dual_loss_measures_the_positive_to_the_negative_of_the_anchor():
     angles = np.radians([0, 40, -50, 100, 0, 0, 0, 0])
     embeddings = np.tile(np.exp(1j * angles)[:, None], 3).view(float)
     labels = np.array([0, 0, 1, 1, 0, 0, 0, 0], np.int32)
-    losses, _, _ = judge(embeddings, labels, np.ones(3), np.arange(8) < 4, reduction='none')
+    losses, _, _ = loss_and_gradient(
+        embeddings, labels, np.ones(3), np.arange(8) < 4, reduction='none'
+    )
     d40, d50, d60, d90 = 2 * np.sin(np.radians([20, 25, 30, 45]))
     hinges = {other: max(0, d40 - other + 1) for other in (d50, d60, d90)}
     np.testing.assert_allclose(losses[:, 0], (hinges[d50] + hinges[d90]) / 2)
@@ -73,14 +75,14 @@ def test_dual_loss_measures_the_positive_to_the_negative_of_the_anchor():
 )
 def test_loss_aux_and_gradient_match_loops(distance, dual, reduction, mask):
     def loops(e):
-        return reference.judge(e, LABELS, THRESHOLDS, distance, dual, mask)
+        return reference.loss_terms(e, LABELS, THRESHOLDS, distance, dual, mask)
 
     def total(e):
         return np.sum(reference.reduce(loops(e), reduction, batch_size=8))
 
     embeddings = random_embeddings()
     options = {'distance': distance, 'dual': dual, 'reduction': reduction}
-    loss, aux, gradient = judge(embeddings, mask=mask, **options)
+    loss, aux, gradient = loss_and_gradient(embeddings, mask=mask, **options)
     np.testing.assert_allclose(loss, reference.reduce(loops(embeddings), reduction, 8))
     assert_aux_matches(aux, loops(embeddings), rtol=1e-7)
     slope = reference.numeric_gradient(total, embeddings)
@@ -89,9 +91,9 @@ def test_loss_aux_and_gradient_match_loops(distance, dual, reduction, mask):
 
 
 def test_active_mean_counts_the_active_anchors_of_each_slice_by_themselves():
-    judged = reference.judge(random_embeddings(), LABELS, THRESHOLDS, dual=False)
-    active = [[v for v in s.losses.values() if v > 0] for s in judged]
-    found, _, _ = judge(random_embeddings(), dual=False, reduction='active_mean')
+    terms = reference.loss_terms(random_embeddings(), LABELS, THRESHOLDS, dual=False)
+    active = [[v for v in s.losses.values() if v > 0] for s in terms]
+    found, _, _ = loss_and_gradient(random_embeddings(), dual=False, reduction='active_mean')
     assert found == pytest.approx(np.mean([np.mean(a) for a in active]))
     assert abs(found - np.mean(np.concatenate(active))) > 0.01
 
@@ -104,19 +106,19 @@ def test_active_mean_counts_the_active_anchors_of_each_slice_by_themselves():
     thresholds=arrays(np.float64, 3, elements=st.sampled_from([0.0, 0.3, 0.9, 1.6])),
 )
 def test_any_labels_mask_and_thresholds_match_loops(seed, labels, mask, thresholds):
-    loss, aux, gradient = judge(random_embeddings(seed), labels, thresholds, mask)
-    judged = reference.judge(random_embeddings(seed), labels, thresholds, mask=mask)
-    np.testing.assert_allclose(loss, reference.reduce(judged, 'mean', 8))
-    assert_aux_matches(aux, judged, rtol=1e-7)
+    loss, aux, gradient = loss_and_gradient(random_embeddings(seed), labels, thresholds, mask)
+    terms = reference.loss_terms(random_embeddings(seed), labels, thresholds, mask=mask)
+    np.testing.assert_allclose(loss, reference.reduce(terms, 'mean', 8))
+    assert_aux_matches(aux, terms, rtol=1e-7)
     assert np.all(np.isfinite(gradient))
     np.testing.assert_array_equal(gradient[~mask], 0)
 
 
 def test_every_slice_counts_as_much_as_it_does_alone():
     embeddings = random_embeddings(1)
-    _, aux, gradient = judge(embeddings)
+    _, aux, gradient = loss_and_gradient(embeddings)
     for s, columns in enumerate(np.split(np.arange(6), 3)):
-        alone, _, part = judge(embeddings[:, columns], thresholds=THRESHOLDS[s : s + 1])
+        alone, _, part = loss_and_gradient(embeddings[:, columns], thresholds=THRESHOLDS[s : s + 1])
         np.testing.assert_allclose(aux.loss[s], alone)
         np.testing.assert_allclose(gradient[:, columns], part / 3, atol=1e-12)
 
@@ -134,7 +136,7 @@ def test_every_slice_counts_as_much_as_it_does_alone():
     ids=['one class', 'all differ', 'all masked', 'one class left', 'singles left', 'one row'],
 )
 def test_batch_without_triplets_has_loss_and_gradient_zero(labels, mask):
-    loss, aux, gradient = judge(random_embeddings()[: len(labels)], labels, mask=mask)
+    loss, aux, gradient = loss_and_gradient(random_embeddings()[: len(labels)], labels, mask=mask)
     assert loss == 0
     np.testing.assert_array_equal(gradient, 0)
     for name in set(aux._fields) - {'spread'}:
@@ -153,7 +155,7 @@ def test_incomplete_share_counts_what_only_the_side_of_the_positive_violates(
     angles = np.radians([0, 40, 60])
     points = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     labels = np.array([0, 0, 1], np.int32)
-    _, aux, _ = judge(points, labels, np.array([0.2]), np.ones(3, bool), **options)
+    _, aux, _ = loss_and_gradient(points, labels, np.array([0.2]), np.ones(3, bool), **options)
     np.testing.assert_array_equal(aux.active_share, [active])
     np.testing.assert_array_equal(aux.incomplete_share, [incomplete])
 
@@ -161,7 +163,7 @@ def test_incomplete_share_counts_what_only_the_side_of_the_positive_violates(
 @pytest.mark.parametrize('distance', DISTANCES)
 @pytest.mark.parametrize('row', [[0.0] * 6, [0, 2, -3, 0, 1, 0]], ids=['zero', 'equal'])
 def test_collapsed_embeddings_sit_at_the_mean_threshold_without_gradient(row, distance):
-    loss, aux, gradient = judge(np.tile(np.float64(row), (8, 1)), distance=distance)
+    loss, aux, gradient = loss_and_gradient(np.tile(np.float64(row), (8, 1)), distance=distance)
     assert loss == pytest.approx(0.6)
     np.testing.assert_array_equal(gradient, 0)
     np.testing.assert_allclose(aux.spread, 0, atol=1e-12)
@@ -170,11 +172,11 @@ def test_collapsed_embeddings_sit_at_the_mean_threshold_without_gradient(row, di
 
 
 @pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16])
-def test_low_precision_embeddings_are_judged_in_float32(dtype):
+def test_low_precision_embeddings_are_computed_in_float32(dtype):
     embeddings = jnp.asarray(300 * random_embeddings(3), dtype)
     loss, aux, gradient = compiled(embeddings, LABELS, THRESHOLDS, EVERYONE)
     assert (loss.dtype, aux.loss.dtype, gradient.dtype) == (jnp.float32, jnp.float32, dtype)
-    expected = judge(np.asarray(embeddings, np.float64))
+    expected = loss_and_gradient(np.asarray(embeddings, np.float64))
     chex.assert_trees_all_close((loss, aux), expected[:2], rtol=1e-5)
     np.testing.assert_allclose(gradient, expected[2].astype(dtype), rtol=1e-2, atol=1e-6)
 
@@ -184,10 +186,10 @@ def test_masked_rows_may_hold_anything():
     clean = random_embeddings(4)
     garbage, labels = clean.copy(), LABELS.copy()
     garbage[6], garbage[7], labels[6:] = 1e300, clean[0], (0, 1)
-    found = judge(garbage, labels, mask=mask)
-    chex.assert_trees_all_equal(found, judge(clean, mask=mask))
+    found = loss_and_gradient(garbage, labels, mask=mask)
+    chex.assert_trees_all_equal(found, loss_and_gradient(clean, mask=mask))
     np.testing.assert_array_equal(found[2][6:], 0)
-    assert abs(judge(garbage, labels)[0] - found[0]) > 0.01
+    assert abs(loss_and_gradient(garbage, labels)[0] - found[0]) > 0.01
 
 
 @pytest.mark.parametrize(
@@ -201,14 +203,17 @@ def test_masked_rows_may_hold_anything():
     ids=['rotated slices', 'scaled rows', 'scaled slices', 'other names of the classes'],
 )
 def test_loss_and_aux_do_not_change_with(change, labels):
-    expected, found = judge(random_embeddings(5)), judge(change(random_embeddings(5)), labels)
+    expected, found = (
+        loss_and_gradient(random_embeddings(5)),
+        loss_and_gradient(change(random_embeddings(5)), labels),
+    )
     chex.assert_trees_all_close(found[:2], expected[:2], rtol=1e-9)
 
 
 def test_permuted_batch_has_the_same_loss_and_a_permuted_gradient():
     order = np.random.default_rng(0).permutation(8)
-    loss, aux, gradient = judge(random_embeddings(6))
-    found = judge(random_embeddings(6)[order], LABELS[order])
+    loss, aux, gradient = loss_and_gradient(random_embeddings(6))
+    found = loss_and_gradient(random_embeddings(6)[order], LABELS[order])
     chex.assert_trees_all_close(found, (loss, aux, gradient[order]), rtol=1e-9)
 
 
@@ -226,16 +231,16 @@ class EveryTransformation(chex.TestCase):
         loss, aux = self.variant(lambda *args: multi_threshold_loss(*args[:3], mask=args[3]))(
             random_embeddings(), LABELS, THRESHOLDS, mask
         )
-        judged = reference.judge(random_embeddings(), LABELS, THRESHOLDS, mask=mask)
-        np.testing.assert_allclose(loss, reference.reduce(judged, 'mean', 8), rtol=1e-5)
-        assert_aux_matches(aux, judged, rtol=1e-5)
+        terms = reference.loss_terms(random_embeddings(), LABELS, THRESHOLDS, mask=mask)
+        np.testing.assert_allclose(loss, reference.reduce(terms, 'mean', 8), rtol=1e-5)
+        assert_aux_matches(aux, terms, rtol=1e-5)
 
 
 def test_batches_under_vmap_equal_each_alone():
     batches = [(random_embeddings(seed), np.roll(LABELS, seed)) for seed in range(3)]
     mapped = jax.vmap(partial(multi_threshold_loss, thresholds=THRESHOLDS))
     losses, _ = jax.jit(mapped)(*map(np.stack, zip(*batches, strict=True)))
-    alone = [judge(*batch)[0] for batch in batches]
+    alone = [loss_and_gradient(*batch)[0] for batch in batches]
     np.testing.assert_allclose(losses, alone, rtol=1e-5)
 
 

@@ -5,13 +5,15 @@ import functools
 import numpy as np
 import pytest
 import reference
-from parity_cases import CASES, judge_in_jax, pairs_of
+from parity_cases import CASES, compute_in_jax, pairs_of
 
 
 @functools.cache
-def judge_in_loops(number, dual):
+def compute_in_loops(number, dual):
     case = CASES[number]
-    return reference.judge(case.embeddings, case.labels, case.thresholds, case.shape.distance, dual)
+    return reference.loss_terms(
+        case.embeddings, case.labels, case.thresholds, case.shape.distance, dual
+    )
 
 
 @pytest.mark.parametrize(
@@ -20,14 +22,14 @@ def judge_in_loops(number, dual):
 def test_triplets_loss_and_gradient_match_loops(number):
     case = CASES[number]
     _, _, _, distance, reduction = case.shape
-    for dual, found in zip((False, True), judge_in_jax(case), strict=True):
-        judged = judge_in_loops(number, dual)
-        for s, judged_slice in enumerate(judged):
-            assert pairs_of(found.triplets, s) == judged_slice.triplets, f'slice {s}'
-        loss = reference.reduce(judged, reduction, len(case.labels))
+    for dual, found in zip((False, True), compute_in_jax(case), strict=True):
+        terms = compute_in_loops(number, dual)
+        for s, slice_terms in enumerate(terms):
+            assert pairs_of(found.triplets, s) == slice_terms.triplets, f'slice {s}'
+        loss = reference.reduce(terms, reduction, len(case.labels))
         np.testing.assert_allclose(found.loss, loss, rtol=0, atol=1e-12)
         gradient = reference.loss_gradient(
-            case.embeddings, judged, case.thresholds, distance, dual, reduction
+            case.embeddings, terms, case.thresholds, distance, dual, reduction
         )
         np.testing.assert_allclose(found.gradient, gradient, rtol=0, atol=1e-10)
 
@@ -53,7 +55,7 @@ def test_cases_have_what_implementations_differ_on():
     }
     least = dict(zip(found, (200, 20, 15, 90, 80, 80, 15), strict=True))
     assert all(found[name] >= least[name] for name in found), found
-    judged = [s for number in range(len(CASES)) for s in judge_in_loops(number, False)]
-    active = [term.active for judged_slice in judged for term in judged_slice.terms]
+    terms = [s for number in range(len(CASES)) for s in compute_in_loops(number, False)]
+    active = [term.active for slice_terms in terms for term in slice_terms.terms]
     assert len(active) > 7000
     assert 300 < sum(not a for a in active) < 7000

@@ -1,4 +1,4 @@
-"""The data sets, one TFDS builder in each module. Importing this package registers all with TFDS."""
+"""The data sets: one TFDS builder in each module. Importing this package registers them with TFDS."""
 
 from mtdml_jax.data.sets import (  # noqa: F401
     affectnet,

@@ -11,7 +11,7 @@ from mtdml_jax.images.folders import Face, find_patterns
 from mtdml_jax.images.tables import parse_pixels, read_csv
 
 NAMES = ('Neutral', 'Happy', 'Sad', 'Surprise', 'Fear', 'Disgust', 'Anger', 'Contempt')
-LAST_CODE = 10  # 8: none of the classes, 9: uncertain, 10: no face.
+LAST_CODE = 10  # Code 8 is none of the classes, 9 is uncertain, 10 is no face.
 FOLDERS = {'train': 'train_set', 'test': 'val_set'}
 LISTS = {
     'train': 'Manually_Annotated_file_lists/training.csv',
@@ -21,19 +21,23 @@ IMAGES = 'Manually_Annotated_Images'
 BOX = ('face_x', 'face_y', 'face_width', 'face_height')
 COLUMNS = ('subDirectory_filePath', *BOX, 'facial_landmarks', 'expression', 'valence', 'arousal')
 NO_BOX = {'box': (0, 0, 0, 0)}
-# Published number of train faces of each class.
+# The published number of train faces of each class.
 TRAIN = (74_874, 134_415, 25_459, 14_090, 6_378, 3_803, 24_882, 3_750)
 
 
 class Affectnet(FaceBuilder):
     """AffectNet: RGB faces of 7 or 8 expressions from the web, each labelled by one annotator.
 
-    Reads `{train,val}_set/images/<id>.jpg` with `annotations/<id>_exp.npy` (faces already cropped), or
-    `Manually_Annotated_file_lists/{training,validation}.csv` with `Manually_Annotated_Images/` (whole
-    images; feature 'box' is the face in them, left, top, width and height in pixels). The variants are
-    the numbers of classes: `7`, or `8` with contempt; faces without one of these labels are left out.
-    Splits: train and test, which is the published validation set: the published test set is closed,
-    and papers report validation. Faces that choose the checkpoint must therefore come from train.
+    The builder reads one of two layouts:
+      `{train,val}_set/images/<id>.jpg` with `annotations/<id>_exp.npy`: these faces are already cropped.
+      `Manually_Annotated_file_lists/{training,validation}.csv` with `Manually_Annotated_Images/`: these
+        are whole images. The feature 'box' has the left, top, width and height of the face in pixels.
+    The name of a variant is its number of classes: `7`, or `8`, which adds contempt. Faces with any
+    other label are left out.
+
+    The splits are train and test. The test split is the published validation set, because the published
+    test set is closed and papers report the validation set. The faces that choose the checkpoint must
+    therefore come from train.
 
     References:
       Mollahosseini, Hasani, Mahoor, "AffectNet: a database for facial expression, valence, and arousal
@@ -97,7 +101,7 @@ def _read_list(path, root, class_names):
 
 
 def _find_label(code, class_names, where):
-    """Returns the class of a stored code; None if its faces are left out."""
+    """Returns the class of a stored code; None if faces with this code are left out."""
     try:
         number = int(code)
     except (TypeError, ValueError):

@@ -11,7 +11,7 @@ from mtdml_jax.images.tables import read_text
 
 IMAGES, LABELS, CUT = 'cohn-kanade-images', 'Emotion', 'CK+48'
 NEUTRAL = 'neutral'
-# Classes in the order of their codes, which start at 0.
+# The classes in the order of their codes, which start at 0.
 NAMES = (NEUTRAL, 'anger', 'contempt', 'disgust', 'fear', 'happy', 'sadness', 'surprise')
 CUT_FRAMES = 3  # Number of frames of each sequence in CK+48.
 SEQUENCES = dict(zip(NAMES[1:], (45, 18, 59, 25, 69, 28, 83), strict=True))
@@ -21,13 +21,16 @@ WITHOUT_CONTEMPT = tuple(name for name in NAMES if name != 'contempt')
 class CkPlus(FaceBuilder):
     """CK+: posed expressions, each a sequence from neutral to its peak, of 118 people.
 
-    Reads `cohn-kanade-images/S005/001/S005_001_00000011.png` with
-    `Emotion/S005/001/S005_001_00000011_emotion.txt`: the last config.data.num_frames frames of each
-    sequence that has a label. Or CK+48, the last three of them as 48x48 faces:
-    `anger/S010_004_00000017.png`, in `CK+48/` or right in the folder. All of it is the split train:
-    papers take 10 folds by subject (config.data.folds=10). The variants are 7 expressions, 6 (without
-    contempt), and both with neutral: the first frame of each sequence of one of the expressions, which
-    CK+48 does not have.
+    The builder reads one of two layouts:
+      `cohn-kanade-images/S005/001/S005_001_00000011.png` with
+        `Emotion/S005/001/S005_001_00000011_emotion.txt`: the builder takes the last
+        config.data.num_frames frames of each sequence that has a label.
+      CK+48, `anger/S010_004_00000017.png`, in `CK+48/` or directly in the folder: it has the last three
+        frames of each sequence as 48x48 faces.
+    The variants have 7 expressions or 6 (without contempt). `7+neutral` and `6+neutral` add the class
+    neutral, which is the first frame of each sequence of these expressions. CK+48 has no such frames.
+
+    All faces are in the split train. Papers use 10 folds by subject (config.data.folds=10).
 
     References:
       Lucey et al., "The Extended Cohn-Kanade Dataset (CK+): a complete dataset for action unit and
@@ -77,7 +80,7 @@ def _find_sequences(folder, config):
 
 
 def _read_labels(folder):
-    """Returns (subject, sequence) -> (file, name of the class) for sequences with a label."""
+    """Returns (subject, sequence) -> (label file, class name) for all sequences with a label."""
     labels: dict[tuple[str, ...], tuple[Path, str]] = {}
     for path in find_patterns(folder / LABELS, ['*/*/*_emotion.txt']):
         key = path.parts[-3:-1]
@@ -103,10 +106,10 @@ def _read_labels(folder):
 
 
 def _find_frames(folder, label_file):
-    """Returns the frames of a sequence in order, with the frame that the label file is named after."""
+    """Returns the frames of a sequence in order, including the frame that its label file names."""
     frames = image_files(folder) if folder.is_dir() else []
     last = label_file.name.removesuffix('_emotion.txt')
-    # If that frame is missing, it is listed anyway, and reported with other missing files.
+    # If the named frame is missing, we list it anyway, so that it is reported with other missing files.
     if last not in [frame.stem for frame in frames]:
         frames.append(folder / f'{last}.png')
     return frames

@@ -1,4 +1,4 @@
-"""TFDS data set of scikit-learn's handwritten digits. Needs no download."""
+"""TFDS builder of scikit-learn's handwritten digits, which need no download."""
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -8,13 +8,14 @@ from mtdml_jax.data.image_files import face_features
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):
-    """1,797 grey 8x8 images of the digits 0 to 9, by 13 writers (it is not known who wrote which).
+    """1,797 grey 8x8 images of the digits 0 to 9, by 13 writers.
 
-    Of each digit, 60 % are train, 20 % validation and 20 % test, in a fixed random order.
+    A fixed random order divides the images of each digit into 60 % train, 20 % validation and 20 % test.
+    The data set does not say who wrote which image.
 
     References:
       Alpaydin, Kaynak, "Optical recognition of handwritten digits", UCI machine learning repository
-      1998: its test part.
+      1998 (the test part).
     """
 
     VERSION = tfds.core.Version('1.0.0')

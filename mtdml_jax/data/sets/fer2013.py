@@ -1,4 +1,4 @@
-"""TFDS builder of FER2013, from the csv file or the class folders that its users have on disk."""
+"""TFDS builder of FER2013, from its csv file or from class folders."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,10 +19,12 @@ SIDE = 48
 class Fer2013(FaceBuilder):
     """FER2013: 48x48 grey faces of 7 expressions, from the web, with noisy labels.
 
-    Reads `fer2013.csv` or `icml_face_data.csv` (its header has leading spaces), also gzipped, or class
-    folders (names or codes 0-6) in `train/`, `validation/` and `test/`. Training, PublicTest and
-    PrivateTest become train, validation and test; a file without rows for one of them lacks that split.
-    Folders without validation have the faces of PublicTest and PrivateTest in test.
+    The builder reads one of two layouts:
+      `fer2013.csv` or `icml_face_data.csv` (whose header has leading spaces), plain or gzipped. The rows
+        of Training, PublicTest and PrivateTest become train, validation and test. A split without rows
+        is left out.
+      Class folders, named by class or by code (0-6), in `train/`, `validation/` and `test/`. If there is
+        no validation folder, the test folder has the faces of PublicTest and PrivateTest.
 
     References:
       Goodfellow et al., "Challenges in representation learning", ICONIP 2013.
@@ -34,7 +36,7 @@ class Fer2013(FaceBuilder):
     )
     SOURCES = (*FILE_NAMES, *SPLIT_FOLDERS)
     CLASS_NAMES = {'default': CLASS_NAMES}
-    # The test split has no fixed number: 3,589 faces in the csv file, 7,178 in folders.
+    # The size of the test split varies: 3,589 faces in the csv file, 7,178 in folders.
     COUNTS = {'default': {'train': 28_709, 'validation': 3_589}}
     CHANNELS = 1
 
@@ -54,11 +56,10 @@ def read_rows(path: Path) -> Iterator[tuple[str, int, int, np.ndarray]]:
     """Reads a FER2013 csv file.
 
     Args:
-      path: the csv file; gzipped if it ends in .gz.
+      path: the csv file; it is gzipped if its name ends in .gz.
 
     Yields:
-      (split, row number in the file counted from 1 with the header, label 0-6, pixels uint8
-      [48, 48, 1]).
+      (split, row number, label 0-6, pixels uint8 [48, 48, 1]) of each face. The header is row 1.
 
     Raises:
       UserError: if a row is not a face; the message names the file and the first such row.
@@ -72,7 +73,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, int, int, np.ndarray]]:
 
 
 def parse_usage(usage: str) -> str:
-    """Returns the split of a usage such as PublicTest; raises ValueError for another word."""
+    """Returns the split of a usage such as PublicTest; raises ValueError for an unknown usage."""
     if usage not in SPLITS:
         raise ValueError(f'expected a usage of {", ".join(SPLITS)}, found {usage!r}')
     return SPLITS[usage]

@@ -1,4 +1,4 @@
-"""TFDS builder of FER+: the faces of FER2013 with the votes of ten people each."""
+"""TFDS builder of FER+: the faces of FER2013, each labelled by ten people."""
 
 import logging
 import re
@@ -18,28 +18,32 @@ logger = logging.getLogger(__name__)
 
 VOTES = 'fer2013new.csv'
 NAMES = ('neutral', 'happiness', 'surprise', 'sadness', 'anger', 'disgust', 'fear', 'contempt')
-CHOICES = (*NAMES, 'unknown', 'NF')  # The choices of a voter.
-# Columns of label.csv, which has no header row; the box is the whole image.
+CHOICES = (*NAMES, 'unknown', 'NF')  # What a person can vote for; NF means no face.
+# The columns of label.csv, which has no header row. The box is always the whole image.
 FOLDER_COLUMNS = ('Image name', 'Box', *CHOICES)
 FOLDERS = {'train': 'FER2013Train', 'validation': 'FER2013Valid', 'test': 'FER2013Test'}
-# FER+'s names of the labels of FER2013.
+# The labels of FER2013, with the names that FER+ uses.
 FER2013_NAMES = ('anger', 'disgust', 'fear', 'happiness', 'sadness', 'surprise', 'neutral')
 
 
 class Ferplus(FaceBuilder):
     """FER+: the 48x48 grey faces of FER2013 with 8 expressions, each voted on by ten people.
 
-    Reads `fer2013new.csv` beside FER2013's csv file, whose rows stand in the same order, or
-    `FER2013{Train,Valid,Test}/` with `label.csv` and `ferXXXXXXX.png`. Splits: train, validation, test.
+    The builder reads one of two layouts:
+      `fer2013new.csv` and the csv file of FER2013, whose rows are in the same order.
+      `FER2013{Train,Valid,Test}/` with `label.csv` and `ferXXXXXXX.png`.
+    The splits are train, validation and test.
 
-    Votes are for the 8 expressions, 'unknown' or 'NF' (no face). Variants:
-      majority: choices of a single person are dropped first; the label is the expression that more than
-        half of the other votes are for. Faces without one are left out.
-      argmax: the label is the expression with most votes, of several the first in the set's order.
-        Faces that nobody gave an expression are left out.
-      soft: as argmax, with the share of each expression in the votes for all 8 as the feature 'votes'.
-      majority_7, argmax_7, soft_7: the same without the faces whose label is contempt; shares are of the
-        votes for the other 7.
+    Each person votes for one of the 8 expressions, for 'unknown' or for 'NF' (no face). The variants
+    derive the label from these votes:
+      majority: choices with a single vote are dropped. The label is the expression that has more than
+        half of the remaining votes. Faces without such an expression are left out.
+      argmax: the label is the expression with the most votes; on a tie, the first in the order of the
+        classes. Faces without a vote for an expression are left out.
+      soft: the label is that of argmax. The feature 'votes' has the share of each of the 8 expressions
+        in the votes for an expression.
+      majority_7, argmax_7, soft_7: the same, but faces whose label is contempt are left out, and shares
+        are computed from the votes for the other 7 expressions.
 
     References:
       Barsoum, Zhang, Canton Ferrer, Zhang, "Training deep networks for facial expression recognition
@@ -64,7 +68,7 @@ class Ferplus(FaceBuilder):
 
     @property
     def EXTRA(self) -> Mapping[str, tfds.features.FeatureConnector]:
-        """Only the variants 'soft' have the feature 'votes'; training then learns from the votes."""
+        """The feature 'votes' of the variants soft and soft_7, whose training learns from the votes."""
         config = self.builder_config
         if not config.name.startswith('soft'):
             return {}
@@ -90,11 +94,11 @@ class Ferplus(FaceBuilder):
 
 
 def choose_label(votes: np.ndarray, variant: str) -> int | None:
-    """Returns the label of a face; None if it has none.
+    """Returns the label of a face; None if the face is left out.
 
     Args:
       votes: number of votes for each expression, 'unknown' and 'NF', [10].
-      variant: begins with 'majority', 'argmax' or 'soft'.
+      variant: name of a variant; it begins with 'majority', 'argmax' or 'soft'.
     """
     if not variant.startswith('majority'):
         expressions = votes[: len(NAMES)]
@@ -105,16 +109,16 @@ def choose_label(votes: np.ndarray, variant: str) -> int | None:
 
 
 def share_votes(votes: np.ndarray) -> np.ndarray:
-    """Returns the share of each expression in the votes, float32 [C].
+    """Returns each expression's share of the votes, float32 [C].
 
     Args:
-      votes: number of votes for each expression, not all 0, [C].
+      votes: number of votes for each expression, [C]; their sum must not be 0.
     """
     return (votes / votes.sum()).astype(np.float32)
 
 
 def _read_files(path, faces_path) -> Iterator[tuple[str, str, np.ndarray, np.ndarray, str]]:
-    """Yields (split, name, pixels, votes, place) of each row; both files have the same row order."""
+    """Yields (split, name, pixels, votes, place) of each row. Both files have the same order of rows."""
     rows, agree, no_votes = _read_votes(path), [], np.zeros(len(CHOICES), np.int64)
     for split, number, label, pixels in fer2013.read_rows(faces_path):
         no_row = 'no row', '', no_votes, f'{path}: row {number}'
@@ -129,11 +133,11 @@ def _read_files(path, faces_path) -> Iterator[tuple[str, str, np.ndarray, np.nda
     surplus = sum(1 for _ in rows)
     if surplus:
         logger.warning('ferplus: %s has no faces for the last %d votes', faces_path.name, surplus)
-    # More than half of the labels agree in the right order, and about a sixth in another order.
+    # More than half of the labels agree if the order is right, and about a sixth if it is not.
     if len(agree) >= 100 and np.mean(agree) < 0.4:
         raise UserError(
             f'{faces_path}: expected the rows in the order of {path.name}, found labels of which '
-            f'{np.mean(agree):.0%} agree with it: they are votes on other faces'
+            f'{np.mean(agree):.0%} agree with it: the votes are for other faces'
         )
 
 
@@ -152,7 +156,7 @@ def _read_folders(folder):
     if not any(path.is_file() for path in lists.values()):
         raise UserError(
             f'{folder}: expected {VOTES} beside {" or ".join(fer2013.FILE_NAMES)}, or '
-            f'{FOLDERS["train"]}/label.csv; found only a part of them'
+            f'{FOLDERS["train"]}/label.csv; found only part of them'
         )
     for split, path in lists.items():
         if not path.is_file():

@@ -1,4 +1,4 @@
-"""TFDS builder of any folder of images with a folder for each class."""
+"""TFDS builder of any folder that has a folder of images for each class."""
 
 import logging
 import re
@@ -20,12 +20,14 @@ logger = logging.getLogger(__name__)
 
 
 class Folder(FaceBuilder):
-    """Any folder of images: <split>/<class>/<image>, or <class>/<image>, which is all 'train'.
+    """Any folder of images: <split>/<class>/<image>, or <class>/<image>, where all images are train.
 
-    Images may lie in folders below that of their class. The classes are the names of the folders that
-    have images, in natural order; a split may lack some of them. Splits called val, valid, training or
-    testing become validation, train and test. With config.data.subject_pattern the subject is the first
-    group (or all) of what this regular expression finds in the path.
+    The classes are the names of the class folders that contain images, in natural order. A split may
+    lack some classes. A class folder may have subfolders. Split folders called val or valid, training
+    and testing become validation, train and test.
+
+    If config.data.subject_pattern is set, this regular expression finds the subject in the path of an
+    image: its first group, or the whole match if it has no group.
     """
 
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
@@ -47,12 +49,13 @@ class Folder(FaceBuilder):
 
     @classmethod
     def find_splits(cls, folder: Path) -> dict[str, Path]:
-        """Returns split -> the folder of its class folders.
+        """Returns split -> the folder that has its class folders.
 
-        If one folder is named like a split, all folders are splits.
+        If any folder has the name of a split, all folders are splits.
 
         Raises:
-          UserError: if there are no images two or three levels deep, or two folders are for one split.
+          UserError: if there are no images two or three levels deep, or if two folders have the same
+            split.
         """
         named, folders = split_folders(folder), visible_folders(folder)
         if not named and any(map(has_own_images, folders)):
@@ -73,7 +76,7 @@ class Folder(FaceBuilder):
         for name in config.class_names:
             if by_case[name.lower()] != name:
                 logger.warning(
-                    'folder: %s and %s are two classes that differ by case alone',
+                    'folder: %s and %s are two classes that differ only in case',
                     name,
                     by_case[name.lower()],
                 )

@@ -1,4 +1,4 @@
-"""TFDS builder of any images that a csv file lists."""
+"""TFDS builder of any images that are listed in a csv file."""
 
 import dataclasses
 import os
@@ -23,7 +23,7 @@ YES_NO = {'1': True, 'true': True, 'yes': True, '0': False, 'false': False, 'no'
 
 
 class Row(NamedTuple):
-    """A row of the list: its place, and its texts in the columns that the list has."""
+    """A row of the list: its place, and its text in each column that the list has."""
 
     where: str
     texts: dict[str, str]
@@ -31,11 +31,11 @@ class Row(NamedTuple):
 
 @dataclasses.dataclass(eq=False)
 class ListConfig(FaceConfig):
-    """The settings of a list.
+    """The config of a list.
 
     Attributes:
       list: path of the csv file.
-      columns: (key in config.data.columns, name in the file) of each column that a list may have.
+      columns: (key in config.data.columns, name in the file) of each possible column.
       rows: the rows of the list.
     """
 
@@ -45,20 +45,22 @@ class ListConfig(FaceConfig):
 
 
 class ImageList(FaceBuilder):
-    """Any images that a csv file lists. It has the columns path and label, and may have others.
+    """Any images that a csv file lists, with the columns path and label and optional others.
 
-    Reads config.data.list, in config.data.dir or elsewhere. config.data.columns has the names of the
-    columns, which may be in any order:
-      path: path of the image, absolute or relative to the folder of the list or to config.data.dir.
-      label: name of the class. The classes are config.data.class_names in that order, or else all names
-        in natural order.
-      split: train, validation or test (or a common synonym), or another name; without the column all
+    The builder reads the file config.data.list, which may be inside or outside config.data.dir. The
+    columns may be in any order, and config.data.columns sets their names:
+      path: path of the image; absolute, or relative to the folder of the list or to config.data.dir.
+      label: name of the class. The order of the classes is config.data.class_names; if that is empty,
+        the classes are all labels of the list in natural order.
+      split: train, validation or test (or a common synonym), or any other name. Without this column, all
         faces are train.
-      subject: the person; without the column, what config.data.subject_pattern finds in the path.
-      x, y, w, h: left, top, width and height of the face in pixels, or nothing. One image may stand in
-        several rows with a box each.
-      query, gallery: whether a face of an evaluated split is a query or in the gallery when retrieval is
-        scored: 1 or 0, true or false, yes or no. Without the column every face is.
+      subject: name of the person. Without this column, config.data.subject_pattern finds the subject in
+        the path.
+      x, y, w, h: left, top, width and height of the face in pixels; empty if unknown. An image may have
+        several rows, each with another box.
+      query, gallery: whether the face is a query, and whether it is in the gallery, when the retrieval
+        of its split is scored: 1 or 0, true or false, yes or no. Without these columns, every face is
+        both.
     Other columns are ignored.
     """
 
@@ -68,7 +70,7 @@ class ImageList(FaceBuilder):
 
     @property
     def EXTRA(self) -> Mapping[str, tfds.features.FeatureConnector]:
-        """Boxes and roles are features if the list has them."""
+        """The features box, query and gallery, if the list has their columns."""
         found, extra = self.builder_config.rows[0].texts, {}
         if found.keys() >= {*BOX}:
             extra['box'] = tfds.features.Tensor(shape=(4,), dtype=np.int32)
@@ -96,7 +98,7 @@ class ImageList(FaceBuilder):
 
     @classmethod
     def watched(cls, folder: Path, config: ListConfig) -> list[Path]:
-        """See `FaceBuilder`: the list and every image in it."""
+        """See `FaceBuilder`. Returns the list and every image in it."""
         path = Path(config.list)
         images = {_find_image(row.texts['path'], path, folder) for row in config.rows}
         return [path, *sorted(image for image in images if image.exists())]
@@ -128,14 +130,15 @@ class ImageList(FaceBuilder):
 
 
 def read_list(path: Path, columns: Mapping[str, str]) -> list[Row]:
-    """Returns the rows of a list, with the texts in the columns that it has.
+    """Returns the rows of a list.
 
     Args:
       path: the csv file.
-      columns: key -> name of the column, see config.data.columns.
+      columns: key -> name of the column; see config.data.columns.
 
     Raises:
-      UserError: if there are no rows, if columns are missing, or if a row lacks a path, label or split.
+      UserError: if there are no rows, if a required column is missing, or if a row has no path, label or
+        split.
     """
     rows = []
     for number, found in read_csv(path, (columns['path'], columns['label'])):
@@ -143,7 +146,7 @@ def read_list(path: Path, columns: Mapping[str, str]) -> list[Row]:
         where = f'{path}: row {number}'
         empty = [columns[key] for key in ('path', 'label', 'split') if texts.get(key) == '']
         if empty:
-            raise UserError(f'{where}: expected something as {", ".join(empty)}, found nothing')
+            raise UserError(f'{where}: expected a value for {", ".join(empty)}, found none')
         rows.append(Row(where, texts))
     if not rows:
         raise UserError(f'{path}: expected rows of images, found none')
@@ -158,7 +161,7 @@ def _list_path(folder, name):
 
 
 def _find_image(name, list_path, folder):
-    """Returns an image's path, from the folder of the list or else of the data set; resolves `..`."""
+    """Returns the path of an image, relative to the list's folder or else to `folder`; resolves `..`."""
     beside = Path(os.path.normpath(list_path.parent / name))
     return beside if beside.exists() else Path(os.path.normpath(folder / name))
 

@@ -22,8 +22,9 @@ FILE_NAME = re.compile(r'([A-Z]{2})\.([A-Z]{2})\d+\.\d+\.tiff?')
 class Jaffe(FaceBuilder):
     """JAFFE: 256x256 grey faces of 10 Japanese women who pose 6 expressions and neutral.
 
-    Reads `KA.AN1.39.tiff` (subject, class and number, number in the set), in any folders. All faces are
-    in the split train: subjects are left out one at a time (config.data.folds=-1).
+    The builder reads files such as `KA.AN1.39.tiff` (subject, class and number, number in the set) in
+    any subfolder. All faces are in the split train. Cross-validation leaves out one subject at a time
+    (config.data.folds=-1).
 
     References:
       Lyons, Akamatsu, Kamachi, Gyoba, "Coding facial expressions with Gabor wavelets", FG 1998.

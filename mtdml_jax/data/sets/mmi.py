@@ -1,4 +1,4 @@
-"""TFDS builder of MMI, from its videos or from frames that were extracted from them."""
+"""TFDS builder of MMI, from its videos or from extracted frames."""
 
 import logging
 import re
@@ -18,19 +18,21 @@ FRONTAL = {'0', '2'}
 
 
 class Mmi(FaceBuilder):
-    """MMI: posed expressions, each a video from neutral over its apex back to neutral.
+    """MMI: posed expressions, each a video that goes from neutral to the apex and back to neutral.
 
-    Reads `Sessions/<id>/` with `session.xml`, `<sid>.xml` (S053-001.xml) and `<sid>.avi`, or instead of
-    the avi its frames as images, in the session's folder or in one folder below. Of each video the
-    config.data.num_frames frames in the middle are taken. Only sessions with an emotion from 1 to 6 and
-    a frontal view count; those of action units alone and profiles are left out. All of it is the split
-    train: papers take 10 folds by subject (config.data.folds=10).
+    The builder reads folders `Sessions/<id>/` that contain `session.xml`, `<sid>.xml` (S053-001.xml) and
+    `<sid>.avi`. Instead of the avi, a session may contain its frames as images, in its own folder or in
+    one subfolder. The builder takes the config.data.num_frames frames in the middle of each video. It
+    leaves out sessions without an emotion from 1 to 6 (such as those that show only action units) and
+    sessions without a frontal view. All faces are in the split train. Papers use 10 folds by subject
+    (config.data.folds=10).
 
-    Known of the files are `Metatag Name="Emotion" Value="1"` in `<sid>.xml` and the `view` of a `track`
-    in `session.xml`: 0 is frontal, 2 is frontal and profile side by side. Assumed is that both may
-    stand in any xml file of the session, whatever the case of their names, and that the subject is the
-    first part of the sid (S053), or else the `id` of a `subject`. Frames of an avi are taken whole and
-    as they were recorded. Faces cut out of them beforehand are better training data.
+    We know two facts about the xml files. `<sid>.xml` has `Metatag Name="Emotion" Value="1"`.
+    `session.xml` has the `view` of a `track`: 0 is frontal, 2 is frontal and profile side by side. We
+    assume that both can be in any xml file of the session, that the case of their names varies, and that
+    the subject is the first part of the sid (S053) or, without a sid, the `id` of a `subject`.
+
+    Frames of an avi are used whole, as they were recorded. Crops of the faces are better training data.
 
     References:
       Pantic, Valstar, Rademaker, Maat, "Web-based database for facial expression analysis", ICME 2005.
@@ -52,9 +54,9 @@ class Mmi(FaceBuilder):
             if found is None:
                 continue
             label, subject, video = found
-            frames = _find_images(session)
-            if frames:
-                frames = _take_middle([(path, path) for path in frames], config.num_frames)
+            images = _find_images(session)
+            if images:
+                frames = _take_middle([(path, path) for path in images], config.num_frames)
             else:
                 videos.append(video)
                 frames = _decode_middle(video, config)
@@ -69,25 +71,31 @@ class Mmi(FaceBuilder):
                 f'{folder / "Sessions"}: expected sessions with an emotion from 1 to 6 and a view of 0 '
                 f'or 2, found none of {config.num_frames} frames'
             )
-        if short:
-            logger.warning(
-                'mmi: %d sequences are left out, for they have fewer than %d frames: %s',
-                len(short),
-                config.num_frames,
-                ', '.join(short[:5]),
-            )
-        if videos:
-            logger.warning(
-                'mmi: frames of %d videos are taken whole. Some lie on their side, some show a profile '
-                'beside the face: better extract them, cut out the faces, and keep these instead (%s)',
-                len(videos),
-                _describe_extraction(videos[0]),
-            )
+        _warn_about(short, videos, config.num_frames)
         return {'train': faces}
 
 
+def _warn_about(short, videos, num_frames):
+    """Logs the names of sessions with too few frames, and that frames of videos are not cropped."""
+    if short:
+        logger.warning(
+            'mmi: %d sequences are left out because they have fewer than %d frames: %s',
+            len(short),
+            num_frames,
+            ', '.join(short[:5]),
+        )
+    if videos:
+        logger.warning(
+            'mmi: whole frames of %d videos are used. Some are rotated by 90 degrees, and some show a '
+            'profile beside the face. Crops of the faces are better: extract the frames (%s), crop the '
+            'faces and store the crops instead of the videos',
+            len(videos),
+            _describe_extraction(videos[0]),
+        )
+
+
 def _read_session(session):
-    """Returns (class, subject, video) of a session; None if it is not a frontal expression."""
+    """Returns (class, subject, video) of a session; None if it has no expression or no frontal view."""
     files, elements = find_patterns(session, ['*.xml']), defaultdict(list)
     for path in files:
         try:
@@ -133,7 +141,7 @@ def _decode_middle(video, config):
         import av
     except ImportError as error:
         raise UserError(
-            f'{video}: reading videos takes PyAV: pip install av; or extract the frames '
+            f'{video}: reading videos needs PyAV: pip install av; or extract the frames '
             f'({_describe_extraction(video)})'
         ) from error
     try:

@@ -15,7 +15,7 @@ LIGHTS = ('Strong', 'Weak', 'Dark')
 SOURCES = {
     f'{camera}_{light}': f'OriginalImg/{camera}/{light}' for camera in CAMERAS for light in LIGHTS
 } | {
-    # The top folder is PreProcess, PreProcess_Img or PreProcessImg, as people unpack it.
+    # Copies of the data set call the top folder PreProcess, PreProcess_Img or PreProcessImg.
     f'{camera}_{light}_cropped': f'PreProcess*/{camera}_Acropped/{light}'
     for camera in CAMERAS
     for light in LIGHTS
@@ -23,13 +23,15 @@ SOURCES = {
 
 
 class OuluCasia(FaceBuilder):
-    """Oulu-CASIA: 80 people pose 6 expressions, from neutral to the strongest, in visible or infrared.
+    """Oulu-CASIA: 80 people pose 6 expressions, from neutral to the apex, in visible or infrared light.
 
-    Reads `OriginalImg/VL/Strong/P001/Anger/000.jpeg`: the last config.data.num_frames frames of each
-    sequence. The variants are camera and light: `VL_Strong` (visible), `VL_Weak`, `VL_Dark`, `NI_Strong`
-    (near infrared), `NI_Weak`, `NI_Dark`; each also as `VL_Strong_cropped` and so on, the faces that the
-    set itself has cropped (`PreProcess_Img/VL_Acropped/Strong/`). All of it is the split train: papers
-    take 10 folds by subject (config.data.folds=10).
+    The builder reads files such as `OriginalImg/VL/Strong/P001/Anger/000.jpeg`. It takes the last
+    config.data.num_frames frames of each sequence. A variant is a camera, VL (visible light) or NI (near
+    infrared), and a light: `VL_Strong`, `VL_Weak`, `VL_Dark`, `NI_Strong`, `NI_Weak` or `NI_Dark`. With
+    the suffix `_cropped`, such as `VL_Strong_cropped`, the builder reads the face crops that are part of
+    the data set (`PreProcess_Img/VL_Acropped/Strong/`).
+
+    All faces are in the split train. Papers use 10 folds by subject (config.data.folds=10).
 
     References:
       Zhao, Huang, Taini, Li, Pietikäinen, "Facial expression recognition from near-infrared videos",

@@ -15,9 +15,9 @@ CODES = {str(code): name for code, name in enumerate(NAMES, start=1)}
 class RafDb(FaceBuilder):
     """RAF-DB: aligned RGB faces of 7 basic expressions from the web, each labelled by about 40 people.
 
-    Reads the set's own list and `Image/aligned/`, or class folders (names or codes 1-7) in `train/` and
-    `test/`. Splits: train and test; where there is `valid/` (or `val/`) and no `test/`, it is the test
-    split, as in the copies that have it.
+    The builder reads the data set's own list with `Image/aligned/`, or class folders in `train/` and
+    `test/`, named by class or by code (1-7). The splits are train and test. Some copies have `valid/` or
+    `val/` and no `test/`; that folder is then the test split.
 
     References:
       Li, Deng, Du, "Reliable crowdsourcing and deep locality-preserving learning for expression

@@ -16,12 +16,15 @@ SOURCES = {
 
 
 class Sfew(FaceBuilder):
-    """SFEW 2.0: RGB faces of 7 expressions, frames of films.
+    """SFEW 2.0: RGB faces of 7 expressions, from frames of films.
 
-    Reads the class folders in `Train_Aligned_Faces/` and `Val_Aligned_Faces/` (also `..._new/`, which
-    goes first), or with the variant `original` the whole frames in `Train/` and `Val/`. Splits: train
-    and test, which is the published validation set: the labels of the published test set are closed,
-    and papers report validation. Faces that choose the checkpoint must therefore come from train.
+    The builder reads the class folders in `Train_Aligned_Faces/` and `Val_Aligned_Faces/`. If a folder
+    `..._new/` exists, the builder prefers it. With the variant `original`, it reads the whole frames in
+    `Train/` and `Val/`.
+
+    The splits are train and test. The test split is the published validation set, because the labels of
+    the published test set are closed and papers report the validation set. The faces that choose the
+    checkpoint must therefore come from train.
 
     References:
       Dhall, Goecke, Lucey, Gedeon, "Static facial expression analysis in tough conditions: data,

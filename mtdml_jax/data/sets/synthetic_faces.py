@@ -1,6 +1,6 @@
-"""TFDS data set of drawn faces: 7 expressions, every person in one split only.
+"""TFDS builder of drawn faces with 7 expressions. Each person is in one split only.
 
-Needs no download. `face_drawing` draws the pictures; importing this module imports TensorFlow.
+The data set needs no download: `face_drawing` draws the pictures.
 """
 
 import types
@@ -15,7 +15,7 @@ from mtdml_jax.data.image_files import face_features
 class SyntheticFaces(tfds.core.GeneratorBasedBuilder):
     """Grey 48x48 faces drawn from facial action units.
 
-    Every person shows every expression equally often, each time in another pose, light and noise.
+    Every person shows every expression equally often, each time with another pose, light and noise.
     """
 
     VERSION = tfds.core.Version('1.0.0')
@@ -45,7 +45,8 @@ class SyntheticFaces(tfds.core.GeneratorBasedBuilder):
         expressions = list(face_drawing.EXPRESSIONS)
         for identity in identities:
             for picture in range(self.PICTURES_PER_EXPRESSION * len(expressions)):
-                # Expressions of a person share no picture number, and so neither pose nor noise.
+                # Two expressions of a person have different picture numbers, so their pose and noise
+                # differ.
                 expression = expressions[picture % len(expressions)]
                 face = face_drawing.draw_face(self.SEED, identity, expression, picture)
                 subject = f'id{identity:04d}'

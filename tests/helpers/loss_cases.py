@@ -1,4 +1,4 @@
-"""The multi-threshold loss on small batches, for its tests."""
+"""Computes the multi-threshold loss of small batches, for its tests."""
 
 import chex
 import jax
@@ -15,7 +15,7 @@ DEFAULTS = {'distance': 'euclidean', 'dual': True, 'reduction': 'mean', 'mining'
 
 
 def random_embeddings(seed=0):
-    """Loose clusters of any length, [8, 6]: part of the triplets keeps part of the thresholds."""
+    """Returns loose clusters [8, 6], not normalized. Some triplets violate some of the thresholds."""
     rng = np.random.default_rng(seed)
     angles = np.pi / 2 * LABELS[:, None] + rng.normal(size=(8, 3)) * 0.4
     return (rng.uniform(0.5, 2.0, size=(8, 3)) * np.exp(1j * angles)).view(float)
@@ -35,8 +35,8 @@ compiled = jax.jit(
 )
 
 
-def judge(embeddings, labels=LABELS, thresholds=THRESHOLDS, mask=EVERYONE, **options):
-    """(loss, aux, gradient by the embeddings) in float64; unreduced, that of the sum."""
+def loss_and_gradient(embeddings, labels=LABELS, thresholds=THRESHOLDS, mask=EVERYONE, **options):
+    """Returns (loss, aux, gradient by the embeddings) in float64; without reduction, that of the sum."""
     # With the defaults spelt out, all calls share one compilation.
     options = DEFAULTS | options
     with jax.enable_x64(True):
@@ -44,5 +44,5 @@ def judge(embeddings, labels=LABELS, thresholds=THRESHOLDS, mask=EVERYONE, **opt
     return jax.tree.map(np.asarray, found)
 
 
-def assert_aux_matches(aux, judged, **tolerance):
-    chex.assert_trees_all_close(aux._asdict(), reference.expected_aux(judged), **tolerance)
+def assert_aux_matches(aux, terms, **tolerance):
+    chex.assert_trees_all_close(aux._asdict(), reference.expected_aux(terms), **tolerance)
