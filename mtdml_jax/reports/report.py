@@ -99,18 +99,14 @@ def write_report(
         mistakes = confident_mistakes(
             gallery, queries, predictions, count=NUM_MISTAKES, num_neighbors=NUM_NEIGHBORS
         )
-        cards = [
-            _mistake_card(
-                query_names[row],
-                names[queries.labels[row]],
-                names[predicted],
-                confidence,
-                query_image(int(row)),
-                [(gallery_image(int(i)), names[gallery.labels[i]]) for i in neighbors],
-            )
-            for row, predicted, confidence, neighbors in zip(*mistakes, strict=True)
-        ]
-        content |= _classified_content(evaluation, cards)
+
+        def make_card(row, predicted, confidence, neighbors):
+            true = names[queries.labels[row]]
+            near = [(gallery_image(int(i)), names[gallery.labels[i]]) for i in neighbors]
+            image = query_image(int(row))
+            return _mistake_card(query_names[row], true, names[predicted], confidence, image, near)
+
+        content |= _classified_content(evaluation, list(map(make_card, *mistakes)))
     page = fill_page('report_template.html', content, classified=is_classified)
     write_whole(Path(path), page)
 
