@@ -2,8 +2,8 @@
 
 The arrays must have the names in the backbone's `torch_names`, all after the same prefix
 ('module.base_net.'). If dicts are nested, their keys are the first parts of the prefix
-('state_dict.module.'). A file with a whole backbone under each of two prefixes, such as a student and its
-teacher, is refused, because the file does not say which one to load.
+('state_dict.module.'). A file with a whole backbone under each of two prefixes, such as a student and
+its teacher, is refused, because the file does not say which one to load.
 
 A file contains only names and shapes of arrays. The networks here are torchvision's (ResNets,
 MobileNetV3) and face.evoLVe's (IR-50). Weights of a network that differs in the points below load
@@ -175,7 +175,9 @@ def _flat(checkpoint, path, levels=LEVELS):
 
 
 class _Pickled:
-    """Stands for an object that a pickle makes with a call; it keeps arguments and state, and calls nothing.
+    """Stands for an object that a pickle makes with a call. It stores the arguments and the state.
+
+    The call itself never runs.
 
     NumPy would allocate as much memory as a broken pickle claims, and trust any dtype in it.
     """
@@ -273,7 +275,7 @@ def _prefixes(names, expected):
 
 
 def _under(prefix, arrays, expected):
-    """Returns the arrays under a prefix whose first part is expected, so without a classifier's arrays."""
+    """Returns the arrays under a prefix, without arrays of other layers, such as a classifier's."""
     parts = {name.split('.')[0] for name in expected}
     found = {name.removeprefix(prefix): x for name, x in arrays.items() if name.startswith(prefix)}
     return {name: x for name, x in found.items() if name.split('.')[0] in parts}
@@ -296,7 +298,7 @@ def _in_torch(array):
 
 
 def _in_flax(array):
-    """Inverts `_in_torch`, and copies the array, because the training step donates its state's buffers."""
+    """Inverts `_in_torch`, and copies the array, because the training step donates its buffers."""
     axes = {4: (2, 3, 1, 0), 2: (1, 0)}
     return jnp.array(
         array.transpose(axes[array.ndim]) if array.ndim in axes else array, jnp.float32
@@ -308,7 +310,7 @@ def _check_names(backbone, shapes, unexpected, arrays, model, where):
         return
     missing = [name for name in shapes if name not in backbone]
     raise UserError(
-        f'{KEY}: {where} holds no {model.backbone} by the names of PyTorch: of its '
+        f'{KEY}: {where} contains no {model.backbone} with the names of PyTorch: of its '
         f'{len(shapes)} arrays {_counted(missing)} missing; {_counted(unexpected)} unexpected'
         f'{_advice(backbone, shapes, arrays, model)}'
     )

@@ -103,12 +103,11 @@ def write_report(
         def make_card(row, predicted, confidence, neighbors):
             true = names[queries.labels[row]]
             near = [(gallery_image(int(i)), names[gallery.labels[i]]) for i in neighbors]
-            image = query_image(int(row))
-            return _mistake_card(query_names[row], true, names[predicted], confidence, image, near)
+            name, image = query_names[row], query_image(int(row))
+            return _mistake_card(name, true, names[predicted], confidence, image, near)
 
         content |= _classified_content(evaluation, list(map(make_card, *mistakes)))
-    page = fill_page('report_template.html', content, classified=is_classified)
-    write_whole(Path(path), page)
+    write_whole(Path(path), fill_page('report_template.html', content, classified=is_classified))
 
 
 def _run_content(config: dict, evaluation: dict) -> dict[str, str]:

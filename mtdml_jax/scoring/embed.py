@@ -72,7 +72,7 @@ def _embed(network, flip, has_head, variables, images):
 
 
 def share_of_rows(split: Split) -> Split:
-    """Returns every n-th row for this one of n processes; the last row repeats to equalise the shares."""
+    """Returns every n-th row for this one of n processes; repeats the last row to make shares equal."""
     count, processes = len(split.labels), jax.process_count()
     if processes == 1:
         return split
