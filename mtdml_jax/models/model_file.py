@@ -130,7 +130,7 @@ def read_model(path: Path) -> ModelData:
             settings = _parse_settings(path, file.metadata())
             arrays = _read_arrays(path, file, _shapes(path, settings))
     except (OSError, SafetensorError) as error:
-        raise UserError(f'{path}: it is no model file that can be read ({error})') from error
+        raise UserError(f'{path}: it is not a readable model file ({error})') from error
     _check_finite(path, arrays)
     centres, gallery = arrays.pop(CENTRES), arrays.pop(GALLERY)
     # A network without BatchNorm has no arrays under 'batch_stats'.
@@ -141,7 +141,7 @@ def read_model(path: Path) -> ModelData:
 def _parse_settings(path, metadata):
     text = (metadata or {}).get(KEY)
     if text is None:
-        raise UserError(f'{path}: it is no model file of mtdml_jax (it has no metadata {KEY!r})')
+        raise UserError(f'{path}: it is not a model file of mtdml_jax (it has no metadata {KEY!r})')
     try:
         found = json.loads(text)
         if isinstance(found, dict) and found.get('format') != FORMAT:

@@ -122,7 +122,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         with np.load(path) as file:
             return dict(file)
     except Exception as error:  # A broken file can raise any exception.
-        raise UserError(f'{KEY}: {path} is no npz file of arrays ({_reason(error)})') from error
+        raise UserError(f'{KEY}: {path} is not an npz file of arrays ({_reason(error)})') from error
 
 
 def _read_torch(path):
@@ -252,7 +252,7 @@ def _read_pickle(path):
         raise
     except Exception as error:  # A broken file can raise any exception.
         raise UserError(
-            f'{KEY}: {path} is no pickled dict of NumPy arrays ({_reason(error)}). '
+            f'{KEY}: {path} is not a pickled dict of NumPy arrays ({_reason(error)}). '
             'The name of a file from torch.save must end in .pth'
         ) from error
 

@@ -243,7 +243,7 @@ def test_other_array_that_no_setting_gives_is_refused(array, message, tmp_path):
     [
         ('none.npz', 'no file'),
         ('weights.h5', 'expected one of .npz, .pkl, .pth, .pth.tar, .pt, found'),
-        ('weights.npz', 'is no npz file of arrays'),
+        ('weights.npz', 'is not an npz file of arrays'),
     ],
 )
 def test_file_that_cannot_be_read_is_named(name, message, tmp_path):
