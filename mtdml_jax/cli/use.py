@@ -1,4 +1,4 @@
-"""The commands that use what was trained: export, predict and demo."""
+"""The commands that use a trained model: export, predict and demo."""
 
 import sys
 
@@ -17,30 +17,34 @@ def _add_demo(parser):
         '--faces',
         choices=('detect', 'none'),
         default='detect',
-        help='none: the picture is the face',
+        help='none: the whole picture is the face',
     )
 
 
 def _add_export(parser):
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument('--workdir', type=path_argument, help='folder of an evaluated run')
-    source.add_argument('--model', type=path_argument, help='a model file, for another format')
+    source.add_argument(
+        '--model', type=path_argument, help='a model file, to write it in another format'
+    )
     parser.add_argument('--out', type=path_argument, required=True, metavar='FILE')
     parser.add_argument(
         '--format',
         choices=('safetensors', 'onnx', 'stablehlo'),
-        help='default: as --out ends, or safetensors',
+        help='default: by the ending of --out, or safetensors',
     )
     parser.add_argument(
         '--dtype',
         choices=('float32', 'bfloat16', 'float16'),
         default='float32',
-        help='of the weights in the file',
+        help='type of the weights in the file',
     )
     parser.add_argument(
-        '--slices', metavar='K', help="the K best by the validation part, or their numbers: '0,3,5'"
+        '--slices',
+        metavar='K',
+        help="the K best on the validation split, or their numbers: '0,3,5'",
     )
-    parser.add_argument('--license', metavar='TEXT', help="what the data's licence allows")
+    parser.add_argument('--license', metavar='TEXT', help='what the licence of the data allows')
 
 
 def _add_predict(parser):
@@ -48,35 +52,41 @@ def _add_predict(parser):
         'paths',
         nargs='+',
         metavar='PATH',
-        help="images, videos, folders, patterns ('*.png'); - for a list on standard input",
+        help="images, videos, folders, patterns ('*.png'); - reads paths from standard input",
     )
     parser.add_argument('--model', required=True, help='a model file, or the folder of a run')
     parser.add_argument(
         '--faces',
         default='none',
-        help='none: the picture is the face (the default); detect; or a csv file of path,x,y,w,h',
+        help='none: the whole picture is the face (default); detect; or a csv file of path,x,y,w,h',
     )
     parser.add_argument(
         '--by',
         choices=CLASSIFIERS,
-        help='default: softmax, or centroid where there is no softmax',
+        help='default: softmax, or centroid if the model has no softmax',
     )
     parser.add_argument(
-        '--every', type=int, default=1, metavar='N', help='of videos every N-th frame'
+        '--every', type=int, default=1, metavar='N', help='read every N-th frame of a video'
     )
     parser.add_argument(
         '--format',
         choices=('table', 'csv', 'jsonl'),
-        help='default: as --out ends; else a table on a terminal, or csv',
+        help='default: by the ending of --out; else a table on a terminal, or csv',
     )
     parser.add_argument(
-        '--out', type=path_argument, metavar='FILE', help='instead of standard output'
+        '--out', type=path_argument, metavar='FILE', help='output file; default: standard output'
     )
     parser.add_argument(
-        '--embeddings', type=path_argument, metavar='FILE.npy', help='embedding of each row'
+        '--embeddings',
+        type=path_argument,
+        metavar='FILE.npy',
+        help='file for the embedding of each row',
     )
     parser.add_argument(
-        '--annotate', type=path_argument, metavar='DIR', help='copies with the faces marked'
+        '--annotate',
+        type=path_argument,
+        metavar='DIR',
+        help='folder for copies with the faces marked',
     )
 
 
@@ -85,7 +95,7 @@ def _export(arguments, overrides, command) -> int:
     is_smaller = arguments.slices is not None or arguments.dtype != 'float32'
     if is_smaller and not arguments.workdir:
         raise UserError(
-            '--model: slices and types are measured on the data of a run: --workdir=RUN'
+            '--model: --slices and --dtype are measured on the data of a run; give --workdir=RUN'
         )
     if overrides and not is_smaller:
         raise UserError(f'unexpected argument {overrides[0]!r}')
@@ -117,13 +127,15 @@ def _export(arguments, overrides, command) -> int:
 
 
 def _parse_slices(text) -> int | list[int] | None:
-    """'4' is how many, '0,3,5' and '3,' are which."""
+    """Parses a number of slices ('4') or the numbers of chosen slices ('0,3,5' or '3,')."""
     try:
         if text is None or ',' not in text:
             return text and int(text)
         return [int(number) for number in text.split(',') if number]
     except ValueError as error:
-        raise UserError(f'--slices: expected a number, or some as 0,3,5, found {text!r}') from error
+        raise UserError(
+            f'--slices: expected a number or a list like 0,3,5, found {text!r}'
+        ) from error
 
 
 def _describe(settings) -> str:
@@ -134,7 +146,7 @@ def _describe(settings) -> str:
 
 
 def _predict(arguments, overrides, command) -> int:
-    # argparse has taken the first paths that follow one another.
+    # argparse takes only the first group of consecutive paths; the rest are in `overrides`.
     paths = arguments.paths + [x for x in overrides if x == '-' or not x.startswith('-')]
     unknown = [x for x in overrides if x not in paths]
     if unknown:
@@ -173,5 +185,5 @@ def _demo(arguments, overrides, command) -> int:
 
 
 EXPORT = Command(_export, 'write the model of a run as one file', _add_export)
-PREDICT = Command(_predict, 'say what is in images, folders and videos', _add_predict)
-DEMO = Command(_demo, 'a page to try a model on: a picture in, expressions out', _add_demo)
+PREDICT = Command(_predict, 'classify the faces in images, folders and videos', _add_predict)
+DEMO = Command(_demo, 'serve a web page to try a model in the browser', _add_demo)

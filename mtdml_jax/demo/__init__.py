@@ -1,1 +1,1 @@
-"""The demo page: a picture in, expressions out."""
+"""The demo page: a web page that classifies the faces in a visitor's picture."""

@@ -1,7 +1,8 @@
-"""The demo page: a picture in, faces, expressions, and what each slice says against its threshold.
+"""The demo page. It shows the faces in a picture, their expressions, and the verdict of each slice.
 
-Gradio makes the page and is imported where one is made. An upload is deleted as soon as it is read; what
-a visitor sees and enrols stays in memory, apart for each, until the tab is closed.
+The page needs Gradio, which is imported when a page is made. The page deletes an upload as soon as it
+has read the file. Everything that a visitor sees and enrols stays in memory, separately for each
+visitor, until the visitor closes the tab.
 """
 
 import contextlib
@@ -12,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mtdml_jax.demo.page_html import (
     show_header,
@@ -39,19 +40,19 @@ if TYPE_CHECKING:
     from gradio import Blocks
 
 MAX_UPLOAD = '10mb'
-# Uploads that no handler has read, as of a tab that was closed, are deleted after as many seconds.
+# An upload that no handler reads, for example because the tab was closed, is deleted after this time.
 LEFT_SECONDS = 60
 NO_FACE = 'No face was found in this picture.'
 WHOLE_PICTURE = 'Faces are not searched for: the whole picture is taken as the face.'
 
 
 def make_page(model: Model, detect: Detect | None = None) -> 'Blocks':
-    """The page, to be served by `serve`, or by a server of one's own.
+    """Makes the page, which `serve` or another server can serve.
 
     Args:
-      model: the model; what visitors enrol is not added to it.
-      detect: finds faces in an upright picture of mode L or RGB: left, top, width and height of each, in
-        pixels, as `faces.find_faces` does; None to take the whole picture as the face.
+      model: the model; faces that visitors enrol are not added to it.
+      detect: finds faces in an upright picture of mode L or RGB. It returns left, top, width and height
+        of each face in pixels, like `faces.find_faces`. None takes the whole picture as the face.
 
     Raises:
       UserError: Gradio is not installed.
@@ -62,72 +63,124 @@ def make_page(model: Model, detect: Detect | None = None) -> 'Blocks':
         analytics_enabled=False,
         delete_cache=(LEFT_SECONDS, LEFT_SECONDS),
     ) as page:
-        view = partial(gr.HTML, apply_default_css=False, js_on_load=None)
-        view(show_header(model.settings))
-        session = gr.State()
-        with gr.Row():
-            with gr.Column(scale=5, min_width=320):
-                upload = gr.Image(
-                    label='Picture',
-                    sources=['upload', 'webcam', 'clipboard'],
-                    buttons=[],
-                    height=190,
-                    placeholder='Drop a picture here, or click to choose one',
-                    webcam_options=gr.WebcamOptions(mirror=False),
-                )
-                message = view(js_on_load="element.setAttribute('aria-live', 'polite')")
-                picture = view()
-            with gr.Column(scale=5, min_width=320, visible=False) as beside:
-                faces = gr.Radio(label='Face, the largest first', visible=False)
-                probabilities, nearest = view(), view()
-                with gr.Row(equal_height=True):
-                    label = gr.Dropdown(
-                        list(model.class_names),
-                        label='Enrol this face as',
-                        info='an expression, or a new one',
-                        allow_custom_value=True,
-                        scale=3,
-                    )
-                    name = gr.Textbox(
-                        label='Name',
-                        info='if it has one',
-                        max_length=MAX_NAME,
-                        max_lines=1,
-                        scale=2,
-                    )
-                enroll_button = gr.Button('Enrol', variant='primary')
-        slices = view()
+        parts = _lay_out(gr, model)
+        _connect(gr, model, detect, parts)
 
-        views = [label, picture, probabilities, nearest, slices]
-        # That the file is an upload is checked all the same; Gradio's decoding has errors of its own.
-        upload.input(
-            partial(_show, model, detect),
-            [upload, session],
-            [upload, session, message, beside, faces, *views],
-            preprocess=False,
-            api_visibility='private',
-        )
-        faces.input(partial(_render, model), [session, faces], views, api_visibility='private')
-        gr.on(
-            [enroll_button.click, name.submit],
-            _enroll,
-            [session, faces, label, name],
-            [session, message, nearest, name],
-            api_visibility='private',
-        )
-
-        def forget(request: gr.Request):  # type: ignore[name-defined]  # Gradio reads it.
+        def forget(request: gr.Request):  # type: ignore[name-defined]  # Gradio reads the annotation.
             page.state_holder.session_data.pop(request.session_hash, None)
 
         page.unload(forget)
     return page
 
 
+class _Parts(NamedTuple):
+    """The components of the page that handlers read or write."""
+
+    session: Any
+    upload: Any
+    message: Any
+    picture: Any
+    column: Any
+    faces: Any
+    probabilities: Any
+    nearest: Any
+    label: Any
+    name: Any
+    enroll_button: Any
+    slices: Any
+
+    @property
+    def views(self) -> list[Any]:
+        """The components whose values `_render` returns."""
+        return [self.label, self.picture, self.probabilities, self.nearest, self.slices]
+
+
+def _lay_out(gr, model) -> _Parts:
+    """Adds the components to the page that is being made."""
+    view = partial(gr.HTML, apply_default_css=False, js_on_load=None)
+    view(show_header(model.settings))
+    session = gr.State()
+    with gr.Row():
+        with gr.Column(scale=5, min_width=320):
+            upload = gr.Image(
+                label='Picture',
+                sources=['upload', 'webcam', 'clipboard'],
+                buttons=[],
+                height=190,
+                placeholder='Drop a picture here, or click to choose one',
+                webcam_options=gr.WebcamOptions(mirror=False),
+            )
+            message = view(js_on_load="element.setAttribute('aria-live', 'polite')")
+            picture = view()
+        with gr.Column(scale=5, min_width=320, visible=False) as column:
+            faces = gr.Radio(label='Face, the largest first', visible=False)
+            probabilities, nearest = view(), view()
+            label, name, enroll_button = _lay_out_form(gr, model.class_names)
+    return _Parts(
+        session=session,
+        upload=upload,
+        message=message,
+        picture=picture,
+        column=column,
+        faces=faces,
+        probabilities=probabilities,
+        nearest=nearest,
+        label=label,
+        name=name,
+        enroll_button=enroll_button,
+        slices=view(),
+    )
+
+
+def _lay_out_form(gr, class_names):
+    """Adds the form that enrols a face; returns the label, the name and the button."""
+    with gr.Row(equal_height=True):
+        label = gr.Dropdown(
+            list(class_names),
+            label='Enrol this face as',
+            info='an expression, or a new one',
+            allow_custom_value=True,
+            scale=3,
+        )
+        name = gr.Textbox(
+            label='Name',
+            info='if it has one',
+            max_length=MAX_NAME,
+            max_lines=1,
+            scale=2,
+        )
+    return label, name, gr.Button('Enrol', variant='primary')
+
+
+def _connect(gr, model, detect, parts):
+    """Connects the components with their handlers."""
+    session, views = parts.session, parts.views
+    # Gradio's own decoding would raise its own errors. Without it Gradio still checks that the file is
+    # an upload.
+    parts.upload.input(
+        partial(_show, model, detect),
+        [parts.upload, session],
+        [parts.upload, session, parts.message, parts.column, parts.faces, *views],
+        preprocess=False,
+        api_visibility='private',
+    )
+    parts.faces.input(
+        partial(_render, model), [session, parts.faces], views, api_visibility='private'
+    )
+    gr.on(
+        [parts.enroll_button.click, parts.name.submit],
+        _enroll,
+        [session, parts.faces, parts.label, parts.name],
+        [session, parts.message, parts.nearest, parts.name],
+        api_visibility='private',
+    )
+
+
 def _show(model, detect, upload, session):
-    """Values of the upload, session, message, column beside, faces and views for a new picture."""
+    """Returns the upload, session, message, column, faces and views for a new picture."""
     import gradio as gr
 
-    if upload is None:  # Emptied, as by the change to the camera.
+    if upload is None:  # The upload was emptied, for example by a change to the camera.
         return gr.skip()
     session = Session((session or model).gallery)
     try:
@@ -143,7 +196,7 @@ def _show(model, detect, upload, session):
         value=0 if captions else None,
         visible=len(captions) > 1,
     )
-    # The upload is emptied, for its file is gone.
+    # The upload is emptied, because its file was deleted.
     return (
         None,
         session,
@@ -155,7 +208,7 @@ def _show(model, detect, upload, session):
 
 
 def _render(model, session, row):
-    """Values of the label to enrol as, the picture, expressions, nearest faces and slices."""
+    """Returns the label for enrolment, the picture, expressions, nearest faces and slices."""
     captions = session.captions
     chosen = row if len(captions) > 1 else None
     picture = ''
@@ -175,7 +228,7 @@ def _render(model, session, row):
 
 
 def _enroll(session, row, label, name):
-    """Values of the session, the message, the nearest faces and the name."""
+    """Enrols a face; returns the session, the message, the nearest faces and the name."""
     try:
         session = enroll(session, row, label or '', name or '')
         label = session.gallery.labels[-1]
@@ -190,27 +243,21 @@ def _enroll(session, row, label, name):
 def served(
     model: Model, host: str = '127.0.0.1', port: int = 7860, detect: Detect | None = None
 ) -> Iterator['Blocks']:
-    """Serves the page as long as the context lasts.
+    """Serves the page until the context ends.
 
     Args:
-      model: as of `make_page`.
-      host: address to listen on; 127.0.0.1 is reached from this machine alone.
-      port: its port.
-      detect: as of `make_page`.
+      model: see `make_page`.
+      host: address to listen on; only this machine can reach 127.0.0.1.
+      port: port to listen on.
+      detect: see `make_page`.
 
     Raises:
-      UserError: Gradio is not installed, or nobody can listen there.
+      UserError: Gradio is not installed, or the address and port cannot be listened on.
     """
     gr = _import_gradio()
     from starlette.middleware import Middleware
 
-    font, colours = ('system-ui', 'sans-serif'), {}
-    for dark, info in (('', '600'), ('_dark', '300')):
-        colours[f'block_info_text_color{dark}'] = f'*neutral_{info}'
-        colours[f'button_primary_background_fill{dark}'] = '#0072b2'
-        colours[f'button_primary_background_fill_hover{dark}'] = '#005a8e'
-    theme = gr.themes.Default(primary_hue='sky', font=font, font_mono=('monospace',)).set(**colours)
-    # A folder of its own for uploads, gone with the page.
+    # Uploads have a folder of their own, which is deleted with the page.
     with tempfile.TemporaryDirectory(prefix='mtdml_jax_') as folder:
         os.environ['GRADIO_TEMP_DIR'] = folder
         page = make_page(model, detect)
@@ -228,7 +275,7 @@ def served(
                 mcp_server=False,
                 ssr_mode=False,
                 pwa=False,
-                theme=theme,
+                theme=_make_theme(gr),
                 app_kwargs={'middleware': [Middleware(_hide_uploads)]},
             )
         except OSError as error:
@@ -239,10 +286,20 @@ def served(
             page.close()
 
 
+def _make_theme(gr):
+    font, colours = ('system-ui', 'sans-serif'), {}
+    for dark, info in (('', '600'), ('_dark', '300')):
+        colours[f'block_info_text_color{dark}'] = f'*neutral_{info}'
+        colours[f'button_primary_background_fill{dark}'] = '#0072b2'
+        colours[f'button_primary_background_fill_hover{dark}'] = '#005a8e'
+    theme = gr.themes.Default(primary_hue='sky', font=font, font_mono=('monospace',))
+    return theme.set(**colours)
+
+
 def serve(
     model: Model, host: str = '127.0.0.1', port: int = 7860, detect: Detect | None = None
 ) -> None:
-    """Serves the page until the process is interrupted or ended; arguments and errors of `served`."""
+    """Serves the page until the process is interrupted or terminated; see `served`."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     with served(model, host, port, detect) as page:
         print(f'http://{host}:{port} (Ctrl-C ends it)', flush=True)
@@ -250,7 +307,7 @@ def serve(
 
 
 def _hide_uploads(app):
-    """Nobody fetches an upload, not even the browser that sent it: it is about to be deleted."""
+    """Wraps the app so that nobody can fetch an upload, which is deleted soon, from the server."""
     from starlette.responses import Response
 
     async def answer(scope, receive, send):
@@ -261,7 +318,7 @@ def _hide_uploads(app):
 
 
 def _import_gradio():
-    # Before it is imported: it asks for the newest version of itself.
+    # This is set before the import, because Gradio looks up its newest version when it is imported.
     os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'
     try:
         import gradio
@@ -271,12 +328,12 @@ def _import_gradio():
 
 
 def _take(upload) -> bytes:
-    """Content of an uploaded file, which is deleted."""
+    """Returns the content of an uploaded file, and deletes the file."""
     path = Path(upload['path'])
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UserError('it is gone; please give it once more') from error
+        raise UserError('it is gone; please upload it again') from error
     finally:
         path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Pieces of HTML that the demo page is made of. Names are text, never HTML."""
+"""Pieces of HTML for the demo page. Names are escaped, so they never act as HTML."""
 
 import base64
 import io
@@ -63,7 +63,7 @@ STYLE = """
 
 
 def show_header(settings: Settings) -> str:
-    """Title, model and what becomes of pictures, with the style of the whole page."""
+    """Returns the style of the page, its title, and notes on the model and on uploaded pictures."""
     names = ', '.join(map(escape, settings.class_names))
     return f'<style>{STYLE}</style>' + _section(
         f'<h1>Facial expressions</h1><p>The model tells {names}, from an embedding of '
@@ -73,13 +73,13 @@ def show_header(settings: Settings) -> str:
 
 
 def show_message(text: str, *, is_error: bool = False) -> str:
-    """One line to the visitor; nothing for ''."""
+    """Returns a message to the visitor; '' for an empty text."""
     kind = 'message alarm' if is_error else 'message'
     return _section(f'<p class="{kind}">{escape(text)}</p>') if text else ''
 
 
 def show_picture(image: Image.Image, captions: Sequence[str]) -> str:
-    """The picture, inside the page: no file is written."""
+    """Returns the picture, embedded in the page, so that no file is written."""
     file = io.BytesIO()
     image.save(file, 'JPEG', quality=88)
     uri = f'data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}'
@@ -88,7 +88,7 @@ def show_picture(image: Image.Image, captions: Sequence[str]) -> str:
 
 
 def show_probabilities(predictions: Predictions, row: int) -> str:
-    """A bar for the probability of each class, the most probable first."""
+    """Returns a bar for the probability of each class, the most probable class first."""
     shares = predictions.probabilities[row]
     order = (-shares).argsort(kind='stable')
     lines = ''.join(
@@ -101,7 +101,7 @@ def show_probabilities(predictions: Predictions, row: int) -> str:
 
 
 def show_nearest(found: Sequence[tuple[str, str, float]]) -> str:
-    """A table of enrolled faces: label, name and distance of each."""
+    """Returns a table of enrolled faces with label, name and distance."""
     if not found:
         return _section('<h2>Nearest enrolled faces</h2><p>No face is enrolled yet.</p>')
     lines = ''.join(
@@ -114,9 +114,9 @@ def show_nearest(found: Sequence[tuple[str, str, float]]) -> str:
 
 
 def show_verdicts(verdicts: Sequence[Verdict], distance: str) -> str:
-    """A line for each slice: what it says, and its distances beside its threshold."""
+    """Returns a table with a line for each slice: its prediction, its distances and its threshold."""
     kept = sum(verdict.keeps_threshold for verdict in verdicts)
-    largest = float(from_squares(4.0, distance))  # Of unit slices.
+    largest = float(from_squares(4.0, distance))  # The largest distance between unit slices.
     lines = ''.join(_verdict(verdict, largest) for verdict in verdicts)
     head = ''.join(
         f'<th scope="col"{kind}>{title}</th>'

@@ -1,4 +1,4 @@
-"""What one visitor of the demo page has before him, and what he can do with it; without Gradio."""
+"""The state of one visitor of the demo page, and the actions on it; this module does not use Gradio."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from mtdml_jax.inference.answers import Gallery, Predictions
 from mtdml_jax.inference.model import Model
 from mtdml_jax.models.neighbors import find_nearest
 
-# The picture on the page, in pixels of its longest side; faces are cut out of the upload itself.
+# Longest side of the picture on the page, in pixels. Faces are cut out of the upload in its own size.
 SHOWN_SIDE = 1280
 MOST_FACES, NUM_NEAREST, MAX_NAME = 24, 5, 60
 
@@ -21,13 +21,13 @@ Detect = Callable[[Image.Image], Sequence[Box]]
 
 
 class Session(NamedTuple):
-    """What one visitor has before him.
+    """The state of one visitor.
 
     Attributes:
-      gallery: the model's faces and those enrolled here.
-      picture: the last picture, made small.
-      boxes: left, top, width and height of its faces in its pixels, largest first, N of them.
-      predictions: of these N faces; None without any.
+      gallery: the model's enrolled faces, and those that the visitor has enrolled.
+      picture: the last picture, reduced in size.
+      boxes: left, top, width and height of the N faces in pixels of `picture`, the largest face first.
+      predictions: predictions for the N faces; None without faces.
     """
 
     gallery: Gallery
@@ -37,7 +37,7 @@ class Session(NamedTuple):
 
     @property
     def captions(self) -> list[str]:
-        """'2 happy 83 %' of each face; of one face without its number."""
+        """A caption for each face, such as '2 happy 83 %'; a single face has no number."""
         if self.predictions is None:
             return []
         best = zip(self.predictions.names, self.predictions.probabilities, strict=True)
@@ -49,16 +49,16 @@ class Session(NamedTuple):
 
 
 def read_faces(model: Model, detect: Detect | None, content: bytes, gallery: Gallery) -> Session:
-    """The faces of a picture, at most 24 of them, as a session with this gallery.
+    """Reads a picture, and returns a session with its faces, at most 24, and with this gallery.
 
     Args:
       model: the model.
-      detect: finds faces in a picture; None to take the whole picture as the face.
-      content: the picture's file.
-      gallery: the session's gallery.
+      detect: finds faces in a picture; None takes the whole picture as the face.
+      content: content of the picture's file.
+      gallery: gallery of the session.
 
     Raises:
-      UserError: no picture, or one that cannot be decoded.
+      UserError: the content is not a picture, or it cannot be decoded.
     """
     with opened(content) as picture:
         found = [(0, 0, *picture.size)] if detect is None else detect(picture)
@@ -78,16 +78,16 @@ def read_faces(model: Model, detect: Detect | None, content: bytes, gallery: Gal
 
 
 def enroll(session: Session, row: int, label: str, name: str) -> Session:
-    """The session with a face added to its gallery.
+    """Returns the session with a face added to its gallery.
 
     Args:
       session: the session.
-      row: which of its faces.
-      label: name of the face's class, also one that training never saw.
-      name: the face's own name, '' for none.
+      row: number of the face in the session.
+      label: name of the face's class, which may be new to the model.
+      name: the face's own name; '' for none.
 
     Raises:
-      UserError: no name of a class, or names that are too long.
+      UserError: the label is empty, or a name is too long.
     """
     label, name = label.strip(), name.strip()
     if not label:
@@ -99,7 +99,7 @@ def enroll(session: Session, row: int, label: str, name: str) -> Session:
 
 
 def nearest_faces(session: Session, row: int) -> list[tuple[str, str, float]]:
-    """(label, name, distance between unit embeddings) of the 5 enrolled faces nearest to a face."""
+    """Returns the 5 enrolled faces nearest to a face: (label, name, distance of unit embeddings)."""
     gallery = session.gallery
     rows, distances = find_nearest(_embedding(session, row), gallery.embeddings, NUM_NEAREST)
     return [
@@ -109,7 +109,7 @@ def nearest_faces(session: Session, row: int) -> list[tuple[str, str, float]]:
 
 
 def _embedding(session, row):
-    """Of one of its faces, [1, E]."""
+    """Returns the embedding of one face of the session, [1, E]."""
     if session.predictions is None:
         raise UserError('There is no face.')
     return session.predictions.embeddings[row : row + 1]

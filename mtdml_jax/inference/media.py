@@ -1,4 +1,4 @@
-"""The pictures at the paths that a user names: images, folders, patterns, and videos frame by frame."""
+"""Reads the pictures at the paths that a user names: images, folders, patterns, and video frames."""
 
 import glob
 import os
@@ -12,7 +12,7 @@ from PIL import Image
 from mtdml_jax.images.folders import files_below, is_image, natural_order, warn_left_out
 from mtdml_jax.images.pixels import MAX_PIXELS
 
-# What is decoded as a video; of animated images the first frame is the image.
+# Files with these endings are decoded as videos. An animated image counts as its first frame.
 VIDEO_SUFFIXES = {
     '.avi',
     '.m4v',
@@ -27,7 +27,7 @@ VIDEO_SUFFIXES = {
     '.wmv',
     '.3gp',
 }
-# Of a frame, counter-clockwise in degrees -> what turns it so.
+# Counter-clockwise rotation of a frame in degrees -> the transposition that applies it.
 _TURNS = {
     90: Image.Transpose.ROTATE_90,
     180: Image.Transpose.ROTATE_180,
@@ -40,12 +40,12 @@ class Picture(NamedTuple):
     """An image file, or a frame of a video.
 
     Attributes:
-      path: of the file, as text.
+      path: path of the file, as text.
       image: what `pixels.open_image` takes: the file, or the frame; None if there is an error.
-      frame: number of the frame, from 0; None of an image.
-      time: of the frame, in seconds; None of an image, or where the video does not tell.
-      error: why there is no image; '' if there is one.
-      name: where the picture stands below what the user named, as a relative path.
+      frame: number of the frame, from 0; None for an image.
+      time: time of the frame in seconds; None for an image, or if the video does not give a time.
+      error: the reason why there is no image; '' if there is an image.
+      name: relative path of the picture below the folder or pattern that the user named.
     """
 
     path: str
@@ -57,12 +57,12 @@ class Picture(NamedTuple):
 
 
 def read_pictures(arguments: Iterable[str], every: int = 1) -> Iterator[Picture]:
-    """The pictures at paths, one after the other; what cannot be found or read is one with an error.
+    """Yields the pictures at paths; a path that cannot be found or read yields one with an error.
 
     Args:
-      arguments: image and video files; folders, which are read with all below them in natural order;
-        glob patterns, of files; '-' for the lines of standard input, each a path in turn.
-      every: of a video every n-th frame, from the first on.
+      arguments: image and video files; folders, which are searched recursively in natural order; glob
+        patterns of files; or '-' to read paths from standard input, one per line.
+      every: reads every n-th frame of a video, starting with the first frame.
     """
     for argument in arguments:
         if argument != '-':
@@ -102,7 +102,7 @@ def _below(file, root):
 
 
 def _files_of_folder(folder):
-    """Images and videos; at the end a warning of what else there is."""
+    """Yields the images and videos of a folder, then warns about the other files in it."""
     others = []
     for path in files_below(folder):
         if is_image(path) or is_video(path):
@@ -119,7 +119,7 @@ def _files_of_pattern(pattern):
 
 
 def is_video(path: Path) -> bool:
-    """Whether a file is called as videos are."""
+    """Whether the ending of a file's name is that of a video."""
     return path.suffix.lower() in VIDEO_SUFFIXES
 
 
@@ -134,13 +134,13 @@ def _read_video(path, name, every):
     try:
         import av
     except ImportError:
-        yield Picture(str(path), error="reading videos takes PyAV: pip install 'mtdml_jax[video]'")
+        yield Picture(str(path), error="reading videos needs PyAV: pip install 'mtdml_jax[video]'")
         return
     number = 0
     try:
         with av.open(path) as container:
             if not container.streams.video:
-                raise ValueError('no video in it')
+                raise ValueError('it has no video stream')
             stream = container.streams.video[0]
             stream.thread_type = 'AUTO'
             for frame in container.decode(stream):
@@ -148,14 +148,14 @@ def _read_video(path, name, every):
                     yield Picture(str(path), _upright(frame), number, frame.time, name=name)
                 number += 1
             if number == 0:
-                raise ValueError('no frame in it')
+                raise ValueError('it has no frames')
     except (OSError, ValueError, MemoryError, av.FFmpegError) as error:
         place = f' after {number} frames' if number else ''
         yield Picture(str(path), error=f'it cannot be decoded{place} ({_reason(error)})')
 
 
 def _upright(frame):
-    """Pillow's image of a frame, turned as the video says."""
+    """Converts a frame to a Pillow image, rotated as the video's metadata says."""
     if frame.width * frame.height > MAX_PIXELS:
         raise ValueError(
             f'{frame.width} x {frame.height} pixels are more than {MAX_PIXELS:,} in all'

@@ -63,13 +63,13 @@ def find_model(path: str | Path) -> Path:
         folds = sorted(x.parent.name for x in path.glob(f'fold_*/{MODEL_NAME}'))
         if folds:
             raise UserError(
-                f'{path}: the folder of a cross-validation, with a model a fold: name one of '
+                f'{path}: this folder of a cross-validation has one model per fold; name one of '
                 f'{listed(folds)} in it'
             )
         if not (path / MODEL_NAME).exists():
             raise UserError(
-                f'{path}: no {MODEL_NAME} in this folder, which the evaluation of a run writes: python '
-                f'-m mtdml_jax evaluate --workdir={path}'
+                f'{path}: there is no {MODEL_NAME} in this folder; the evaluation of a run writes it: '
+                f'python -m mtdml_jax evaluate --workdir={path}'
             )
         path /= MODEL_NAME
     return path
@@ -163,7 +163,7 @@ class Model:
         k: int = 15,
         batch_size: int = 64,
     ) -> Iterator[Predictions]:
-        """Predicts images one after the other; it reads on as results are taken.
+        """Predicts images one after the other; it reads the images while the caller takes the results.
 
         Args:
           images: the images, for instance a generator; they need not fit into memory.
@@ -256,7 +256,7 @@ class Model:
         names: Sequence[str] | None = None,
         boxes: Boxes | None = None,
     ) -> None:
-        """Adds faces to the gallery, also of classes that training never saw; `save` keeps the faces.
+        """Adds faces to the gallery; their classes may be new to the model. `save` keeps the faces.
 
         Args:
           images: one or many.
@@ -265,7 +265,7 @@ class Model:
           boxes: see `predict`.
 
         Raises:
-          UserError: an image cannot be read (then no face is added), or a label is not a text.
+          UserError: an image cannot be read (then no face is added), or a label is not a string.
         """
         images = _as_list(images)
         labels = [labels] * len(images) if isinstance(labels, str) else list(labels)
@@ -273,7 +273,7 @@ class Model:
             names = [str(x) if isinstance(x, (str, Path)) else '' for x in images]
         for what, values in (('labels', labels), ('names', names)):
             if len(values) != len(images) or not all(isinstance(x, str) for x in values):
-                raise UserError(f'{what}: expected {len(images)} texts, one for each image')
+                raise UserError(f'{what}: expected {len(images)} strings, one for each image')
         embeddings = self.embed(images, boxes=boxes)
         with self._enrolling:
             self._gallery = self._gallery.add(embeddings, labels, names)
@@ -296,7 +296,7 @@ class Model:
         write_model(user_path(path), data, dtype)
 
     def _batches(self, images, boxes, batch_size):
-        """Yields (slices, logits) of batches as NumPy arrays; meanwhile it decodes the next batch."""
+        """Yields (slices, logits) of each batch as NumPy arrays, and decodes the next one meanwhile."""
         if batch_size < 1:
             raise UserError(f'batch_size: expected at least 1, found {batch_size}')
         if isinstance(images, list):
@@ -398,7 +398,7 @@ def _check_images(images, boxes):
     if not images:
         raise UserError('expected at least one image, found none')
     if boxes is not None and len(boxes) != len(images):
-        raise UserError(f'boxes: expected one for each of {len(images)} images, found {len(boxes)}')
+        raise UserError(f'boxes: expected {len(images)}, one for each image, found {len(boxes)}')
 
 
 def _as_list(images) -> list[ImageLike]:
@@ -408,7 +408,7 @@ def _as_list(images) -> list[ImageLike]:
     if isinstance(images, (list, tuple)):
         return list(images)
     if isinstance(images, (set, frozenset, dict)):
-        raise UserError(f'expected images in an order, found a {type(images).__name__}')
+        raise UserError(f'expected ordered images, found a {type(images).__name__}')
     if getattr(images, 'ndim', 0) == 4:
         return list(np.asarray(images))
     return [images]
@@ -422,7 +422,7 @@ def in_batches(items: Iterable, size: int) -> Iterator[list]:
 
 
 def one_behind(started: Iterable[Callable[[], Any]]) -> Iterator:
-    """Yields what functions return that wait for background work, each after the next has started."""
+    """Calls functions that wait for background work, each after the next one has been started."""
     previous = None
     for wait in started:
         if previous:

@@ -1,4 +1,4 @@
-"""What `python -m mtdml_jax predict` does: it writes what is in pictures, and counts them."""
+"""The work of `python -m mtdml_jax predict`: it classifies faces, writes the rows, and counts them."""
 
 import contextlib
 import sys
@@ -15,12 +15,12 @@ from mtdml_jax.inference.model import load
 from mtdml_jax.inference.rows import NO_FACE, WRITERS, EmbeddingWriter, Row, open_output
 from mtdml_jax.inference.stream import find_boxes, predict_rows
 
-# Between two lines of progress.
+# Time between two updates of the progress line.
 SECONDS_BETWEEN = 0.2
 
 
 class Counts(NamedTuple):
-    """How many faces were classified, pictures read, pictures without a face, and pictures not read."""
+    """Numbers of faces, of pictures that were read, of those without a face, and of unreadable ones."""
 
     faces: int = 0
     pictures: int = 0
@@ -28,7 +28,7 @@ class Counts(NamedTuple):
     failed: int = 0
 
     def add(self, rows: Sequence[Row]) -> 'Counts':
-        """With one more picture, whose rows these are."""
+        """Returns the counts with one more picture, given all its rows."""
         error = rows[0].error
         return Counts(
             self.faces + sum(row.found is not None for row in rows),
@@ -38,7 +38,7 @@ class Counts(NamedTuple):
         )
 
     def describe(self) -> str:
-        """For people, in one line."""
+        """Describes the counts for people, in one line."""
         text = f'{_count(self.faces, "face")} in {_count(self.pictures, "picture")}'
         if self.without:
             text += f', {self.without:,} of them without a face'
@@ -61,21 +61,22 @@ def predict_files(
     embeddings: Path | None = None,
     annotate: Path | None = None,
 ) -> Counts:
-    """Writes what a model says of the pictures at paths, and returns what there was.
+    """Writes a model's predictions for the pictures at the given paths, and returns the counts.
 
     Args:
-      names: as of `media.read_pictures`.
-      model: as of `model.load`.
-      faces: as of `stream.find_boxes`.
-      by: as of `Model.predict`.
-      every: of videos every n-th frame.
-      style: 'table', 'csv' or 'jsonl'; by default as the file's name ends, or a table on a terminal.
-      out: the file; by default standard output.
+      names: see `media.read_pictures`.
+      model: see `model.load`.
+      faces: see `stream.find_boxes`.
+      by: see `Model.predict`.
+      every: reads every n-th frame of a video.
+      style: 'table', 'csv' or 'jsonl'. By default the ending of the output file decides; without a file
+        it is a table on a terminal, and csv elsewhere.
+      out: the output file; by default standard output.
       embeddings: .npy file for the embedding of each row.
-      annotate: folder for copies with the faces marked.
+      annotate: folder for copies of the pictures with the faces marked.
 
     Raises:
-      UserError: wrong arguments, or a file that cannot be written.
+      UserError: an argument is wrong, or a file cannot be written.
     """
     if every < 1:
         raise UserError(f'--every: expected at least 1, found {every}')
@@ -88,7 +89,7 @@ def predict_files(
         boxes,
         classifier,
         keep_frames=annotate is not None,
-        # Frames of videos are kept until they are written.
+        # The rows keep their video frames until the copies are written, so batches are small.
         batch_size=8 if annotate else 64,
     )
     with contextlib.ExitStack() as stack:
@@ -112,12 +113,12 @@ def _choose_style(out):
 def write_rows(
     rows: Iterable[Row], writers: Sequence, annotator: 'Annotator | None' = None
 ) -> Counts:
-    """Writes rows and annotated copies, with progress on a terminal; returns what there was.
+    """Writes rows and annotated copies, shows progress on a terminal, and returns the counts.
 
     Args:
-      rows: those of a picture one after the other.
-      writers: with a method `write` of a row.
-      annotator: with `predict_rows(keep_frames=True)`.
+      rows: the rows; all rows of a picture follow one another.
+      writers: objects with a method `write` that takes a row.
+      annotator: writes the copies; it needs rows of `predict_rows(keep_frames=True)`.
     """
     counts, last, shows = Counts(), time.monotonic(), sys.stderr.isatty()
     for group in _by_picture(rows):
@@ -136,7 +137,7 @@ def write_rows(
 
 
 def _by_picture(rows):
-    """Lists of the rows of each picture."""
+    """Yields a list of the rows of each picture."""
     group: list[Row] = []
     for row in rows:
         if group and row.picture is not group[0].picture:
@@ -150,8 +151,9 @@ def _by_picture(rows):
 class Annotator:
     """Writes copies of pictures with their faces marked, as JPEG files in a folder.
 
-    They are called as the pictures are below the folder that the user named; a frame of a video by its
-    number, in a folder called after the video.
+    A copy has the same relative path below this folder as its picture has below the folder that the user
+    named. The copy of a video frame is named by the number of the frame, in a folder named after the
+    video.
     """
 
     def __init__(self, folder: Path):
@@ -159,10 +161,10 @@ class Annotator:
         self._written: set[Path] = set()
 
     def write(self, rows: Sequence[Row]) -> None:
-        """Writes the copy of the picture whose rows these are.
+        """Writes the copy of a picture, given all its rows.
 
         Raises:
-          UserError: it cannot be written.
+          UserError: the copy cannot be written.
         """
         from mtdml_jax.inference.drawing import annotate
 
@@ -185,7 +187,9 @@ class Annotator:
         if picture.frame is not None:
             stem = self._folder / name
         path = Path(f'{stem}.jpg')
-        while path in self._written:  # By a picture of the same name from elsewhere.
+        while (
+            path in self._written
+        ):  # A picture of the same name from another folder took the path.
             number += 1
             path = Path(f'{stem}-{number}.jpg')
         self._written.add(path)

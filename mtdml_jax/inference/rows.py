@@ -1,4 +1,4 @@
-"""What was found in pictures, as rows of CSV, JSON, a table for people, and an array of embeddings."""
+"""Writes what was found in pictures: as CSV, JSON, a table for people, or an array of embeddings."""
 
 import csv
 import json
@@ -13,18 +13,18 @@ from mtdml_jax.inference.answers import Predictions
 from mtdml_jax.inference.media import Picture
 
 BOX = ('x', 'y', 'w', 'h')
-# The error of a picture that was read.
+# The error in the row of a picture that was read but has no face.
 NO_FACE = 'no face found'
 
 
 class Row(NamedTuple):
-    """A face in a picture, or why there is none.
+    """A face in a picture, or the reason why there is none.
 
     Attributes:
-      picture: where it is.
-      box: left, top, width and height in pixels; None where the picture is the face.
+      picture: the picture.
+      box: left, top, width and height of the face in pixels; None if the whole picture is the face.
       found: `Predictions` of this one face; None if there is an error.
-      error: why there is none; '' if there is one.
+      error: the reason why there is no face; '' if there is a face.
     """
 
     picture: Picture
@@ -34,7 +34,7 @@ class Row(NamedTuple):
 
 
 class CsvWriter:
-    """Columns path, frame, time, x, y, w, h (the box), class, one for each class, error."""
+    """Writes the columns path, frame, time, x, y, w, h (the box), class, one per class, and error."""
 
     def __init__(self, file: IO[str], class_names: Sequence[str]):
         self._writer = csv.writer(file, lineterminator='\n')
@@ -47,13 +47,16 @@ class CsvWriter:
         values = [''] * (1 + self._num_classes)
         if row.found:
             values = [row.found.names[0], *(f'{p:.6f}' for p in row.found.probabilities[0])]
-        # None becomes an empty text.
+        # The csv writer writes None as an empty cell.
         box: Sequence[int | None] = row.box or [None] * len(BOX)
         self._writer.writerow([one_line(path), frame, _rounded(time), *box, *values, row.error])
 
 
 class JsonWriter:
-    """An object a line: path, frame, time, box, class, probabilities by class, error; null for none."""
+    """Writes one object per line: path, frame, time, box, class, probabilities by class, and error.
+
+    A missing value is null.
+    """
 
     def __init__(self, file: IO[str], class_names: Sequence[str]):
         self._file, self._class_names = file, class_names
@@ -78,7 +81,7 @@ class JsonWriter:
 
 
 class TableWriter:
-    """For people: where the face is, its class, and a bar of the probability."""
+    """Writes a table for people: where the face is, its class, and a bar of its probability."""
 
     WIDTH, BAR = 44, 20
 
@@ -109,7 +112,7 @@ WRITERS = {'table': TableWriter, 'csv': CsvWriter, 'jsonl': JsonWriter}
 
 
 class EmbeddingWriter:
-    """A .npy file, float32 [rows, E], row by row; NaN where there is no face."""
+    """Writes a .npy file row by row, float32 [rows, E]; a row without a face is NaN."""
 
     def __init__(self, path: Path, size: int):
         self._file = open_output(path, 'wb')
@@ -117,7 +120,7 @@ class EmbeddingWriter:
         self._write_header()
 
     def _write_header(self):
-        # NumPy leaves room in it for a first axis that grows.
+        # NumPy reserves space in the header, so that the first axis can grow.
         np.lib.format.write_array_header_1_0(
             self._file,
             {'descr': '<f4', 'fortran_order': False, 'shape': (self._count, self._size)},
@@ -137,10 +140,10 @@ class EmbeddingWriter:
 
 
 def open_output(path: Path, mode: str = 'w') -> IO:
-    """A file to write, of text in UTF-8 unless the mode says otherwise.
+    """Opens a file for writing, by default as UTF-8 text.
 
     Raises:
-      UserError: it cannot be written.
+      UserError: the file cannot be written.
     """
     try:
         return path.open(mode) if 'b' in mode else path.open(mode, encoding='utf-8', newline='')

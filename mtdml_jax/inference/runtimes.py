@@ -1,10 +1,11 @@
-"""A model for other runtimes: one file with the whole computation, from 8-bit pixels to probabilities.
+"""Writes a model for other runtimes: one file that computes probabilities from 8-bit pixels.
 
-Input 'images': N faces, uint8 [N, side, side, channels], grey or RGB, cut out and resized by the caller.
-Scaling, mean and flip are inside. Outputs, float32, are those of `Model.predict`: 'embeddings' [N, E]
-and, of a model with classifiers, 'probabilities' [N, C] and 'slice_probabilities' [N, S, C]. A model
-without has embeddings alone: the means of its classes and enrolled faces stay behind. `Settings` travel
-along in JSON, as in the model file.
+The input 'images' has N faces, uint8 [N, side, side, channels], grey or RGB. The caller cuts the faces
+out and resizes them. The file includes the scaling, the mean and the flip. The outputs are float32 and
+equal those of `Model.predict`: 'embeddings' [N, E] and, if the model has classifiers, 'probabilities'
+[N, C] and 'slice_probabilities' [N, S, C]. Without classifiers the file has embeddings only, because it
+contains neither the class means nor the enrolled faces. The file includes `Settings` as JSON, like the
+model file.
 """
 
 import io
@@ -25,18 +26,19 @@ from mtdml_jax.models.forward import make_forward
 from mtdml_jax.models.model_file import KEY, ModelData, to_json
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
-# The oldest that jax2onnx writes right, for runtimes that are not of this year.
+# The oldest version that jax2onnx writes correctly; older runtimes can read it.
 OPSET = 18
-# Between outputs of ONNX Runtime and JAX.
+# Largest accepted difference between the outputs of ONNX Runtime and JAX.
 TOLERANCE = 1e-4
-# In the zip file of `write_stablehlo`.
+# Names of the members of the zip file that `write_stablehlo` writes.
 COMPUTATION, SETTINGS = 'model.jax_export', f'{KEY}.json'
 
 
 def write_stablehlo(data: ModelData, path: Path) -> None:
-    """Writes a model for JAX alone: no Flax, and nothing of this package, is needed to run it.
+    """Writes a model that runs with JAX alone, without Flax and without this package.
 
-    The file is a zip of the computation, by `jax.export` for the `PLATFORMS`, and of the settings:
+    The file is a zip with the computation, which `jax.export` writes for the `PLATFORMS`, and the
+    settings:
 
         file = zipfile.ZipFile(path)
         settings = json.loads(file.read('mtdml_jax.json'))
@@ -48,10 +50,10 @@ def write_stablehlo(data: ModelData, path: Path) -> None:
       path: the file.
 
     Raises:
-      UserError: a file that cannot be written.
+      UserError: the file cannot be written.
 
     References:
-      https://docs.jax.dev/en/latest/export/export.html, which also says for how long it can be read.
+      https://docs.jax.dev/en/latest/export/export.html. It also says how long the file stays readable.
     """
     images = _images(data, *export.symbolic_shape('N'))
     exported = export.export(jax.jit(_make_answer(data)), platforms=PLATFORMS)(images)
@@ -63,17 +65,18 @@ def write_stablehlo(data: ModelData, path: Path) -> None:
 
 
 def write_onnx(data: ModelData, path: Path) -> None:
-    """Writes a model as ONNX; the settings stand in `metadata_props` under 'mtdml_jax'.
+    """Writes a model as ONNX, with the settings in `metadata_props` under the key 'mtdml_jax'.
 
-    The converter, jax2onnx, comes with the extra [onnx]. All is computed in float32, also what
-    `model.dtype` has in bfloat16, in which runtimes have no convolutions.
+    The extra [onnx] installs the converter jax2onnx. The file computes everything in float32, even if
+    `model.dtype` is bfloat16, because runtimes have no convolutions in bfloat16.
 
     Args:
       data: content of a model file.
       path: the file.
 
     Raises:
-      UserError: no converter, or one that does not fit this JAX or errs; a file that cannot be written.
+      UserError: the converter is not installed, does not support this JAX, or computes wrong values; or
+        the file cannot be written.
 
     References:
       https://github.com/enpasos/jax2onnx
@@ -86,7 +89,7 @@ def write_onnx(data: ModelData, path: Path) -> None:
 
 
 def _make_answer(data: ModelData) -> Callable[[jax.Array], dict[str, jax.Array]]:
-    """A pure function from images to outputs, as above; the weights are constants in it."""
+    """Makes the pure function from images to outputs (see above), with the weights as constants."""
     settings = data.settings
     forward, variables = make_forward(data.network, settings.flip), jax.device_put(data.variables)
     pixels = settings.preprocessing
@@ -104,7 +107,7 @@ def _make_answer(data: ModelData) -> Callable[[jax.Array], dict[str, jax.Array]]
 
 
 def _convert(data):
-    """The model as onnx.ModelProto."""
+    """Converts the model to an onnx.ModelProto."""
     try:
         import jax2onnx
         import onnx_ir
@@ -114,7 +117,7 @@ def _convert(data):
             f"ONNX needs jax2onnx: pip install 'mtdml_jax[onnx]' ({one_line(str(error))})"
         ) from error
     answer = _make_answer(data)
-    # In the order of JAX's trees.
+    # JAX's trees sort the keys of a dict, so the outputs are in this order.
     names = sorted(jax.eval_shape(answer, _images(data, 1)))
     images = _images(data, 'N')
     try:
@@ -126,14 +129,17 @@ def _convert(data):
             output_names=names,
             return_mode='ir',
         )
-    except Exception as error:  # Of a JAX that it does not know yet it may be any.
+    except (
+        Exception
+    ) as error:  # A version of JAX that jax2onnx does not support can raise anything.
         raise UserError(
-            f'jax2onnx cannot convert with jax {jax.__version__}; an environment of its own with '
-            f"'mtdml_jax[onnx]' has one that it can ({type(error).__name__}: {one_line(str(error))})"
+            f'jax2onnx cannot convert with jax {jax.__version__}; a new environment with '
+            f"'mtdml_jax[onnx]' installs a version that works ({type(error).__name__}: "
+            f'{one_line(str(error))})'
         ) from error
-    # With flip every kernel is there twice.
+    # With flip the file would contain every kernel twice.
     DeduplicateInitializersPass(size_limit=sys.maxsize)(model)
-    # Shapes of inner values are optional, and some are left in JAX's order of axes.
+    # The shapes of inner values are optional, and the converter leaves some in JAX's order of axes.
     for value in (value for node in model.graph for value in node.outputs):
         if not value.is_graph_output():
             value.shape = None
@@ -142,12 +148,12 @@ def _convert(data):
 
 
 def _check_onnx(data, content):
-    """Raises UserError unless ONNX Runtime gives what JAX gives.
+    """Raises UserError unless ONNX Runtime computes the same outputs as JAX.
 
-    The converter knows operations by their names, not by all their arguments: jax2onnx 0.17.1 leaves
-    out the padding of a max-pool without a word.
+    The converter does not handle all arguments of all operations: jax2onnx 0.17.1 silently drops the
+    padding of a max-pool.
     """
-    import onnxruntime  # The converter brings it.
+    import onnxruntime  # It is installed with the converter.
 
     session = onnxruntime.InferenceSession(content, providers=['CPUExecutionProvider'])
     shape = _images(data, 3).shape
@@ -158,7 +164,9 @@ def _check_onnx(data, content):
     for name, values in zip(names, session.run(names, {'images': images}), strict=True):
         difference = np.max(np.abs(values - expected[name]))
         if not difference < TOLERANCE:
-            raise UserError(f'ONNX: jax2onnx errs on this model: {name} differ by {difference:.1e}')
+            raise UserError(
+                f'ONNX: jax2onnx converts this model wrongly: {name} differ by {difference:.1e}'
+            )
 
 
 def _images(data, count):
@@ -167,7 +175,7 @@ def _images(data, count):
 
 
 def _settings_json(data):
-    """The settings but for names of enrolled faces, which are people's."""
+    """Returns the settings as JSON, without the names of enrolled faces, which are personal data."""
     settings = data.settings._replace(gallery_labels=(), gallery_names=())
     return json.dumps(to_json(settings), ensure_ascii=False)
 

@@ -1,4 +1,4 @@
-"""From pictures to rows of their faces, with memory that does not grow."""
+"""Turns a stream of pictures into rows of their faces, in constant memory."""
 
 import os
 from collections import deque
@@ -15,24 +15,25 @@ from mtdml_jax.inference.media import Picture
 from mtdml_jax.inference.model import Model, ModelClassifier, in_batches, one_behind
 from mtdml_jax.inference.rows import NO_FACE, Row
 
-# A function (picture, its image) -> boxes (left, top, width, height) of its faces; None: it is the face.
+# A function (picture, its image) -> boxes (left, top, width, height) of its faces, or None if the whole
+# picture is the face.
 FindBoxes = Callable[[Picture, Image.Image], Sequence[Sequence[int]] | None]
 
 
 def find_boxes(faces: str) -> FindBoxes:
-    """How the faces in pictures are found.
+    """Returns the function that finds the faces in pictures.
 
     Args:
-      faces: 'none' where a picture is a face; 'detect'; or a csv file of boxes.
+      faces: 'none' if each picture is a face; 'detect' to detect faces; or a csv file of boxes.
 
     Raises:
-      UserError: no such way, or a file that is no list of boxes.
+      UserError: `faces` is none of these, or the file is not a list of boxes.
     """
     if faces == 'none':
         return lambda picture, image: None
     if faces != 'detect' and not faces.endswith('.csv'):
         raise UserError(f'--faces: expected none, detect or a csv file, found {faces!r}')
-    # Here, because detection takes a library of its own.
+    # Imported here, because detection needs a library of its own.
     from mtdml_jax.inference import faces as detection
 
     if faces == 'detect':
@@ -50,15 +51,17 @@ def predict_rows(
     keep_frames: bool = False,
     batch_size: int = 64,
 ) -> Iterator[Row]:
-    """Rows of the faces in pictures, in order; of a picture that has none or is broken one that says so.
+    """Yields a row for each face, in the order of the pictures.
+
+    A picture without a face, or one that cannot be read, yields one row that gives the reason.
 
     Args:
       model: the model.
-      pictures: read as rows are asked for, a few batches ahead.
-      find_boxes: which faces a picture has.
-      classifier: of the model's.
+      pictures: the pictures; they are read a few batches ahead of the rows that are consumed.
+      find_boxes: returns the boxes of the faces in a picture.
+      classifier: one of the model's classifiers.
       keep_frames: whether rows keep the frames of videos, which takes memory.
-      batch_size: faces looked at together.
+      batch_size: number of faces in a forward pass.
     """
 
     def cut(picture):
@@ -75,7 +78,7 @@ def predict_rows(
 
 
 def _cut_faces(picture, find_boxes, preprocessing, keep_frames):
-    """[(row without `found`, pixels)] of a picture; pixels are None if it has an error."""
+    """Returns [(row without `found`, pixels)] for a picture; pixels are None if it has an error."""
     place = (
         picture if keep_frames or isinstance(picture.image, Path) else picture._replace(image=None)
     )
@@ -95,7 +98,7 @@ def _cut_faces(picture, find_boxes, preprocessing, keep_frames):
 
 
 def _fill(faces, found):
-    """Rows with their own part of `found`."""
+    """Yields each row with its own predictions out of `found`."""
     number = 0
     for row, pixels in faces:
         if pixels is None:
@@ -106,7 +109,7 @@ def _fill(faces, found):
 
 
 def _map_ahead(function, items):
-    """As `map`, by threads, a few items ahead."""
+    """Like `map`, but threads compute a few items ahead."""
     num_threads = min(os.cpu_count() or 1, 8)
     with ThreadPoolExecutor(num_threads) as pool:
         waiting: deque[Future] = deque()

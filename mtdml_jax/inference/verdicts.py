@@ -1,4 +1,4 @@
-"""What each slice says of a face, and whether its distances keep the slice's threshold."""
+"""What each slice predicts for a face, and whether its distances satisfy the slice's threshold."""
 
 from typing import NamedTuple
 
@@ -10,15 +10,15 @@ from mtdml_jax.loss.distances import from_squares
 
 
 class Verdict(NamedTuple):
-    """What a slice says of a face.
+    """What a slice predicts for a face.
 
     Attributes:
-      threshold: the slice's, in units of the distance.
-      label: its most probable class.
-      probability: of that class, by this slice alone.
-      distance: to that class; infinite if nothing of it is known.
+      threshold: the slice's threshold, in units of the distance.
+      label: the class that is most probable for this slice.
+      probability: probability of that class, by this slice alone.
+      distance: distance to that class; infinite if the class has no known face.
       rival: the nearest other class.
-      rival_distance: to the nearest other class; infinite if nothing is known of any.
+      rival_distance: distance to the rival; infinite if no other class has a known face.
     """
 
     threshold: float
@@ -30,28 +30,29 @@ class Verdict(NamedTuple):
 
     @property
     def lead(self) -> float:
-        """By how much the rival is farther away than the class that the slice names."""
+        """How much farther away the rival is than the class that the slice predicts."""
         return self.rival_distance - self.distance
 
     @property
     def keeps_threshold(self) -> bool:
-        """Whether the lead is at least the threshold, as the loss asked of triplets in training."""
+        """Whether the lead is at least the threshold, as the loss demands of triplets in training."""
         return self.lead >= self.threshold
 
 
 def slice_verdicts(
     model: Model, gallery: Gallery, predictions: Predictions, row: int
 ) -> list[Verdict]:
-    """A verdict of each slice on a face, [S].
+    """Returns the verdict of each slice on a face, [S].
 
-    The distance to a class is that from the face's unit slice to the slice of the class's centre, made a
-    unit slice; to a class without training faces, that to its nearest enrolled face.
+    The distance to a class is the distance from the face's unit slice to the slice of the class's
+    centre, scaled to length 1. For a class without training faces it is the distance to its nearest
+    enrolled face.
 
     Args:
       model: the model.
       gallery: the enrolled faces.
-      predictions: of faces.
-      row: which of these faces.
+      predictions: predictions for faces.
+      row: row of the face in the predictions.
     """
     distances = _class_distances(
         model, gallery, predictions.class_names, predictions.embeddings[row]
@@ -78,7 +79,7 @@ def _verdict(threshold, names, shares, distances):
 
 
 def _class_distances(model, gallery, names, embedding):
-    """From the unit slices of a face to each class, [C, S]; infinite to a class without a face."""
+    """Returns the distances from a face's unit slices to each class, [C, S]; infinite without a face."""
     settings = model.settings
     num_slices = settings.network.num_slices
     face, centres, enrolled = (
@@ -95,7 +96,7 @@ def _class_distances(model, gallery, names, embedding):
 
 
 def _split(embeddings, num_slices):
-    """Unit slices [N, S, D] of embeddings [N, E]; 0 of zeros."""
+    """Splits embeddings [N, E] into unit slices [N, S, D]; zeros stay zeros."""
     count, size = embeddings.shape
     slices = embeddings.reshape(count, num_slices, size // num_slices)
     return slices / np.maximum(np.linalg.norm(slices, axis=2, keepdims=True), 1e-12)

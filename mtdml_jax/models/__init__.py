@@ -1,4 +1,4 @@
-"""Backbones and the network with a sliced embedding on top of one."""
+"""Backbones, and the network that adds a sliced embedding to a backbone."""
 
 from mtdml_jax.models.network import Network, Outputs, make_network
 

@@ -1,4 +1,4 @@
-"""The backbones by the names that config.model.backbone has for them."""
+"""The backbones, by the names that config.model.backbone accepts."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,14 +12,14 @@ class Backbone(NamedTuple):
     """A network from images to features, without a classifier.
 
     Attributes:
-      make: function (model, dtype=, axis_name=) of the section `model` of the config, the type of the
-        computation and the mapped axis over which BatchNorm averages -> module from images
-        [B, H, W, channels] and `train=` to features, float32 [B, F]. It raises UserError for settings
-        that it does not have.
-      torch_names: function (model) -> names of the arrays of its PyTorch checkpoints and their paths in
-        the module's variables, the first convolution's kernel first; None if it has no checkpoints.
-      advise: function (shape of that kernel in a file, its shape here) -> settings that make it so,
-        such as 'config.model.stem=small'.
+      make: function (model, dtype=, axis_name=) -> module from images [B, H, W, channels] and `train=`
+        to features, float32 [B, F]. Its arguments are the section `model` of the config, the type of
+        the computation, and the mapped axis over which BatchNorm averages. It raises UserError if a
+        setting is not supported.
+      torch_names: function (model) -> {name of an array in PyTorch checkpoints: its path in the module's
+        variables}, with the first convolution's kernel first; None if there are no checkpoints.
+      advise: function (shape of that kernel in a file, its shape here) -> settings with which the shapes
+        agree, such as 'config.model.stem=small'.
     """
 
     make: Callable[..., nn.Module]

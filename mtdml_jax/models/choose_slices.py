@@ -1,4 +1,4 @@
-"""A smaller model: some slices of another, and how they are chosen."""
+"""Makes a smaller model from some slices of a model, and chooses these slices."""
 
 from collections.abc import Sequence
 
@@ -9,17 +9,17 @@ from mtdml_jax.models.model_file import ModelData
 
 
 def take_slices(data: ModelData, chosen: Sequence[int]) -> ModelData:
-    """The model of some slices: everything behind the backbone shrinks to them.
+    """Makes a model of some slices of a model; only the backbone keeps its size.
 
-    Slices are normalised one by one, and each has its own classifier, so what is left of a slice says
-    what it said before.
+    Each slice is normalised separately and has its own classifier, so the outputs of a slice that stays
+    do not change.
 
     Args:
       data: the whole model.
-      chosen: numbers of slices, from 0, each once; they stay in this order.
+      chosen: numbers of slices, from 0, each once; the new model has them in this order.
 
     Raises:
-      UserError: none, one twice, or one that the model does not have.
+      UserError: no slice is chosen, a slice is chosen twice, or the model does not have the slice.
     """
     settings, network = data.settings, data.settings.network
     num_slices = network.num_slices
@@ -29,21 +29,21 @@ def take_slices(data: ModelData, chosen: Sequence[int]) -> ModelData:
             f'{",".join(map(str, chosen)) or "none"}'
         )
 
-    # Slices lie side by side in the last axis.
+    # The last axis is the concatenation of the slices.
     size = network.embedding_size // num_slices
     components = np.concatenate([np.arange(i * size, (i + 1) * size) for i in chosen])
 
     def take(array):
         return np.asarray(array)[..., components]
 
-    # Of an embedding of unit slices, divided by the root of their number.
+    # An embedding is the concatenation of unit slices, divided by the root of their number.
     longer = np.float32((num_slices / len(chosen)) ** 0.5)
     params, statistics = data.variables['params'], data.variables['batch_stats']
     params = params | {
         'embedding': {name: take(array) for name, array in params['embedding'].items()},
         'classes': np.asarray(params['classes'])[list(chosen)],
     }
-    # Of the embedding's BatchNorm, where it has one; the others are the backbone's.
+    # Only the statistics of the embedding's BatchNorm, if there is one, depend on the slices.
     statistics = {
         name: values if name == 'backbone' else {key: take(x) for key, x in values.items()}
         for name, values in statistics.items()
@@ -60,18 +60,18 @@ def take_slices(data: ModelData, chosen: Sequence[int]) -> ModelData:
 
 
 def choose_slices(scores: np.ndarray, labels: np.ndarray, count: int) -> list[int]:
-    """The slices that classify best together, found greedily: each is the best beside those before.
+    """Chooses slices that classify well together, greedily: each step adds the slice that helps most.
 
     Args:
-      scores: class scores of each slice, [N, S, C]; their mean over slices is the answer.
+      scores: class scores of each slice, [N, S, C]; the model predicts by their mean over the slices.
       labels: true classes, int [N].
-      count: how many to choose.
+      count: number of slices to choose.
 
     Returns:
-      Their numbers, ascending.
+      The numbers of the chosen slices, ascending.
 
     Raises:
-      UserError: fewer than 1, or more than there are.
+      UserError: `count` is less than 1, or larger than the number of slices.
     """
     num_slices = scores.shape[1]
     if not 1 <= count <= num_slices:
@@ -80,7 +80,7 @@ def choose_slices(scores: np.ndarray, labels: np.ndarray, count: int) -> list[in
     total = np.zeros(scores[:, 0].shape)
     for _ in range(count):
         left = [i for i in range(num_slices) if i not in chosen]
-        # Among equally accurate ones the one that is surer of the truth.
+        # Among equally accurate slices, the one with the higher likelihood of the true classes wins.
         best = max(left, key=lambda i: _quality((total + scores[:, i]) / (len(chosen) + 1), labels))
         chosen.append(best)
         total += scores[:, best]
@@ -88,7 +88,7 @@ def choose_slices(scores: np.ndarray, labels: np.ndarray, count: int) -> list[in
 
 
 def _quality(scores, labels):
-    """(accuracy, mean log-likelihood) of class scores [N, C]."""
+    """Returns (accuracy, mean log-likelihood) of class scores [N, C]."""
     shifted = scores - scores.max(axis=1, keepdims=True)
     likelihood = shifted[np.arange(len(labels)), labels] - np.log(np.exp(shifted).sum(axis=1))
     return np.mean(scores.argmax(axis=1) == labels), likelihood.mean()

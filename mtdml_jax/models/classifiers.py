@@ -1,4 +1,4 @@
-"""Classifiers: how slices and logits of faces become probabilities of classes; NumPy alone."""
+"""Classifiers, which compute class probabilities from slices and logits of faces, in NumPy."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,9 +15,9 @@ class Facts(NamedTuple):
     Attributes:
       class_names: names of the classes, [C].
       counts: number of training faces of each class, int [C].
-      centres: mean embedding of the training faces of each class, [C, E]; 0 without any.
+      centres: mean embedding of the training faces of each class, [C, E]; 0 without training faces.
       gallery: embeddings of faces to compare with, [G, E].
-      gallery_labels: their classes, int [G], below C.
+      gallery_labels: classes of these faces, int [G], below C.
       num_slices: number of slices S of an embedding.
       logit_scale: scale of the logits; it turns scores of other kinds into probabilities.
       has_head: whether the network's own classifiers were trained.
@@ -38,8 +38,8 @@ class Facts(NamedTuple):
         return len(self.class_names)
 
 
-# Unit slices [N, S, D] and logits of each slice [N, S, C] of faces -> probabilities of the classes by
-# all slices together [N, C] and by each slice alone [N, S, C], float32.
+# A function (unit slices [N, S, D], logits of each slice [N, S, C]) -> class probabilities by all slices
+# together [N, C] and by each slice alone [N, S, C], float32.
 Probabilities = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
@@ -60,7 +60,7 @@ class Classifier(NamedTuple):
 
 def _make_softmax(facts: Facts, k: int) -> Probabilities:
     if not facts.has_head:
-        raise UserError("by='softmax': this model has no classifiers (it was trained without)")
+        raise UserError("by='softmax': this model has no classifiers (none were trained)")
     return lambda slices, logits: as_probabilities(logits)
 
 
@@ -88,7 +88,7 @@ def _make_centroid(facts: Facts, k: int) -> Probabilities:
     sums = facts.centres * total[:, None]
     np.add.at(sums, facts.gallery_labels, facts.gallery)
     np.add.at(total, facts.gallery_labels, 1)
-    # An embedding has its unit slices side by side, divided by the root of their number.
+    # An embedding is the concatenation of unit slices, divided by the root of their number.
     centres = (sums / np.maximum(total, 1)[:, None]).reshape(len(sums), facts.num_slices, -1)
     centres = (centres * facts.num_slices**0.5).astype(np.float32)
     squares = np.where(total[:, None] > 0, np.sum(centres**2, axis=2), np.inf)
@@ -101,7 +101,7 @@ def _make_centroid(facts: Facts, k: int) -> Probabilities:
     return probabilities
 
 
-# Name, which `Model.predict(by=...)` takes -> classifier, in the order of reports.
+# Name of a classifier for `Model.predict(by=...)` -> classifier, in the order of reports.
 CLASSIFIERS: dict[str, Classifier] = {
     'softmax': Classifier('Softmax head', _make_softmax, needs_head=True),
     'knn': Classifier('k nearest neighbours', _make_knn),
@@ -110,7 +110,7 @@ CLASSIFIERS: dict[str, Classifier] = {
 
 
 def as_probabilities(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Softmax of the mean of the slices' scores [N, S, C], and of each slice's: [N, C], [N, S, C]."""
+    """Returns the softmax of the mean of scores [N, S, C] over slices, and of each slice's scores."""
     return _softmax(scores.mean(axis=1)), _softmax(scores)
 
 

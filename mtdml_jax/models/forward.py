@@ -14,7 +14,7 @@ class SliceOutputs(NamedTuple):
 
     Attributes:
       slices: unit slices, float32 [B, S, D].
-      logits: class scores of each slice, float32 [B, S, C]; the model answers by their mean over slices.
+      logits: class scores of each slice, float32 [B, S, C]; the model predicts by their mean.
     """
 
     slices: jax.Array
@@ -22,11 +22,11 @@ class SliceOutputs(NamedTuple):
 
 
 def make_forward(network: Network, flip: bool) -> Callable[[Any, jax.Array], SliceOutputs]:
-    """Makes a pure function (variables, images [B, H, W, channels]) -> `SliceOutputs`, not compiled yet.
+    """Makes a pure, uncompiled function (variables, images [B, H, W, channels]) -> `SliceOutputs`.
 
     Args:
       network: the network.
-      flip: whether to average an image and its mirror image.
+      flip: whether to average the outputs of an image and its mirror image.
     """
 
     def forward_once(variables, images):

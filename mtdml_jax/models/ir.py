@@ -17,11 +17,11 @@ STEMS = {'small': 2, 'cifar': 1}
 
 
 class PReLU(nn.Module):
-    """max(x, 0) + slope * min(x, 0), with a slope of each channel; [..., C] -> the same."""
+    """max(x, 0) + slope * min(x, 0), with a learned slope per channel; the shape [..., C] stays."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Applies it."""
+        """Applies the layer."""
         slope = self.param('slope', nn.initializers.constant(0.25), x.shape[-1:])
         return jnp.where(x >= 0, x, slope.astype(x.dtype) * x)
 
@@ -29,8 +29,9 @@ class PReLU(nn.Module):
 class Unit(nn.Module):
     """BatchNorm, 3x3, PReLU, 3x3 with the strides, BatchNorm, and a shortcut.
 
-    [B, H, W, C] -> [B, H/strides, W/strides, features]. Nothing follows the sum. Where the width stays,
-    the shortcut takes every strides-th pixel, else it is a 1x1 convolution and a BatchNorm.
+    It maps [B, H, W, C] to [B, H/strides, W/strides, features]. Nothing follows the sum. If the width
+    stays the same, the shortcut takes every strides-th pixel; otherwise it is a 1x1 convolution and a
+    BatchNorm.
     """
 
     features: int
@@ -53,17 +54,17 @@ class Unit(nn.Module):
 
 
 class IR(nn.Module):
-    """IR-50 up to its last map, [H/16, W/16], which is averaged.
+    """IR-50 up to its last map, [H/16, W/16], and an average over this map.
 
-    The published network is for 112 px. There a linear layer follows ('output_layer' in its files, 12.8
-    of 43.6 million parameters) that takes each of the 7x7 places for itself and makes the embedding by
-    which persons are told apart. Here it is left out, so that faces may have any size, and because the
-    sliced embedding takes its place.
+    The published network is for 112 px. It ends with a linear layer ('output_layer' in its files, 12.8
+    of 43.6 million parameters), which has separate weights for each of the 7x7 positions and computes
+    the embedding that distinguishes persons. This class omits the layer: the sliced embedding replaces
+    it, and faces may have any size.
 
     Attributes:
       width_factor: multiplies the 64, 128, 256 and 512 channels of the four stages.
-      stem: 'small', as published; 'cifar' has stride 1 in the first stage: twice the side everywhere.
-        The arrays are the same.
+      stem: 'small', as published; or 'cifar', which has stride 1 in the first stage, so that every map
+        has twice the side. Both have the same arrays.
       dtype: type of the computation; parameters are float32.
       axis_name: mapped axis over whose devices BatchNorm takes its batch statistics.
       stages: number of units in each stage.
@@ -106,5 +107,5 @@ def make_ir(model: Any, *, dtype: Any, axis_name: str | None) -> IR:
 
 
 def torch_names(model: Any) -> dict[str, tuple[str, ...]]:
-    """face.evoLVe's names: see `Backbone`."""
+    """Returns face.evoLVe's names; see `Backbone`."""
     return layers.torch_names(IR(model.width_factor), 'input_layer.0.weight')

@@ -1,4 +1,4 @@
-"""Layers that the backbones share, and the names of their arrays in PyTorch."""
+"""Layers that the backbones share, and the PyTorch names of their arrays."""
 
 import functools
 import re
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
-# Leaf of the variables -> the end of its name in PyTorch.
+# Last key of a variable's path -> last part of its name in PyTorch.
 ENDS = {
     'kernel': 'weight',
     'scale': 'weight',
@@ -23,10 +23,11 @@ ENDS = {
 
 
 class Conv(nn.Conv):
-    """`flax.linen.Conv` whose input is computed once: XLA for CPUs would repeat what precedes it.
+    """`flax.linen.Conv` that makes XLA compute its input only once on CPUs.
 
-    For the gradient of the kernel it lays the input out anew, and fuses the BatchNorm, ReLU and
-    shortcut that made it into that, where they run badly.
+    For the gradient of the kernel, XLA for CPUs changes the layout of the input. Without the barrier it
+    fuses the BatchNorm, ReLU and shortcut before the convolution into this change, and so computes them
+    again, slowly.
     """
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
@@ -36,19 +37,20 @@ class Conv(nn.Conv):
         return super().__call__(inputs)
 
 
-# 3x3 with `padding=1` unless told otherwise.
+# Makes a convolution whose default padding of 1 fits a 3x3 kernel.
 conv = partial(Conv, use_bias=False, kernel_init=nn.initializers.he_normal(), padding=1)
 
 
 class DepthwiseConv(nn.Module):
-    """Convolution of each channel by itself: [B, H, W, C] -> [B, H/strides, W/strides, C].
+    """Separate convolution of each channel: [B, H, W, C] -> [B, H/strides, W/strides, C].
 
-    XLA for CPUs has no good one: with a sum over the places of the kernel instead, a training step takes
-    a fifth of the time there (MobileNetV3-small, 48 px, jax 0.10), and a look an eighth.
+    XLA's depthwise convolution is slow on CPUs. This layer sums over the positions of the kernel there
+    instead. A training step then takes a fifth of the time, and a forward pass an eighth
+    (MobileNetV3-small, 48 px, jax 0.10).
 
     Attributes:
-      size: side of the kernel, odd; half of it pads each side.
-      strides: of both axes.
+      size: side of the kernel, odd; each side is padded by half of it.
+      strides: stride of both axes.
       dtype: type of the computation.
     """
 
@@ -93,13 +95,13 @@ class DepthwiseConv(nn.Module):
 def make_norm(
     train: bool, dtype: Any, axis_name: str | None, epsilon: float = 1e-5
 ) -> Callable[..., nn.BatchNorm]:
-    """What makes the BatchNorm layers of a backbone.
+    """Returns the function that makes the BatchNorm layers of a backbone.
 
     Args:
-      train: whether statistics are those of the batch, and change the running ones.
+      train: whether to use the statistics of the batch and update the running statistics.
       dtype: type of the computation.
       axis_name: mapped axis over whose devices the batch is spread.
-      epsilon: added to variances.
+      epsilon: number that is added to variances.
     """
     return partial(
         nn.BatchNorm,
@@ -113,14 +115,14 @@ def make_norm(
 
 @functools.cache
 def torch_names(backbone: nn.Module, first: str) -> dict[str, tuple[str, ...]]:
-    """PyTorch's names of the arrays of a backbone -> their paths in its variables.
+    """Returns {PyTorch name of an array: its path in the variables} for a backbone.
 
-    Its modules bear PyTorch's names, in which _ before a number stands for a point: 'res_layer_1' for
-    'res_layer.1'.
+    The backbone's modules must have PyTorch's names, with _ instead of a point before a number:
+    'res_layer_1' for 'res_layer.1'.
 
     Args:
       backbone: the module.
-      first: name of the first convolution's kernel, which comes first.
+      first: name of the first convolution's kernel, which the result lists first.
     """
     init = partial(backbone.init, train=False)
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)

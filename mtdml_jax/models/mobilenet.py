@@ -14,8 +14,8 @@ from mtdml_jax.models.layers import DepthwiseConv, conv, make_norm
 
 # Stem -> strides of the first convolution and of the first block.
 STEMS = {'imagenet': (2, 2), 'small': (1, 2), 'cifar': (1, 1)}
-# Of each block: side of its depthwise kernel, width inside, width of its output, whether it squeezes and
-# excites, whether its activation is hard-swish (else ReLU), stride.
+# For each block: side of the depthwise kernel, width inside the block, width of the output, whether it
+# has a squeeze-and-excite layer, whether its activation is hard-swish (else ReLU), and the stride.
 BLOCKS = (
     (3, 16, 16, True, False, 2),
     (3, 72, 24, False, False, 2),
@@ -32,13 +32,13 @@ BLOCKS = (
 
 
 class SqueezeExcite(nn.Module):
-    """Channels weighed by what their means over the map say: [B, H, W, C] -> the same."""
+    """Weights channels by a function of their means over the map; the shape [B, H, W, C] stays."""
 
     dtype: Any
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Applies it."""
+        """Applies the layer."""
         channels = x.shape[-1]
         means = jnp.mean(x, axis=(1, 2), keepdims=True)
         options = {'padding': 0, 'use_bias': True, 'dtype': self.dtype}
@@ -47,10 +47,10 @@ class SqueezeExcite(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """1x1 convolution to a width inside, depthwise convolution, 1x1 to the width of the output.
+    """1x1 convolution to the inner width, depthwise convolution, and 1x1 to the output's width.
 
-    [B, H, W, C] -> [B, H/strides, W/strides, features], plus the input where it has that shape. Where
-    the input has the width inside, the first convolution is left out, as in torchvision.
+    It maps [B, H, W, C] to [B, H/strides, W/strides, features], and adds the input if it has this shape.
+    If the input already has the inner width, the first convolution is omitted, as in torchvision.
     """
 
     size: int
@@ -86,14 +86,15 @@ class MobileNetV3Small(nn.Module):
 
     Attributes:
       width_factor: multiplies all widths, which are then rounded to multiples of 8.
-      stem: 'imagenet', as published: maps of 7x7 for 224 px; 'small' begins with stride 1, which leaves
-        maps of 3x3 for 48 px; in 'cifar' the first block has stride 1 too. The arrays are the same.
+      stem: 'imagenet', as published, has last maps of 7x7 for 224 px. 'small' begins with stride 1, and
+        has last maps of 3x3 for 48 px. In 'cifar' the first block has stride 1 too. All stems have the
+        same arrays.
       dtype: type of the computation; parameters are float32.
       axis_name: mapped axis over whose devices BatchNorm takes its batch statistics.
 
     References:
-      Howard et al., "Searching for MobileNetV3", ICCV 2019. BatchNorm's epsilon is torchvision's; its
-      running statistics move as in the other backbones, ten times as fast as there.
+      Howard et al., "Searching for MobileNetV3", ICCV 2019. BatchNorm's epsilon is torchvision's. Its
+      running statistics are updated as in the other backbones, ten times as fast as in torchvision.
     """
 
     width_factor: float = 1.0
@@ -129,7 +130,7 @@ class MobileNetV3Small(nn.Module):
 
 
 def multiple_of_8(width: float) -> int:
-    """The nearest multiple of 8, at least 8, and no less than nine tenths of the width."""
+    """Returns the nearest multiple of 8 that is at least 8 and at least nine tenths of the width."""
     nearest = max(8, int(width + 4) // 8 * 8)
     return nearest + 8 if nearest < 0.9 * width else nearest
 
@@ -141,5 +142,5 @@ def make_mobilenet(model: Any, *, dtype: Any, axis_name: str | None) -> MobileNe
 
 
 def torch_names(model: Any) -> dict[str, tuple[str, ...]]:
-    """torchvision's names: see `Backbone`."""
+    """Returns torchvision's names; see `Backbone`."""
     return layers.torch_names(MobileNetV3Small(model.width_factor), 'features.0.0.weight')

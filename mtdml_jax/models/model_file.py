@@ -1,7 +1,8 @@
-"""The model file: one .safetensors file with all that inference needs. Reading one runs nothing of it.
+"""The model file: one .safetensors file with everything that inference needs.
 
-Arrays are named after their place in the network ('params/backbone/conv_init/kernel'); beside them stand
-'centres' and 'gallery'. Everything else is JSON in the file's metadata, under the key 'mtdml_jax'.
+Reading a file never runs code from it. Arrays are named after their place in the network
+('params/backbone/conv_init/kernel'); two more arrays are 'centres' and 'gallery'. Everything else is
+JSON in the file's metadata, under the key 'mtdml_jax'.
 """
 
 import json
@@ -25,28 +26,29 @@ from mtdml_jax.models.network import Network, NetworkSettings, make_network
 FORMAT = 1
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16, 'float16': jnp.float16}
 KEY, CENTRES, GALLERY, COLLECTIONS = 'mtdml_jax', 'centres', 'gallery', ('params', 'batch_stats')
-# What no model of this package exceeds; a file that claims more is refused before it takes memory.
+# Upper limits for models of this package. A file that claims larger values is refused before any memory
+# is allocated.
 MAX_SIDE, MAX_WIDTH, MAX_EMBEDDING = 2048, 16, 2**16
 
 
 class Settings(NamedTuple):
-    """What a model file says in JSON.
+    """The JSON part of a model file.
 
     Attributes:
-      format: `FORMAT`.
+      format: version of the file format, `FORMAT`.
       network: the network's settings.
-      preprocessing: what is done to a face before the network sees it.
+      preprocessing: steps that turn a face into the network's input.
       flip: whether an image and its mirror image are averaged.
       has_head: whether the classifiers on slices were trained.
       class_names: name of each class, [C].
       thresholds: threshold of each slice, in units of the distance, [S].
-      distance: between unit slices: 'euclidean' or 'squared_euclidean'.
-      class_counts: number of training faces of each class that `centres` are the means of, [C].
+      distance: distance between unit slices: 'euclidean' or 'squared_euclidean'.
+      class_counts: number of training faces over which `centres` averages, for each class, [C].
       gallery_labels: name of the class of each enrolled face, [G].
       gallery_names: name of each enrolled face, '' if it has none, [G].
-      measured: what was measured, as 'split', 'num_examples' and 'classifiers' of evaluation.json.
-      trained: how the model came about: data set, steps, seed, versions, commit.
-      license: what the data's licence allows, in free words.
+      measured: the measured scores: 'split', 'num_examples' and 'classifiers' of evaluation.json.
+      trained: how the model was trained: data set, steps, seed, versions, commit.
+      license: what the licence of the data allows, as free text.
     """
 
     format: int
@@ -69,9 +71,9 @@ class ModelData(NamedTuple):
     """Content of a model file.
 
     Attributes:
-      settings: what it says in JSON.
+      settings: the JSON part.
       variables: {'params', 'batch_stats'} of the network, float32.
-      centres: mean embedding of each class over the training faces, float32 [C, E]; 0 without any.
+      centres: mean embedding of each class over the training faces, float32 [C, E]; 0 without faces.
       gallery: embeddings of enrolled faces, float32 [G, E].
     """
 
@@ -82,26 +84,26 @@ class ModelData(NamedTuple):
 
     @property
     def network(self) -> Network:
-        """The network that `variables` are of."""
+        """The network to which `variables` belong."""
         return make_network(self.settings.network, len(self.settings.class_names))
 
 
 def write_model(path: Path, data: ModelData, dtype: str = 'float32') -> None:
-    """Writes a model file, beside its place first and then renamed.
+    """Writes a model file, first under a temporary name, and then renames it.
 
     Args:
       path: the file.
-      data: its content.
+      data: content of the file.
       dtype: type of the weights and of enrolled faces in the file: float32, bfloat16 or float16. Means
         and variances of BatchNorm, and centres, stay float32.
 
     Raises:
-      UserError: another type, weights that do not fit it, or a file that cannot be written.
+      UserError: the type is unknown, a weight exceeds its range, or the file cannot be written.
     """
     if dtype not in DTYPES:
-        raise UserError(f'expected a type of {", ".join(DTYPES)}, found {dtype!r}')
+        raise UserError(f'dtype: expected one of {", ".join(DTYPES)}, found {dtype!r}')
     arrays = _flatten(data.variables) | {GALLERY: data.gallery}
-    with np.errstate(over='ignore'):  # Found below.
+    with np.errstate(over='ignore'):  # `_check_finite` reports an overflow.
         arrays = {
             name: x if name.startswith('batch_stats/') else np.asarray(x).astype(DTYPES[dtype])
             for name, x in arrays.items()
@@ -117,21 +119,21 @@ def write_model(path: Path, data: ModelData, dtype: str = 'float32') -> None:
 
 
 def read_model(path: Path) -> ModelData:
-    """Reads a model file and checks that it is whole.
+    """Reads a model file and checks its content.
 
     Raises:
-      UserError: no such file, no model file, or one that cannot be right; in one line.
+      UserError: there is no such file, or it is not a valid model file. The message is one line.
     """
     try:
-        # Arrays are copied out of the mapped file as they are asked for.
+        # Each array is copied out of the memory-mapped file when it is read.
         with safe_open(path, framework='numpy') as file:
             settings = _parse_settings(path, file.metadata())
             arrays = _read_arrays(path, file, _shapes(path, settings))
     except (OSError, SafetensorError) as error:
-        raise UserError(f'{path}: it is no model file that can be read ({error})') from error
+        raise UserError(f'{path}: it is not a readable model file ({error})') from error
     _check_finite(path, arrays)
     centres, gallery = arrays.pop(CENTRES), arrays.pop(GALLERY)
-    # Without BatchNorm there are no arrays of 'batch_stats'.
+    # A network without BatchNorm has no arrays under 'batch_stats'.
     variables = {kind: {} for kind in COLLECTIONS} | _unflatten(arrays)
     return ModelData(settings, variables, centres, gallery)
 
@@ -139,7 +141,7 @@ def read_model(path: Path) -> ModelData:
 def _parse_settings(path, metadata):
     text = (metadata or {}).get(KEY)
     if text is None:
-        raise UserError(f'{path}: it is no model file of mtdml_jax (it has no metadata {KEY!r})')
+        raise UserError(f'{path}: it is not a model file of mtdml_jax (it has no metadata {KEY!r})')
     try:
         found = json.loads(text)
         if isinstance(found, dict) and found.get('format') != FORMAT:
@@ -155,7 +157,7 @@ def _parse_settings(path, metadata):
 
 
 def _parse(kind, value, where):
-    """A JSON value as the type of an annotation; raises ValueError for another."""
+    """Converts a JSON value to the type of an annotation; raises ValueError if it has another type."""
     if isinstance(kind, type) and issubclass(kind, tuple):
         kinds = kind.__annotations__
         if not isinstance(value, dict) or value.keys() != kinds.keys():
@@ -173,7 +175,7 @@ def _parse(kind, value, where):
 
 
 def _check_settings(settings):
-    """Raises ValueError for values that no model has."""
+    """Raises ValueError if a value is impossible for a model."""
     network, pixels, names = settings.network, settings.preprocessing, settings.class_names
     check_choice('loss.distance', settings.distance, DISTANCES)
     conditions = {
@@ -192,11 +194,11 @@ def _check_settings(settings):
     }
     for name, holds in conditions.items():
         if not holds:
-            raise ValueError(f'{name}: no model can have this value, or as many of them')
+            raise ValueError(f'{name}: no model can have this value or this number of values')
 
 
 def _shapes(path, settings):
-    """Name of each array -> its shape."""
+    """Returns {name of an array: its shape}."""
     num_classes, pixels = len(settings.class_names), settings.preprocessing
     try:
         network = make_network(settings.network, num_classes)
@@ -210,7 +212,7 @@ def _shapes(path, settings):
 
 
 def _read_arrays(path, file, shapes):
-    """The arrays in float32; raises UserError unless they are those of `shapes`."""
+    """Reads the arrays as float32; raises UserError unless names and shapes equal `shapes`."""
     names = set(file.keys())
     if names != shapes.keys():
         missing, unknown = sorted(shapes.keys() - names), sorted(names - shapes.keys())
@@ -239,7 +241,7 @@ def _check_finite(path, arrays):
 
 
 def _flatten(variables):
-    """{'params/backbone/...': array} of nested dictionaries."""
+    """Flattens nested dictionaries to {'params/backbone/...': array}."""
     leaves = jax.tree_util.tree_leaves_with_path(dict(variables))
     return {'/'.join(key.key for key in keys): leaf for keys, leaf in leaves}
 
@@ -256,7 +258,7 @@ def _unflatten(arrays):
 
 
 def to_json(value: Any) -> Any:
-    """`Settings` as what `json` writes: dictionaries, all the way down."""
+    """Converts `Settings` to nested dictionaries, which `json` can write."""
     if hasattr(value, '_asdict'):
         return {key: to_json(x) for key, x in value._asdict().items()}
     return value

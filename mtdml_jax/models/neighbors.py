@@ -1,4 +1,4 @@
-"""Nearest neighbours of vectors in a gallery: exact, in blocks of queries, without a library."""
+"""Exact nearest neighbours of vectors in a gallery, computed in blocks of queries with NumPy alone."""
 
 import numpy as np
 
@@ -32,7 +32,7 @@ def find_nearest(queries: np.ndarray, gallery: np.ndarray, k: int) -> tuple[np.n
     squares = np.zeros((len(queries), k), np.result_type(queries, gallery))
     if not k:
         return rows, squares
-    # Seen from one of its rows, a gallery whose vectors nearly agree keeps its differences.
+    # Subtracting one of its rows keeps the small differences of a gallery whose vectors nearly agree.
     centred = gallery - gallery[0]
     norms = np.sum(np.square(centred), axis=1)
     for start in range(0, len(queries), BLOCK_QUERIES):
@@ -50,14 +50,14 @@ def find_nearest(queries: np.ndarray, gallery: np.ndarray, k: int) -> tuple[np.n
 
 
 def _rounding(queries, norms):
-    """A bound on the rounding of `comparable_distances` and of squared differences, [N]."""
+    """Returns a bound on the rounding of `comparable_distances` and of squared differences, [N]."""
     terms = queries.shape[1] / 4 + 16
     scale = np.sum(np.square(queries), axis=1) + norms.max()
     return 4 * terms * np.finfo(norms.dtype).eps * scale
 
 
 def comparable_distances(queries: np.ndarray, gallery: np.ndarray, norms: np.ndarray) -> np.ndarray:
-    """Computes squared distances [N, G] but for the term |q|^2, which is the same for all of a row.
+    """Computes squared distances [N, G] without the term |q|^2, which is the same for a whole row.
 
     Args:
       queries: vectors, [N, E].

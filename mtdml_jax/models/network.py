@@ -24,7 +24,7 @@ CHOICES: dict[str, Collection[object]] = {
 
 
 class NetworkSettings(NamedTuple):
-    """What `make_network` needs; keys of the section `model` of a config, explained there."""
+    """The settings that `make_network` needs, from the section `model` of a config; see there."""
 
     backbone: str
     width_factor: float
@@ -38,11 +38,11 @@ class NetworkSettings(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What the network says of a batch.
+    """The outputs of the network for a batch.
 
     Attributes:
-      embedding: as it leaves the last layer, not normalised, float32 [B, E].
-      logits: class scores of each slice, float32 [B, S, C]; their mean over slices is the answer.
+      embedding: output of the last layer, not normalised, float32 [B, E].
+      logits: class scores of each slice, float32 [B, S, C]; the model predicts by their mean.
     """
 
     embedding: jax.Array
@@ -52,27 +52,27 @@ class Outputs(NamedTuple):
 class Network(nn.Module):
     """Backbone, embedding of S slices, and a cosine classifier on each slice.
 
-    A classifier sees what the metric loss sees, its slice normalised; its logits are
-    scale * cos(slice, class vector). Trained each by itself, they keep every slice from shrinking to
-    a point: one classifier on all slices needs only one of them.
+    A classifier uses the normalised slice, like the metric loss; its logits are
+    scale * cos(slice, class vector). Separate classifiers keep every slice from shrinking to a point,
+    because a single classifier on all slices would need only one slice.
 
     Attributes:
       backbone: module from images to features [B, F].
       embedding_size: size E of the embedding.
-      num_slices: number of slices S; divides E.
+      num_slices: number of slices S; it must divide E.
       num_classes: number of classes C.
       scale: (initial) scale of the logits.
-      learn_scale: whether the scale is a parameter or fixed.
-      norm: 'batch' to standardise each component of the embedding over the batch, by a BatchNorm
-        without scale and bias, before slices are normalised; or 'none'. Slices around the origin
+      learn_scale: whether the scale is a learned parameter; otherwise it is fixed.
+      norm: 'none', or 'batch' for a BatchNorm without scale and bias, which standardises each component
+        of the embedding over the batch before the slices are normalised. Slices around the origin
         cannot all shrink to one point, which is how triplet losses collapse.
       axis_name: mapped axis over whose devices this BatchNorm takes its batch statistics.
 
     References:
       Wang et al., "NormFace: L2 hypersphere embedding for face verification", ACM MM 2017. BatchNorm
       on an embedding: Luo et al., "Bag of tricks and a strong baseline for deep person
-      re-identification", CVPRW 2019, there between triplet loss and classifier. Parts of an embedding
-      as learners by themselves: Opitz et al., "BIER: boosting independent embeddings robustly", ICCV
+      re-identification", CVPRW 2019, between triplet loss and classifier. Parts of an embedding as
+      separate learners: Opitz et al., "BIER: boosting independent embeddings robustly", ICCV
       2017.
     """
 
@@ -87,7 +87,7 @@ class Network(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> Outputs:
-        """Images [B, H, W, channels] -> `Outputs`; `train` takes BatchNorm's statistics from them."""
+        """Maps images [B, H, W, channels] to `Outputs`; `train` makes BatchNorm use their statistics."""
         features = self.backbone(images, train=train)
         embedding = nn.Dense(self.embedding_size, name='embedding')(features)
         if self.norm == 'batch':
@@ -113,15 +113,15 @@ class Network(nn.Module):
 def make_network(
     model: 'ConfigDict | NetworkSettings', num_classes: int, axis_name: str | None = None
 ) -> Network:
-    """The network that the section `model` of the config describes.
+    """Makes the network that the section `model` of the config describes.
 
     Args:
-      model: the section.
+      model: the section `model`.
       num_classes: number of classes C.
       axis_name: mapped axis over which BatchNorm averages in training.
 
     Raises:
-      UserError: a backbone, stem, norm or dtype that does not exist, or sizes that do not fit.
+      UserError: a backbone, stem, norm or dtype does not exist, or the sizes do not fit.
     """
     for key, known in CHOICES.items():
         check_choice(f'model.{key}', getattr(model, key), known)

@@ -1,25 +1,30 @@
-"""Weights of a backbone from a file: a PyTorch checkpoint, NumPy's npz or a pickled dict of arrays.
+"""Loads the weights of a backbone from a PyTorch checkpoint, an npz file or a pickled dict of arrays.
 
-The arrays have the names that the backbone's `torch_names` tell after any one prefix
-('module.base_net.'), in which the keys of dicts in dicts are the first parts ('state_dict.module.'). A
-file with a whole backbone under each of two, such as a student and its teacher, is refused: which one is
-meant it does not tell.
+The arrays must have the names in the backbone's `torch_names`, all after the same prefix
+('module.base_net.'). If dicts are nested, their keys are the first parts of the prefix
+('state_dict.module.'). A file with a whole backbone under each of two prefixes, such as a student and
+its teacher, is refused, because the file does not say which one to load.
 
-Names and shapes are all that a file tells. Networks here are torchvision's (ResNets, MobileNetV3) and
-face.evoLVe's (IR-50); weights of one that differs in what follows load all the same, but are a start
-then, not an equal. To be checked by the user, of a ResNet:
+A file contains only names and shapes of arrays. The networks here are torchvision's (ResNets,
+MobileNetV3) and face.evoLVe's (IR-50). Weights of a network that differs in the points below load
+without an error, but they are only an initialisation, and the outputs differ from those of the original.
+The user must check these points of a ResNet:
 
-- Stride: in the 3x3 convolution of a bottleneck (resnet50). Caffe's have it in the first 1x1: He's own
-  weights, and VGGFace2's (resnet50_ft_weight.pkl). Networks for segmentation may dilate instead.
-- Stem: 7x7 of stride 2 and a 3x3 max-pool of stride 2, or 3x3 with the stride of `model.stem`, no pool.
-- Padding: half the side of the kernel, 3 or 1, on all four sides, 1 for the max-pool. Caffe's max-pool
-  has none and rounds its size up; TensorFlow's paddings depend on the size of the map.
-- BatchNorm: epsilon 1e-5, between a convolution and its ReLU.
-- Input: RGB, (pixel / 255 - `data.mean`) / `data.std`; configs/raf_db.py has ImageNet's. Caffe's is
-  BGR, pixel - mean: reverse the second axis of conv1.weight in the file, set `data.std` to 1 / 255 and
-  `data.mean` to the means in the order RGB / 255 (VGGFace2: 131.0912, 103.8827, 91.4953).
+- Stride: the 3x3 convolution of a bottleneck (resnet50) has it. In Caffe's networks the first 1x1 has
+  it: in He's own weights, and in VGGFace2's (resnet50_ft_weight.pkl). Networks for segmentation may use
+  dilation instead.
+- Stem: 7x7 with stride 2 and a 3x3 max-pool with stride 2; or 3x3 with the stride of `model.stem`, and
+  no max-pool.
+- Padding: half the side of the kernel, 3 or 1, on all four sides, and 1 for the max-pool. Caffe's
+  max-pool has no padding and rounds its size up. TensorFlow's padding depends on the size of the map.
+- BatchNorm: epsilon is 1e-5, and the layer is between a convolution and its ReLU.
+- Input: RGB, (pixel / 255 - `data.mean`) / `data.std`; configs/raf_db.py has ImageNet's values. Caffe's
+  input is BGR, pixel - mean. For it, reverse the second axis of conv1.weight in the file, set `data.std`
+  to 1 / 255, and set `data.mean` to the means in the order RGB / 255 (VGGFace2: 131.0912, 103.8827,
+  91.4953).
 
-Of an IR-50 the input: face.evoLVe's is RGB of 112 px, with `data.mean` and `data.std` 0.5.
+For an IR-50 the user must check the input: face.evoLVe's is RGB of 112 px, with `data.mean` and
+`data.std` 0.5.
 """
 
 import pickle
@@ -39,33 +44,34 @@ from mtdml_jax.host.errors import UserError, listed
 from mtdml_jax.host.paths import user_path
 from mtdml_jax.models.backbones import BACKBONES
 
-if TYPE_CHECKING:  # Whoever has a file of weights may have none of it.
+if TYPE_CHECKING:  # Reading a file of weights does not need ml_collections.
     from ml_collections import ConfigDict
 
 KEY = 'config.model.pretrained'
 TORCH_ENDINGS = ('.pth', '.pth.tar', '.pt')
 ENDINGS = ('.npz', '.pkl', *TORCH_ENDINGS)
-# How many dicts deep in its own a checkpoint may keep the arrays; its optimizer's are deeper.
+# Depth of nested dicts in which a checkpoint may store the weights. An optimizer's arrays are deeper.
 LEVELS = 2
 
 
 def load_backbone(variables: Any, model: 'ConfigDict') -> Any:
-    """Variables of a network whose backbone is that of a file; all other layers stay as they are.
+    """Returns a network's variables with the backbone from a file; all other layers stay unchanged.
 
-    Says on stderr what was found, and under which prefix.
+    It prints the number of arrays and their prefix to stderr.
 
     Args:
       variables: {'params', 'batch_stats'} of a `Network`.
       model: the section `model` of the config; its `pretrained` is the path of the file.
 
     Raises:
-      UserError: a file that cannot be read or that does not hold exactly this backbone.
+      UserError: the file cannot be read, or it does not contain exactly this backbone.
     """
     find_names, path = BACKBONES[model.backbone].torch_names, user_path(model.pretrained)
     if find_names is None:
         known = ', '.join(name for name, x in BACKBONES.items() if x.torch_names)
         raise UserError(
-            f'{KEY}: no names of arrays in PyTorch are known of {model.backbone}, as they are of {known}'
+            f'{KEY}: the PyTorch names of the arrays of {model.backbone} are not known, only those of '
+            f'{known}'
         )
     arrays = read_arrays(path)
     arrays = {name: x for name, x in arrays.items() if not name.endswith('num_batches_tracked')}
@@ -76,7 +82,7 @@ def load_backbone(variables: Any, model: 'ConfigDict') -> Any:
         both = [prefix, *others]
         raise UserError(
             f'{KEY}: {path} holds more than one backbone, under {", ".join(map(repr, both))}. '
-            f'Keep one and give the new file, as here the last: {_keeping(path, both[-1])}'
+            f'Write a new file with one of them; this command keeps the last: {_keeping(path, both[-1])}'
         )
     where = f'{model.pretrained} (under {prefix})' if prefix else model.pretrained
     backbone = _under(prefix, arrays, places)
@@ -95,17 +101,17 @@ def load_backbone(variables: Any, model: 'ConfigDict') -> Any:
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a file by their names, those in a dict of its dict as 'key.name'.
+    """Reads the arrays of a file by their names; names in nested dicts become 'key.name'.
 
     Args:
-      path: .npz, .pkl, which is read without running what it calls, or a PyTorch checkpoint, for which
-        PyTorch must be installed.
+      path: an .npz file; a .pkl file, which is read without running any code in it; or a PyTorch
+        checkpoint, which needs PyTorch.
 
     Raises:
-      UserError: no such file, another ending, no arrays in it, or no PyTorch to read it.
+      UserError: there is no such file, its ending is unknown, it has no arrays, or PyTorch is missing.
     """
     if not path.is_file():
-        raise UserError(f'{KEY}: no file {path}')
+        raise UserError(f'{KEY}: there is no file {path}')
     if path.name.endswith(TORCH_ENDINGS):
         return _read_torch(path)
     if path.suffix == '.pkl':
@@ -115,8 +121,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path) as file:
             return dict(file)
-    except Exception as error:  # Of a broken file it may be any.
-        raise UserError(f'{KEY}: {path} is no npz file of arrays ({_reason(error)})') from error
+    except Exception as error:  # A broken file can raise any exception.
+        raise UserError(f'{KEY}: {path} is not an npz file of arrays ({_reason(error)})') from error
 
 
 def _read_torch(path):
@@ -124,22 +130,22 @@ def _read_torch(path):
         import torch
     except ImportError as error:
         raise UserError(
-            f'{KEY}: reading {path} takes PyTorch. Install it (its CPU build is enough), or where it is '
-            f'installed convert the file once and give the new one: {_conversion(path)}'
+            f'{KEY}: reading {path} needs PyTorch. Install it (the CPU build is enough), or convert the '
+            f'file once on a machine with PyTorch and use the new file: {_conversion(path)}'
         ) from error
     try:
         checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:  # Of a broken file it may be any.
+    except Exception as error:  # A broken file can raise any exception.
         raise UserError(
-            f'{KEY}: {path} is no PyTorch file that holds weights alone ({_reason(error)}). If you '
-            f'trust those who made it, convert it and give the new file: {_conversion(path, False)}'
+            f'{KEY}: {path} is not a PyTorch file with weights only ({_reason(error)}). If you trust '
+            f'its authors, convert it and use the new file: {_conversion(path, False)}'
         ) from error
     tensors = {name: x for name, x in _flat(checkpoint, path).items() if torch.is_tensor(x)}
     return {name: x.detach().float().numpy() for name, x in tensors.items()}
 
 
 def _conversion(path, weights_only=True):
-    """The command that makes an npz of a checkpoint; `_read_torch` without this package."""
+    """Returns a command that converts a checkpoint to npz, like `_read_torch`, without this package."""
     code = (
         f'import sys, numpy, torch; '
         f'c = torch.load(sys.argv[1], "cpu", weights_only={weights_only}); '
@@ -154,7 +160,7 @@ def _conversion(path, weights_only=True):
 
 
 def _flat(checkpoint, path, levels=LEVELS):
-    """The entries of a dict, and in the place of a dict its own as 'key.name'."""
+    """Returns the entries of a dict, with those of nested dicts as 'key.name'."""
     if not isinstance(checkpoint, dict):
         raise UserError(f'{KEY}: expected a dict of arrays in {path}, found {type(checkpoint)}')
     flat: dict[str, Any] = {}
@@ -169,9 +175,11 @@ def _flat(checkpoint, path, levels=LEVELS):
 
 
 class _Pickled:
-    """What a pickle makes with a call: its arguments and state are kept, and nothing is called.
+    """Stands for an object that a pickle makes with a call. It stores the arguments and the state.
 
-    NumPy would take the room that a broken pickle claims, and trust all that it says of a dtype.
+    The call itself never runs.
+
+    NumPy would allocate as much memory as a broken pickle claims, and trust any dtype in it.
     """
 
     state = None
@@ -184,12 +192,15 @@ class _Pickled:
 
 
 class _PickledDict(dict, _Pickled):
-    """An OrderedDict; PyTorch's have a state."""
+    """Stands for an OrderedDict; those of PyTorch have a state."""
 
 
 class _PickledArray(_Pickled):
     def read(self):
-        """The array, of `_reconstruct` by its state, of `_frombuffer` (protocol 5) by its arguments."""
+        """Makes the array: from the state for `_reconstruct`, from the arguments for `_frombuffer`.
+
+        Protocol 5 uses `_frombuffer`.
+        """
         order: Literal['C', 'F']
         if self.state:
             _, shape, dtype, is_fortran, data = self.state
@@ -199,7 +210,7 @@ class _PickledArray(_Pickled):
         dtype = np.dtype(dtype.state[1] + dtype.args[0])
         if dtype.hasobject:
             raise ValueError('an array of objects')
-        # Bytes are text where Python 2 wrote them, and the call that encodes it up to protocol 2.
+        # Python 2 stores bytes as text. Up to protocol 2, Python 3 stores a call that encodes a text.
         data = ''.join(data.args[:1]) if isinstance(data, _Pickled) else data
         data = data.encode('latin1') if isinstance(data, str) else data
         array = np.frombuffer(data, dtype).reshape(shape, order='C' if axes else order)
@@ -216,9 +227,11 @@ for _core in ('numpy.core', 'numpy._core'):
 
 
 class _Unpickler(pickle._Unpickler):
-    """The one in Python: C's takes room for as many objects as a broken file claims to hold."""
+    """The unpickler in Python; the one in C allocates as many objects as a broken file claims.
 
-    # Read as bytes, which end with the file; a bytearray would be made as large as the file claims.
+    It reads a bytearray as bytes, because a bytearray would be allocated as large as the file claims.
+    """
+
     dispatch = pickle._Unpickler.dispatch | {
         pickle.BYTEARRAY8[0]: pickle._Unpickler.load_binbytes8  # type: ignore[attr-defined]  # Typeshed lacks it.
     }
@@ -237,22 +250,22 @@ def _read_pickle(path):
         return {name: x.read() for name, x in entries.items() if isinstance(x, _PickledArray)}
     except UserError:
         raise
-    except Exception as error:  # Of a broken file it may be any.
+    except Exception as error:  # A broken file can raise any exception.
         raise UserError(
-            f'{KEY}: {path} is no pickled dict of NumPy arrays ({_reason(error)}). '
-            'A file that torch.save wrote has to end in .pth'
+            f'{KEY}: {path} is not a pickled dict of NumPy arrays ({_reason(error)}). '
+            'The name of a file from torch.save must end in .pth'
         ) from error
 
 
 def _reason(error):
-    """In one line."""
+    """Describes an error in one line."""
     return f'{type(error).__name__}: {error}'.split('\n')[0][:200]
 
 
 def _prefixes(names, expected):
-    """Prefixes that stand before all expected names; if none does, the one before most of them.
+    """Returns the prefixes under which all expected names occur, shorter ones first, then by text.
 
-    The shorter first, and by text.
+    If there is none, it returns the prefix under which most expected names occur.
     """
     counts = Counter(
         name.removesuffix(end) for name in names for end in expected if name.endswith(end)
@@ -262,14 +275,14 @@ def _prefixes(names, expected):
 
 
 def _under(prefix, arrays, expected):
-    """The arrays under a prefix whose names begin as expected ones do, which a classifier's do not."""
+    """Returns the arrays under a prefix, without arrays of other layers, such as a classifier's."""
     parts = {name.split('.')[0] for name in expected}
     found = {name.removeprefix(prefix): x for name, x in arrays.items() if name.startswith(prefix)}
     return {name: x for name, x in found.items() if name.split('.')[0] in parts}
 
 
 def _keeping(path, prefix):
-    """The command that makes an npz of the arrays under a prefix."""
+    """Returns the command that writes an npz file of the arrays under a prefix."""
     code = (
         'import sys, numpy, pathlib; from mtdml_jax.models.pretrained import read_arrays; '
         'c = read_arrays(pathlib.Path(sys.argv[1])); '
@@ -279,13 +292,13 @@ def _keeping(path, prefix):
 
 
 def _in_torch(array):
-    """Kernels HWIO -> OIHW, or IO -> OI."""
+    """Transposes kernels HWIO to OIHW, or IO to OI."""
     axes = {4: (3, 2, 0, 1), 2: (1, 0)}
     return array.transpose(axes[array.ndim]) if array.ndim in axes else array
 
 
 def _in_flax(array):
-    """The inverse, in a buffer of its own: the training step gives its state away."""
+    """Inverts `_in_torch`, and copies the array, because the training step donates its buffers."""
     axes = {4: (2, 3, 1, 0), 2: (1, 0)}
     return jnp.array(
         array.transpose(axes[array.ndim]) if array.ndim in axes else array, jnp.float32
@@ -297,7 +310,7 @@ def _check_names(backbone, shapes, unexpected, arrays, model, where):
         return
     missing = [name for name in shapes if name not in backbone]
     raise UserError(
-        f'{KEY}: {where} holds no {model.backbone} by the names of PyTorch: of its '
+        f'{KEY}: {where} contains no {model.backbone} with the names of PyTorch: of its '
         f'{len(shapes)} arrays {_counted(missing)} missing; {_counted(unexpected)} unexpected'
         f'{_advice(backbone, shapes, arrays, model)}'
     )
@@ -316,7 +329,7 @@ def _check_arrays(backbone, shapes, arrays, model, where):
 
 
 def _advice(backbone, shapes, arrays, model):
-    """What to set so that the network is the one in the file, as far as names and shapes tell."""
+    """Returns advice on the settings with which names and shapes of the network match the file."""
     settings = []
     for other, (_, find_names, _) in BACKBONES.items():
         if other != model.backbone and find_names:
@@ -334,5 +347,5 @@ def _advice(backbone, shapes, arrays, model):
 
 
 def _counted(names):
-    """Their number and the first of them."""
+    """Returns the number of names and the first of them."""
     return f'{len(names)} ({listed(names)})' if names else '0'

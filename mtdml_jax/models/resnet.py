@@ -11,7 +11,7 @@ from flax import linen as nn
 from mtdml_jax.host.errors import check_choice
 from mtdml_jax.models.layers import conv, make_norm
 
-# Stem -> stride of its convolution.
+# Stem -> stride of the first convolution.
 STEMS = {'imagenet': 2, 'small': 2, 'cifar': 1}
 
 
@@ -36,7 +36,8 @@ class BasicBlock(nn.Module):
 class Bottleneck(nn.Module):
     """1x1, 3x3 and 1x1 convolutions with a shortcut: [B, H, W, C] -> [..., 4 * features].
 
-    The 3x3 has the strides, as in torchvision; in He et al. and Caffe's networks the first 1x1 has them.
+    The 3x3 convolution has the strides, as in torchvision. In He et al. and in Caffe's networks the
+    first 1x1 convolution has them.
     """
 
     features: int
@@ -76,20 +77,21 @@ class ResNet(nn.Module):
     """Residual network without its classifier.
 
     Attributes:
-      depth: 'resnet18', 'resnet34' or 'resnet50'; 'resnet10', which is not in the paper, has a block a
-        stage, for first trials and tests.
+      depth: 'resnet18', 'resnet34' or 'resnet50'; or 'resnet10', which is not in the paper and has one
+        block per stage, for first trials and tests.
       width_factor: multiplies the 64, 128, 256 and 512 channels of the four stages.
-      stem: 'imagenet' (7x7 stride 2, max-pool: for 224 px) or 'small' (3x3 stride 2, no max-pool: for
-        up to 64 px; with the ImageNet stem such images would end on 2x2 maps, on which convolutions
-        run at a fiftieth of their speed on a CPU), or 'cifar' (3x3 stride 1: as many pixels in each
-        stage as 'small' has at twice the side).
+      stem: 'imagenet' has a 7x7 convolution with stride 2 and a max-pool, for 224 px. 'small' has a 3x3
+        convolution with stride 2 and no max-pool, for up to 64 px. With the ImageNet stem such images
+        would end on 2x2 maps, on which convolutions run at a fiftieth of their speed on a CPU. 'cifar'
+        has a 3x3 convolution with stride 1: each stage has as many pixels as 'small' has for images of
+        twice the side.
       dtype: type of the computation; parameters are float32.
       axis_name: mapped axis over whose devices BatchNorm takes its batch statistics.
 
     References:
       He et al., "Deep residual learning for image recognition", CVPR 2016. The last BatchNorm of a
-      block starts at scale 1, as there: on small grey faces, blocks that start as their shortcuts
-      (scale 0) learned half as fast (docs/results/early_steps.md).
+      block starts at scale 1, as in the paper. With scale 0 a block starts as its shortcut; such
+      blocks learned half as fast on small grey faces (docs/results/early_steps.md).
     """
 
     depth: str = 'resnet18'
@@ -107,7 +109,8 @@ class ResNet(nn.Module):
         x = images.astype(self.dtype)
         if self.stem == 'imagenet':
             x = conv(width, (7, 7), strides=2, padding=3, dtype=self.dtype)(x)
-            # After a ReLU zeros pad as nothing does; jax2onnx knows no padding of a max-pool.
+            # Zeros never win a max-pool after a ReLU, so they pad it correctly. The padding is a step of
+            # its own because jax2onnx drops the padding of a max-pool.
             x = jnp.pad(nn.relu(norm()(x)), ((0, 0), (1, 1), (1, 1), (0, 0)))
             x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
         else:
@@ -127,7 +130,7 @@ def make_resnet(model: Any, *, dtype: Any, axis_name: str | None) -> ResNet:
 
 
 def torch_names(model: Any) -> dict[str, tuple[str, ...]]:
-    """torchvision's names: see `Backbone`."""
+    """Returns torchvision's names; see `Backbone`."""
     block, stage_sizes = RESNETS[model.backbone]
     num_convs = 3 if block is Bottleneck else 2
     layers: list[tuple[str, str, tuple[str, ...], int]] = [('conv1', 'bn1', (), 0)]

@@ -1,4 +1,4 @@
-"""From an evaluated run to a model file, and from that to smaller ones that are measured again."""
+"""Makes the model of an evaluated run, and smaller models whose scores are measured again."""
 
 import tempfile
 from collections.abc import Sequence
@@ -33,12 +33,12 @@ def model_of_run(
     gallery: EmbeddedSplit,
     evaluation: dict,
 ) -> ModelData:
-    """The model of a run, with what its evaluation measured.
+    """Makes the model of a run, with the scores that its evaluation measured.
 
     Args:
       config: the run's config.
-      variables: the network's, as evaluated.
-      thresholds: of the slices, [S].
+      variables: the network's variables that were evaluated.
+      thresholds: thresholds of the slices, [S].
       gallery: the training faces, whose mean embeddings become the centres of the classes.
       evaluation: content of evaluation.json.
     """
@@ -80,21 +80,23 @@ def shrink(
     slices: int | Sequence[int] | None = None,
     dtype: str = 'float32',
 ) -> ModelData:
-    """A model with fewer slices or coarser weights, measured again on the split of its evaluation.
+    """Makes a model with fewer slices or coarser weights, and measures it on the evaluated split.
 
     Args:
       config: the run's config.
       data: the run's model.
-      slices: numbers of those to keep, or how many: `choose_slices` by the validation part.
-      dtype: as of `write_model`.
+      slices: numbers of the slices to keep; or how many to keep, which `choose_slices` chooses on the
+        validation split.
+      dtype: see `write_model`.
 
     Raises:
-      UserError: slices that the model does not have, or data that cannot be read.
+      UserError: the model does not have the slices, or the data cannot be read.
     """
     trained = data.settings.trained
     if isinstance(slices, int):
-        part = load_protocol_split(config.data, 'validation')
-        slices = choose_slices(_slice_scores(config, data, part), part.labels, slices)
+        validation = load_protocol_split(config.data, 'validation')
+        scores = _slice_scores(config, data, validation)
+        slices = choose_slices(scores, validation.labels, slices)
         trained = trained | {'slices_chosen_on': config.data.validation_split}
     if slices is not None:
         data, trained = take_slices(data, slices), trained | {'slices': list(slices)}
@@ -104,18 +106,18 @@ def shrink(
 
 
 def _slice_scores(config, data, split):
-    """Class scores of each slice, [N, S, C]: up to a constant for each face and slice."""
+    """Returns class scores of each slice, [N, S, C], up to a constant for each face and slice."""
     model, scores = Model(data), []
     classify = model.make_classifier().classify
     for batch in eval_batches(split, config.data, config.eval.batch_size):
         found = classify(*model.forward(batch['image'], config.eval.batch_size)())
         scores.append(found.slice_probabilities[batch['mask']])
-    # Of a class that a model without classifiers has never seen the probability is 0.
+    # A model without classifiers gives a class without training faces the probability 0.
     return np.log(np.maximum(np.concatenate(scores), np.finfo(np.float32).tiny))
 
 
 def _round(data, dtype):
-    """The model as it is read from a file of this type."""
+    """Returns the model as it is read from a file with this type of weights."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'model'
         write_model(path, data, dtype)

@@ -1,4 +1,4 @@
-"""The report's figures, each drawn without global state and returned as a data URI."""
+"""Draws the report's figures without global state, and returns each as a data URI."""
 
 import base64
 import io
@@ -16,7 +16,8 @@ from sklearn.manifold import TSNE
 from mtdml_jax.images.pixels import open_upright
 from mtdml_jax.scoring.classify import accuracy_interval, best_classifier
 
-# Okabe and Ito's palette for all kinds of colour vision; with more classes the markers change too.
+# Okabe and Ito's palette, which suits all kinds of colour vision. With more classes than colours the
+# markers change too.
 COLOURS = ('#0072b2', '#e69f00', '#009e73', '#cc79a7', '#d55e00', '#56b4e9', '#4d4d4d', '#b8a800')
 MARKERS = 'os^DvPX*'
 INK, MUTED, GRID = '#1c2733', '#5d6b7a', '#e4e8ed'
@@ -33,7 +34,7 @@ ACCURACIES = {
     'validation/map_at_r': 'Validation, MAP@R',
 }
 DISTANCES = {'positive_distance': 'Hardest positive', 'negative_distance': 'Hardest negative'}
-# matplotlib's type lists all its keys.
+# `Any`, because matplotlib's own type enumerates all valid keys.
 STYLE: Any = {
     'font.family': 'DejaVu Sans',
     'font.size': 8.5,
@@ -55,7 +56,7 @@ STYLE: Any = {
     'legend.frameon': False,
     'legend.handlelength': 1.4,
     'legend.columnspacing': 1.4,
-    # Text stays text ($ too), and equal figures are equal files.
+    # Text stays text, even with a $, and equal figures become equal files.
     'text.parse_math': False,
     'svg.fonttype': 'none',
     'svg.hashsalt': 'mtdml_jax',
@@ -69,14 +70,14 @@ MAX_IMAGE_SIDE = 192
 
 
 def draw_figures(history: list[dict], evaluation: dict) -> dict[str, str | None]:
-    """Draws all figures of the report but the t-SNE map.
+    """Draws all figures of the report except the t-SNE map.
 
     Args:
       history: lines of metrics.jsonl.
       evaluation: content of evaluation.json.
 
     Returns:
-      Figure name -> data URI, or None where there is nothing to draw.
+      Figure name -> data URI, or None if there is nothing to draw.
     """
     slices, classifiers = evaluation['slices'], evaluation['classifiers']
     thresholds = [s['threshold'] for s in slices]
@@ -113,9 +114,9 @@ def _data_uri(kind: str, content: bytes) -> str:
 
 
 def image_uri(encoded: bytes) -> tuple[str, int]:
-    """A data URI of an encoded image (any format that PIL reads), and its larger side in pixels.
+    """Returns the data URI of an encoded image in any format that PIL reads, and its larger side.
 
-    Images above 192 px are shrunk, so that the report of a set of photographs stays small.
+    Images whose larger side exceeds 192 px are reduced, so that reports on photographs stay small.
     """
     image: Image.Image = Image.open(io.BytesIO(encoded))
     side = max(image.size)
@@ -129,15 +130,15 @@ def image_uri(encoded: bytes) -> tuple[str, int]:
 
 
 def _draw(paint, width: float = 4.2, height: float = 2.75) -> str:
-    """Calls paint(figure, axes) on an empty figure (inches); returns it as an SVG data URI."""
+    """Calls paint(figure, axes) on an empty figure, sized in inches; returns it as an SVG data URI."""
     buffer = io.BytesIO()
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
-        # A class name in a script that matplotlib's font lacks: the reader's browser has it.
+        # matplotlib's font may lack the script of a class name, but the reader's browser has a font.
         warnings.filterwarnings('ignore', message='Glyph .* missing from')
         figure = Figure(figsize=(width, height), layout='constrained')
         paint(figure, figure.subplots())
         figure.savefig(buffer, format='svg', dpi=240, metadata={'Date': None})
-    # Laid out in matplotlib's own wide font, shown in the reader's.
+    # The layout uses matplotlib's own wide font; the browser shows a font of the reader's system.
     fonts = b"system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
     return _data_uri('svg+xml', buffer.getvalue().replace(b"'DejaVu Sans'", fonts))
 
@@ -156,7 +157,7 @@ def _legend(figure, count: int, max_columns: int = 3) -> None:
 
 
 def _series(history: list[dict], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps [n] and values [n] or [n, S] of one metric, long runs averaged over bins of steps."""
+    """Returns the steps [n] and values [n] or [n, S] of a metric; long runs are averaged over bins."""
     lines = [line for line in history if key in line]
     steps = np.array([line['step'] for line in lines], float)
     values = np.array([line[key] for line in lines], float)
@@ -169,16 +170,16 @@ def _series(history: list[dict], key: str) -> tuple[np.ndarray, np.ndarray]:
 def curves_figure(
     history: list[dict], names: dict[str, str], label: str, percent: bool = False
 ) -> str | None:
-    """Metrics against the training step.
+    """Draws metrics against the training step.
 
     Args:
       history: lines of metrics.jsonl.
       names: metric key -> name in the legend; metrics that the history lacks are left out.
       label: what the vertical axis shows.
-      percent: whether the values are shares of 1, shown as per cent.
+      percent: whether the values are shares from 0 to 1, which are shown as per cent.
 
     Returns:
-      A data URI, or None where the history has none of the metrics.
+      A data URI, or None if the history has none of the metrics.
     """
     curves = {name: _series(history, key) for key, name in names.items()}
     curves = {name: curve for name, curve in curves.items() if len(curve[0])}
@@ -187,7 +188,8 @@ def curves_figure(
 
     def paint(figure, axes):
         for (name, curve), colour in zip(curves.items(), COLOURS, strict=False):
-            # Few points (validation) are marked: the line between them was not measured.
+            # The points of short curves, such as validation, are marked, because nothing was measured
+            # between them.
             marker = 'o' if len(curve[0]) <= 40 else None
             axes.plot(*curve, color=colour, label=name, marker=marker, markersize=3.5)
         axes.set(xlabel='Training step', ylabel=label)
@@ -201,7 +203,7 @@ def curves_figure(
 def slice_curves_figure(
     history: list[dict], key: str, thresholds: Sequence[float], label: str
 ) -> str | None:
-    """One curve a slice against the training step, coloured by the slice's threshold.
+    """Draws one curve per slice against the training step, coloured by the slice's threshold.
 
     Args:
       history: lines of metrics.jsonl.
@@ -210,7 +212,7 @@ def slice_curves_figure(
       label: what the vertical axis shows.
 
     Returns:
-      A data URI, or None where the history has no such metric.
+      A data URI, or None if the history does not have the metric.
     """
     steps, values = _series(history, key)
     if not len(steps):
@@ -231,7 +233,7 @@ def slice_curves_figure(
 
 
 def threshold_figure(slices: list[dict], names: dict[str, str], label: str) -> str:
-    """Statistics of the slices against their thresholds.
+    """Draws statistics of the slices against their thresholds.
 
     Args:
       slices: 'slices' of evaluation.json.
@@ -259,14 +261,14 @@ def accuracy_figure(
     count: int,
     whole: float | None = None,
 ) -> str:
-    """kNN accuracies with their 95 % intervals.
+    """Draws kNN accuracies with their 95 % intervals.
 
     Args:
-      places: where they stand on the horizontal axis, [S].
+      places: positions of the accuracies on the horizontal axis, [S].
       label: what the horizontal axis shows.
-      accuracies: shares of 1, [S].
-      count: number of images that they were measured on.
-      whole: accuracy of the whole embedding, drawn as a line to compare with.
+      accuracies: shares from 0 to 1, [S].
+      count: number of images on which they were measured.
+      whole: accuracy of the whole embedding, drawn as a line for comparison; None for no line.
     """
 
     def paint(figure, axes):
@@ -284,7 +286,7 @@ def accuracy_figure(
 
 
 def confusion_figure(confusion: np.ndarray, class_names: list[str]) -> str:
-    """Confusion matrix: per cent of each true class, and counts where the cells are large enough.
+    """Draws a confusion matrix. Cells show per cent of the true class and counts if there is room.
 
     Args:
       confusion: counts [C, C], a row for each true class.
@@ -316,17 +318,17 @@ def confusion_figure(confusion: np.ndarray, class_names: list[str]) -> str:
 def tsne_figure(
     embeddings: np.ndarray, labels: np.ndarray, class_names: list[str], points: int, seed: int
 ) -> str | None:
-    """Map of the embeddings in the plane by t-SNE, coloured by class.
+    """Draws a t-SNE map of the embeddings in the plane, coloured by class.
 
     Args:
       embeddings: array of embeddings, with shape [N, E].
       labels: class of each row, int [N].
       class_names: names of the classes.
-      points: number of rows, drawn at random, that are shown at most.
+      points: largest number of rows to show; they are drawn at random.
       seed: seed of the draw and of t-SNE.
 
     Returns:
-      A data URI, or None where there is no map to draw: fewer than 10 rows, or all in one point.
+      A data URI, or None if there are fewer than 10 rows or all rows are one point.
 
     References:
       van der Maaten and Hinton, "Visualizing data using t-SNE", JMLR 2008.
@@ -336,7 +338,8 @@ def tsne_figure(
     if len(chosen) < 10 or np.ptp(embeddings, axis=0).max() < 1e-5:
         return None
     perplexity = min(30.0, (len(chosen) - 1) / 3)
-    # Half the default number of iterations: groups have formed by then, the rest only spreads them.
+    # Half the default number of iterations is enough: the groups have formed by then, and further
+    # iterations only spread them.
     plane = TSNE(perplexity=perplexity, max_iter=500, random_state=seed).fit_transform(embeddings)
 
     def paint(figure, axes):

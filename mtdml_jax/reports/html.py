@@ -1,4 +1,4 @@
-"""Pieces of HTML that reports are made of. Cells and tiles are HTML; commands and terms are text."""
+"""Pieces of HTML for reports. Cells and tiles are HTML; commands and terms are plain text."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -8,12 +8,13 @@ from string import Template
 
 
 def fill_page(name: str, content: dict[str, str], *, classified: bool = True) -> str:
-    """A page from the template `name`, with the one style of all pages.
+    """Fills a template, and adds the style that all pages share.
 
     Args:
-      name: file name of the template, beside this module.
-      content: what its $placeholders stand for.
-      classified: whether there are classifiers to show; if not, what the template marks is left out.
+      name: file name of the template in the folder of this module.
+      content: values of the template's $placeholders.
+      classified: whether there are classifiers to show; if not, the template's parts on classifiers are
+        left out.
     """
     folder = resources.files(__package__)
     template = folder.joinpath(name).read_text('utf-8')
@@ -24,18 +25,18 @@ def fill_page(name: str, content: dict[str, str], *, classified: bool = True) ->
 
 
 def percent(share: float | None) -> str:
-    """A share of 1 as per cent; a dash for None."""
+    """Formats a share from 0 to 1 as per cent; None becomes a dash."""
     return '–' if share is None else f'{100 * share:.1f} %'
 
 
 def definitions(items: dict[str, str]) -> str:
-    """A list of terms and texts."""
+    """Returns a list of terms and their texts."""
     rows = (f'<dt>{escape(term)}</dt><dd>{escape(text)}</dd>' for term, text in items.items())
     return f'<dl>{"".join(rows)}</dl>'
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], best: int | None = None) -> str:
-    """A table in a box that scrolls; cells are HTML, the first of each row is its heading."""
+    """Returns a scrollable table; cells are HTML, and the first cell of each row is its heading."""
     head = ''.join(f'<th scope="col">{cell}</th>' for cell in header)
     lines = []
     for index, (first, *cells) in enumerate(rows):
@@ -47,18 +48,18 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], best: int | None
 
 
 def tiles(numbers: list[tuple[str, str]]) -> str:
-    """Numbers to remember, each with its name."""
+    """Returns tiles that each show a number and its name."""
     tiles = (f'<div class="tile"><b>{n}</b><span>{name}</span></div>' for n, name in numbers)
     return f'<div class="tiles">{"".join(tiles)}</div>'
 
 
 def command(command: str) -> str:
-    """A command that breaks into lines between its arguments only."""
+    """Returns a command whose lines can break only between arguments."""
     return ' '.join(f'<span>{escape(part)}</span>' for part in command.split())
 
 
 def plot(name: str, uri: str | None) -> str:
-    """A figure by its data URI, or a note where there is none."""
+    """Returns a figure, given its data URI; a note if there is no figure."""
     if uri is None:
         return '<p class="note">Nothing to draw: this run has no such numbers.</p>'
     return f'<img src="{uri}" alt="Figure: {name.replace("_", " ")}">'

@@ -1,4 +1,4 @@
-"""The report of a run: one self-contained HTML file, without network and without scripts."""
+"""Writes the report of a run: one HTML file that needs no network and has no scripts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mtdml_jax.reports.html import (
 from mtdml_jax.scoring.classify import CLASSIFIERS, best_classifier, confident_mistakes
 from mtdml_jax.training.metrics import COLLAPSED
 
-if TYPE_CHECKING:  # It loads TensorFlow, which nothing here needs.
+if TYPE_CHECKING:  # This import loads TensorFlow, which nothing here needs.
     from mtdml_jax.scoring.embed import EmbeddedSplit
 
 RETRIEVAL = {'precision_at_1': 'Precision@1', 'r_precision': 'R-precision', 'map_at_r': 'MAP@R'}
@@ -46,9 +46,9 @@ MAIN_SETTINGS = {
     'Optimizer': ('optim.name', 'optim.learning_rate', 'optim.schedule', 'train.num_steps', 'seed'),
 }
 NUM_MISTAKES, NUM_NEIGHBORS = 12, 4
-# Images up to this side (pixels) are shown enlarged, with crisp pixels.
+# Images whose larger side is at most this many pixels are shown enlarged, with crisp pixels.
 SHOWN_SIDE = 96
-# From this active share on a threshold has no effect.
+# If no slice has a smaller active share, the thresholds have almost no effect.
 ALL_ACTIVE = 0.99
 
 
@@ -67,69 +67,75 @@ def write_report(
     tsne_points: int = 2000,
     seed: int = 0,
 ) -> None:
-    """Writes report.html: what was run, how well it does, and where it fails.
+    """Writes report.html, which describes a run, its scores and its worst mistakes.
 
     Args:
       path: file to write.
       config: nested config of the run.
       history: lines of metrics.jsonl; may be empty.
-      evaluation: content of evaluation.json; of its key 'run' whatever is there is shown.
+      evaluation: content of evaluation.json; every entry under its key 'run' is optional.
       queries: the evaluated split, [N, E].
       gallery: the images that kNN searches, [G, E].
       query_image: row of a query -> its encoded image (PNG, JPEG, ...).
       gallery_image: row of the gallery -> its encoded image.
-      predictions: classifier -> predicted classes, int [N], as `predict_classes` returns them; none
-        where the gallery has no face of the queries' classes.
-      query_names: file names, or other names, of the N queries.
-      tsne_points: number of queries at most in the t-SNE map.
+      predictions: classifier -> predicted classes, int [N]; see `predict_classes`. It is empty if the
+        gallery has no face of the queries' classes.
+      query_names: file names or other names of the N queries.
+      tsne_points: largest number of queries in the t-SNE map.
       seed: seed of the t-SNE map.
     """
-    run, names = evaluation.get('run', {}), evaluation['class_names']
-    classifiers, slices = evaluation['classifiers'], evaluation['slices']
+    names = evaluation['class_names']
     plots = figures.draw_figures(history, evaluation)
     plots['tsne'] = figures.tsne_figure(
         queries.embeddings, queries.labels, names, tsne_points, seed
     )
     content = {
+        **_run_content(config, evaluation),
+        'tsne_points': f'{min(tsne_points, len(queries.labels)):,}',
+        **{f'{name}_figure': plot(name, uri) for name, uri in plots.items()},
+    }
+    is_classified = bool(evaluation['classifiers'])
+    if is_classified:
+        mistakes = confident_mistakes(
+            gallery, queries, predictions, count=NUM_MISTAKES, num_neighbors=NUM_NEIGHBORS
+        )
+
+        def make_card(row, predicted, confidence, neighbors):
+            true = names[queries.labels[row]]
+            near = [(gallery_image(int(i)), names[gallery.labels[i]]) for i in neighbors]
+            name, image = query_names[row], query_image(int(row))
+            return _mistake_card(name, true, names[predicted], confidence, image, near)
+
+        content |= _classified_content(evaluation, list(map(make_card, *mistakes)))
+    write_whole(Path(path), fill_page('report_template.html', content, classified=is_classified))
+
+
+def _run_content(config: dict, evaluation: dict) -> dict[str, str]:
+    """Returns the template's values that need only the config and the evaluation."""
+    run, slices = evaluation.get('run', {}), evaluation['slices']
+    verdict = _verdict if evaluation['classifiers'] else _retrieval_verdict
+    return {
         'title': escape(Path(run.get('workdir', '')).name or 'Evaluation report'),
         'split': escape(evaluation['split']),
-        'verdict': _verdict(evaluation) if classifiers else _retrieval_verdict(evaluation),
+        'verdict': verdict(evaluation),
         'alarms': _alarms(evaluation),
         'tiles': tiles(_main_numbers(evaluation)),
         'command': command(run.get('command', '')),
         'facts': definitions(_run_facts(run)),
         'settings': definitions(main_settings(config)),
-        'retrieval': tiles(
-            [(f'{value:.3f}', RETRIEVAL[key]) for key, value in evaluation['retrieval'].items()]
-        ),
-        'tsne_points': f'{min(tsne_points, len(queries.labels)):,}',
+        'retrieval': tiles(_retrieval_numbers(evaluation)),
         'active_share_reading': _active_share_reading(slices),
         'slice_table': _slice_table(slices),
         'config': f'<pre>{escape(json.dumps(config, indent=2))}</pre>',
-        **{f'{name}_figure': plot(name, uri) for name, uri in plots.items()},
     }
-    if classifiers:
-        mistakes = confident_mistakes(
-            gallery, queries, predictions, count=NUM_MISTAKES, num_neighbors=NUM_NEIGHBORS
-        )
-        cards = [
-            _mistake_card(
-                query_names[row],
-                names[queries.labels[row]],
-                names[predicted],
-                confidence,
-                query_image(int(row)),
-                [(gallery_image(int(i)), names[gallery.labels[i]]) for i in neighbors],
-            )
-            for row, predicted, confidence, neighbors in zip(*mistakes, strict=True)
-        ]
-        content |= _classified_content(evaluation, cards)
-    page = fill_page('report_template.html', content, classified=bool(classifiers))
-    write_whole(Path(path), page)
+
+
+def _retrieval_numbers(evaluation: dict) -> list[tuple[str, str]]:
+    return [(f'{value:.3f}', RETRIEVAL[key]) for key, value in evaluation['retrieval'].items()]
 
 
 def _classified_content(evaluation: dict, cards: Sequence[str]) -> dict[str, str]:
-    """What the template asks for of classifiers; `cards` are their most confident mistakes."""
+    """Returns the template's values on classifiers; `cards` show their most confident mistakes."""
     classifiers = evaluation['classifiers']
     return {
         'classifiers': classifier_table(classifiers),
@@ -142,7 +148,7 @@ def _classified_content(evaluation: dict, cards: Sequence[str]) -> dict[str, str
 
 
 def _verdict(evaluation: dict) -> str:
-    """One sentence: best classifier, accuracy, interval, split, size, and what a guess gives."""
+    """Returns a sentence on the best classifier, its accuracy, and the accuracy of a constant guess."""
     name = best_classifier(evaluation['classifiers'])
     scores = evaluation['classifiers'][name]
     low, high = scores['accuracy_ci95']
@@ -157,7 +163,7 @@ def _verdict(evaluation: dict) -> str:
 
 
 def _retrieval_verdict(evaluation: dict) -> str:
-    """One sentence on classes that training has not seen."""
+    """Returns a sentence on the retrieval of classes that were not in the training data."""
     return (
         f'Training has seen none of the classes of split {escape(evaluation["split"])}. The nearest '
         f'image is of the same class for '
@@ -167,7 +173,7 @@ def _retrieval_verdict(evaluation: dict) -> str:
 
 
 def _alarms(evaluation: dict) -> str:
-    """What makes the numbers misleading, if anything does."""
+    """Returns warnings about anything that makes the numbers misleading; '' if there is nothing."""
     alarms = []
     collapsed = sum(s['collapse'] > COLLAPSED for s in evaluation['slices'])
     if collapsed:
@@ -176,7 +182,7 @@ def _alarms(evaluation: dict) -> str:
             'almost in one point, whatever their class. A smaller metric weight, a larger '
             'softmax weight or cleaner labels may help.'
         )
-    # The train part, which may be a part of a split itself.
+    # The gallery is the training data, which may be only some rows of a split.
     if evaluation['split'] in ('train', evaluation.get('gallery_split')):
         alarms.append(
             'Gallery and queries are the same split: every image finds itself as its nearest '
@@ -186,9 +192,9 @@ def _alarms(evaluation: dict) -> str:
 
 
 def _main_numbers(evaluation: dict) -> list[tuple[str, str]]:
-    """The numbers to remember, each with its name."""
+    """Returns the most important numbers, each with its name."""
     if not evaluation['classifiers']:
-        return [(f'{value:.3f}', RETRIEVAL[key]) for key, value in evaluation['retrieval'].items()]
+        return _retrieval_numbers(evaluation)
     scores = evaluation['classifiers'][best_classifier(evaluation['classifiers'])]
     return [
         (percent(scores['accuracy']), 'accuracy'),
@@ -199,7 +205,7 @@ def _main_numbers(evaluation: dict) -> list[tuple[str, str]]:
 
 
 def _run_facts(run: dict) -> dict[str, str]:
-    """Machine, time and versions, as far as they are known."""
+    """Returns the machine, the time and the versions, as far as they are known."""
     templates = {
         'Workdir': '{workdir}',
         'Steps': '{steps:,}',
@@ -223,15 +229,15 @@ def _run_facts(run: dict) -> dict[str, str]:
 
 
 def main_settings(config: dict) -> dict[str, str]:
-    """The keys of the config that matter most, those that it has."""
+    """Returns the most important settings that the config has, as a line for each group."""
     settings = {}
     for name, keys in MAIN_SETTINGS.items():
         found = []
         for key in keys:
             *sections, last = key.split('.')
             section = config
-            for part in sections:
-                section = section.get(part, {})
+            for section_name in sections:
+                section = section.get(section_name, {})
             if last in section:
                 found.append(f'{last}\u00a0{section[last]}')
         if found:
@@ -240,7 +246,7 @@ def main_settings(config: dict) -> dict[str, str]:
 
 
 def classifier_table(classifiers: dict[str, dict]) -> str:
-    """Scores of all classifiers, the best one marked, with their intervals on one scale."""
+    """Returns a table of the scores of all classifiers; intervals share a scale, the best is marked."""
     intervals = np.array([scores['accuracy_ci95'] for scores in classifiers.values()])
     low, high = intervals.min(), intervals.max()
     rows = []
@@ -261,7 +267,7 @@ def classifier_table(classifiers: dict[str, dict]) -> str:
 
 
 def class_table(class_names: list[str], classifiers: dict[str, dict]) -> str:
-    """Number of images and accuracies of each class."""
+    """Returns a table with the number of images and the accuracies of each class."""
     counts = [sum(row) for row in classifiers[best_classifier(classifiers)]['confusion_matrix']]
     accuracies = zip(*(s['per_class_accuracy'] for s in classifiers.values()), strict=True)
     rows = [
@@ -286,7 +292,7 @@ def _slices_together(slices: list[dict]) -> str:
 
 
 def _active_share_reading(slices: list[dict]) -> str:
-    """What the active shares say of this run."""
+    """Returns a sentence that interprets the active shares of this run."""
     shares = [s['active_share'] for s in slices]
     if min(shares) >= ALL_ACTIVE:
         return (
@@ -305,7 +311,7 @@ def _image(encoded: bytes, text: str) -> str:
 def _mistake_card(
     name: str, true: str, predicted: str, confidence: float, image: bytes, neighbors: list
 ) -> str:
-    """One mistake beside its nearest neighbours, pairs of encoded image and class name."""
+    """Returns a card with a mistake and its nearest neighbours, pairs (encoded image, class name)."""
     true, predicted = escape(true), escape(predicted)
     cells = [f'<div class="same">{_image(image, true)}{true}</div>']
     for neighbor, label in neighbors:

@@ -1,1 +1,1 @@
-"""From embeddings to scores: classifiers, retrieval, slices, intervals."""
+"""Computes scores from embeddings: classification, retrieval, slices, and intervals."""

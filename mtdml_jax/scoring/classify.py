@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # This import loads TensorFlow, which nothing here needs.
 
 
 def _make_linear(facts: Facts, k: int) -> Probabilities:
-    # 300 iterations: the predictions settle long before the solver has all the digits that it asks for.
+    # After 300 iterations the predictions have settled, long before the solver reports convergence.
     linear = LogisticRegression(max_iter=300)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', ConvergenceWarning)
@@ -36,7 +36,7 @@ def _make_linear(facts: Facts, k: int) -> Probabilities:
     return probabilities
 
 
-# The classifiers of models, and those that only an evaluation can afford; in the order of reports.
+# The classifiers of models, and those that only an evaluation can afford, in the order of reports.
 CLASSIFIERS: ChainMap[str, Classifier] = ChainMap(
     {'linear': Classifier('Logistic regression', _make_linear)}, MODEL_CLASSIFIERS
 )
@@ -75,7 +75,7 @@ def predict_classes(
 
 
 def _facts(gallery, queries):
-    """What classifiers know here: the gallery of labelled faces alone."""
+    """Returns the facts for the classifiers, which know only the gallery of labelled faces here."""
     num_classes = max(int(gallery.labels.max()) + 1, queries.logits.shape[1])
     return Facts(
         class_names=tuple(map(str, range(num_classes))),
@@ -136,7 +136,7 @@ def classification_scores(labels: np.ndarray, predictions: np.ndarray, num_class
     if len(labels) == 0 or np.shape(labels) != np.shape(predictions):
         raise ValueError(
             f'expected as many predictions as labels, and at least one, found '
-            f'{np.shape(predictions)} and {np.shape(labels)}'
+            f'{np.shape(predictions)} predictions and {np.shape(labels)} labels'
         )
     confusion = confusion_matrix(labels, predictions, labels=np.arange(num_classes))
     correct, counts = np.diag(confusion), confusion.sum(axis=1)

@@ -1,4 +1,4 @@
-"""Embeddings of whole splits, over all devices of all hosts."""
+"""Embeds whole splits, using all devices of all processes."""
 
 import functools
 from collections.abc import Callable
@@ -17,11 +17,11 @@ from mtdml_jax.models.forward import make_forward
 
 
 class EmbeddedSplit(NamedTuple):
-    """A split as the network sees it.
+    """The network's outputs for a split.
 
     Attributes:
-      embeddings: unit slices side by side, of length 1 as a whole, float32 [N, E].
-      logits: class scores, the mean of the slices', float32 [N, C]; [N, 0] if no head was trained
+      embeddings: concatenated slices of equal length, scaled to length 1 together, float32 [N, E].
+      logits: class scores averaged over the slices, float32 [N, C]; [N, 0] if no head was trained
         (softmax_weight 0).
       labels: classes, int32 [N].
     """
@@ -32,10 +32,10 @@ class EmbeddedSplit(NamedTuple):
 
 
 def make_embedder(network: Network, config: ConfigDict) -> Callable[[Any, Split], EmbeddedSplit]:
-    """A function (variables, split) -> `EmbeddedSplit`, compiled once.
+    """Makes a function (variables, split) -> `EmbeddedSplit`, which is compiled once.
 
-    Of several processes each embeds its share of the rows on its devices, and has all of them in the
-    end; all must call it.
+    If there are several processes, all of them must call the function. Each process embeds its share of
+    the rows on its own devices, and receives the results of all rows.
 
     Args:
       network: the network.
@@ -65,14 +65,14 @@ def make_embedder(network: Network, config: ConfigDict) -> Callable[[Any, Split]
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _embed(network, flip, has_head, variables, images):
-    """(embeddings, logits) of images; every embedder of a network uses the same program."""
+    """Returns (embeddings, logits) of images; all embedders of a network share the compiled program."""
     outputs = make_forward(network, flip)(variables, images)
     logits = outputs.logits.mean(axis=1)
     return merge_slices(outputs.slices), logits if has_head else logits[:, :0]
 
 
 def share_of_rows(split: Split) -> Split:
-    """This process's rows: every n-th; the last row again where the processes cannot share evenly."""
+    """Returns every n-th row for this one of n processes; repeats the last row to make shares equal."""
     count, processes = len(split.labels), jax.process_count()
     if processes == 1:
         return split
@@ -81,7 +81,7 @@ def share_of_rows(split: Split) -> Split:
 
 
 def gather_rows(share: np.ndarray, split: Split) -> np.ndarray:
-    """The rows of a split, in its order, from the shares [N / processes, ...] of all processes."""
+    """Joins the shares [N / processes, ...] of all processes into the rows of a split, in its order."""
     if jax.process_count() == 1:
         return share
     shares = multihost_utils.process_allgather(share)

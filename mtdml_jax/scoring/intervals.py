@@ -8,23 +8,23 @@ from scipy import stats
 
 
 class Interval(NamedTuple):
-    """A mean and its 95 % interval; of a single value the bounds are NaN."""
+    """A mean and its 95 % interval; the bounds for a single value are NaN."""
 
     mean: float
     low: float
     high: float
 
     def __str__(self) -> str:
-        """In per cent, as mean and half-width."""
+        """Formats mean and half-width in per cent."""
         half = 100 * (self.high - self.low) / 2
         return f'{100 * self.mean:.2f}' + ('' if math.isnan(half) else f' +-{half:.2f}')
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
-    """The mean of n values and its 95 % interval by Student's t with n - 1 degrees of freedom.
+    """Returns the mean of n values, and its 95 % interval by Student's t with n - 1 degrees of freedom.
 
     Raises:
-      ValueError: no values.
+      ValueError: there are no values.
     """
     if not values:
         raise ValueError('expected at least one value, found none')
@@ -36,6 +36,6 @@ def mean_interval(values: Sequence[float]) -> Interval:
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table for a page of docs/."""
+    """Formats a Markdown table for a page of docs/."""
     lines = [header, ['---'] * len(header), *rows]
     return '\n'.join(f'| {" | ".join(map(str, line))} |' for line in lines)

@@ -18,7 +18,7 @@ def retrieval_scores(
     """Computes precision@1, R-precision and MAP@R; every query searches all other faces of the gallery.
 
     R is the number of faces of the query's class in the gallery. P(i) is the share of that class among
-    the i nearest faces, without the query itself:
+    the i nearest faces, not counting the query itself:
 
       R-precision = P(R)        MAP@R = 1/R sum_{i <= R} P(i) [the i-th nearest is of the class]
 
@@ -28,8 +28,8 @@ def retrieval_scores(
     Args:
       embeddings: array of embeddings, with shape [N, E].
       labels: class of each row, int [N].
-      is_query: whether each row is a query, bool [N]; None: all are.
-      is_gallery: whether each row is in the gallery, bool [N]; None: all are.
+      is_query: whether each row is a query, bool [N]; None makes all rows queries.
+      is_gallery: whether each row is in the gallery, bool [N]; None puts all rows into it.
       block: number of queries that are ranked at a time; memory grows as block * N.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What every slice of the embedding has learned at its threshold."""
+"""Measures what each slice of the embedding has learned at its threshold."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mtdml_jax.loss.multi_threshold import LossAux, multi_threshold_loss
 from mtdml_jax.loss.slicing import split_slices
 from mtdml_jax.models.neighbors import neighbor_votes
 
-if TYPE_CHECKING:  # It loads TensorFlow, which nothing here needs.
+if TYPE_CHECKING:  # This import loads TensorFlow, which nothing here needs.
     from mtdml_jax.scoring.embed import EmbeddedSplit
 
 TRIPLET_STATISTICS = (
@@ -22,7 +22,7 @@ TRIPLET_STATISTICS = (
     'spread',
     'collapse',
 )
-# Below this spread of unit vectors a slice is a single point.
+# A slice whose unit vectors have a smaller spread than this counts as a single point.
 POINT_SPREAD = 1e-6
 
 
@@ -36,23 +36,24 @@ def slice_study(
     dual: bool,
     batch_size: int,
 ) -> list[dict[str, float]]:
-    """Accuracy and triplet statistics of each slice.
+    """Computes the accuracy and the triplet statistics of each slice.
 
     Args:
-      gallery: labelled faces to compare with, [G, E]; None if it has none of the queries' classes.
+      gallery: labelled faces to compare with, [G, E]; None if no face has a class of the queries.
       queries: faces to classify, [N, E].
-      thresholds: one threshold a slice, [S], in units of the distance.
+      thresholds: one threshold per slice, [S], in units of the distance.
       num_neighbors: k of the kNN classifier.
-      distance: 'euclidean' or 'squared_euclidean', of the triplet statistics.
+      distance: distance of the triplet statistics, 'euclidean' or 'squared_euclidean'.
       dual: whether the active share is that of the dual triplet loss.
-      batch_size: number of queries mined together.
+      batch_size: number of queries in a mined batch.
 
     Returns:
-      For each slice 'threshold'; as in `mtdml_jax.LossAux`, 'active_share', 'positive_distance',
-      'negative_distance', 'spread' and 'collapse' over batches of the queries, with batch-hard mining;
-      with a gallery 'knn_accuracy' of this slice alone and 'knn_accuracy_first' of the slices up to this
-      one together; and, of several slices, how alike they are, as means over the other slices: 'cka'
-      (`linear_cka` of the queries) and, with a gallery, 'agreement' (`agreement` of the predictions).
+      A dictionary for each slice. It has 'threshold', and over batches of the queries with batch-hard
+      mining 'active_share', 'positive_distance', 'negative_distance', 'spread' and 'collapse' (see
+      `mtdml_jax.LossAux`). With a gallery it has 'knn_accuracy' of this slice alone, and
+      'knn_accuracy_first' of all slices up to this one together. If there are several slices, it has
+      the similarity to the other slices, as a mean over them: 'cka' (`linear_cka` of the queries) and,
+      with a gallery, 'agreement' (`agreement` of the predictions).
     """
     thresholds = np.asarray(thresholds, np.float32)
     num_slices = len(thresholds)
@@ -84,7 +85,7 @@ def slice_study(
 
 
 def agreement(predictions: np.ndarray) -> np.ndarray:
-    """Share of the queries that two classifiers give the same class, [S, S].
+    """Returns the share of the queries to which two classifiers give the same class, [S, S].
 
     Args:
       predictions: predicted classes of S classifiers, int [S, N].
@@ -93,11 +94,11 @@ def agreement(predictions: np.ndarray) -> np.ndarray:
 
 
 def linear_cka(slices: np.ndarray) -> np.ndarray:
-    """Linear centred kernel alignment of every two slices, [S, S], from 0 to 1.
+    """Computes the linear centred kernel alignment of each pair of slices, [S, S], from 0 to 1.
 
       CKA(X, Y) = ||X^T Y||_F^2 / (||X^T X||_F ||Y^T Y||_F),  columns of X and Y centred
 
-    1 for slices that differ by a rotation and a scale; 0 where a slice is a single point.
+    It is 1 for slices that differ only by a rotation and a scale, and 0 if a slice is a single point.
 
     Args:
       slices: unit vectors of N queries, [N, S, D].
@@ -111,23 +112,23 @@ def linear_cka(slices: np.ndarray) -> np.ndarray:
     blocks = (rows.T @ rows).reshape(num_slices, slice_dim, num_slices, slice_dim)
     products = np.sum(np.square(blocks), axis=(1, 3))
     norms = np.sqrt(np.diag(products))
-    # Of a point the float32 rounding alone is left, which is no direction to compare.
+    # The centred rows of a point contain only float32 rounding, which has no meaningful direction.
     extended = norms > num_rows * POINT_SPREAD**2
     scale, known = np.outer(norms, norms), np.outer(extended, extended)
     return np.divide(products, scale, out=np.zeros_like(products), where=known)
 
 
 def _mean_over_others(similarity: np.ndarray) -> np.ndarray:
-    """Means over the rows of [S, S] without the diagonal, [S]."""
+    """Returns the means over the rows of [S, S] without the diagonal, [S]."""
     return (similarity.sum(axis=1) - np.diag(similarity)) / (len(similarity) - 1)
 
 
 def _triplet_statistics(queries, thresholds, distance, dual, batch_size) -> dict[str, np.ndarray]:
-    """Fields of `LossAux` of the queries, each [S]: means over the anchors mined, of
-    the spread over the faces.
+    """Computes fields of `LossAux` for the queries, each [S].
 
-    Batches follow one another in a fixed random order of the rows; the last is padded under a mask,
-    so that one trace serves all.
+    The spread is a mean over the faces; all other fields are means over the anchors with a triplet.
+    Batches take the rows in a fixed random order. The last batch is padded under a mask, so that all
+    batches share one compiled program.
     """
     order = np.random.default_rng(0).permutation(len(queries.labels))
     num_batches = -(-len(order) // batch_size)
@@ -141,7 +142,7 @@ def _triplet_statistics(queries, thresholds, distance, dual, batch_size) -> dict
         )
         for row, used in zip(rows, mask, strict=True)
     ]
-    # A batch without a triplet reports distances of 0: it must not pull the means down.
+    # A batch without triplets reports distances of 0, which must not lower the means.
     anchors = np.stack([aux.num_valid for aux in batches])
     faces = np.broadcast_to(mask.sum(axis=1, keepdims=True), anchors.shape)
 

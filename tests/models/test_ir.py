@@ -113,7 +113,9 @@ def test_stem_that_it_does_not_have_is_refused():
 def test_weights_for_a_backbone_without_names_are_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(BACKBONES, 'mine', Backbone(BACKBONES['ir50'].make))
     model = model_section('mine', stem='small', pretrained=tmp_path / 'weights.npz')
-    with pytest.raises(UserError, match=r'known of mine, as they are of resnet10, .*, ir50$'):
+    with pytest.raises(
+        UserError, match=r'of mine are not known, only those of resnet10, .*, ir50$'
+    ):
         load_backbone(None, model)
 
 

@@ -156,6 +156,6 @@ def test_what_is_no_model_file_is_refused_and_nothing_of_it_run(data, path, tmp_
         with pytest.raises(UserError, match='m.safetensors: ') as found:
             read_model(path)
         assert '\n' not in str(found.value), name
-    with pytest.raises(UserError, match='it is no model file that can be read'):
+    with pytest.raises(UserError, match='it is not a readable model file'):
         read_model(tmp_path)
     assert capsys.readouterr().out == ''

@@ -151,7 +151,7 @@ def test_two_whole_backbones_are_refused_with_the_command_that_keeps_one(tmp_pat
     arrays |= {f'teacher.net.{name}': x + 1 for name, x in plain.items()}
     path = write(tmp_path, arrays)
     model = model_section('resnet4', pretrained=path)
-    both = r"under 'student\.', 'teacher\.net\.'\. Keep one"
+    both = r"under 'student\.', 'teacher\.net\.'\. Write a new file"
     with pytest.raises(UserError, match=both) as error:
         load_backbone(blank_variables(model), model)
     _, _, code, *args = shlex.split(str(error.value).partition('the last: ')[2])
@@ -243,7 +243,7 @@ def test_other_array_that_no_setting_gives_is_refused(array, message, tmp_path):
     [
         ('none.npz', 'no file'),
         ('weights.h5', 'expected one of .npz, .pkl, .pth, .pth.tar, .pt, found'),
-        ('weights.npz', 'is no npz file of arrays'),
+        ('weights.npz', 'is not an npz file of arrays'),
     ],
 )
 def test_file_that_cannot_be_read_is_named(name, message, tmp_path):
@@ -261,7 +261,7 @@ def test_without_torch_its_file_is_refused_with_the_command_that_converts_it(
     monkeypatch.setitem(sys.modules, 'torch', None)
     path = tmp_path / f'weights{ending}'
     path.touch()
-    with pytest.raises(UserError, match=f"takes PyTorch.*python -c '.*' {path} {path}.npz$"):
+    with pytest.raises(UserError, match=f"needs PyTorch.*python -c '.*' {path} {path}.npz$"):
         load_backbone(None, model_section(pretrained=path))
 
 

@@ -73,18 +73,21 @@ def test_pickle_that_would_run_code_is_refused_and_runs_nothing(protocol, tmp_pa
 @pytest.mark.parametrize(
     ('content', 'message'),
     [
-        (b'', 'no pickled dict of NumPy arrays .EOFError'),
-        (bytes(range(255, 0, -1)), 'no pickled dict'),
-        (pickle.dumps({'x': np.zeros(50)})[:-20], 'no pickled dict'),
+        (b'', 'not a pickled dict of NumPy arrays .EOFError'),
+        (bytes(range(255, 0, -1)), 'not a pickled dict'),
+        (pickle.dumps({'x': np.zeros(50)})[:-20], 'not a pickled dict'),
         ({'x': np.array(['a', None])}, 'an array of objects'),
         ([np.zeros(2)], "expected a dict of arrays in .*, found <class 'list'>"),
         # A memo numbered 2**32 - 1, and bytes and an array of 2**45: room for them is not taken.
         (b'Nr\xff\xff\xff\xff.', "found <class 'NoneType'>"),
-        *((code + (2**45).to_bytes(8, 'little'), 'no pickled dict') for code in (b'\x8e', b'\x96')),
+        *(
+            (code + (2**45).to_bytes(8, 'little'), 'not a pickled dict')
+            for code in (b'\x8e', b'\x96')
+        ),
         (
             b"}S'x'\ncnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(L35184372088832L\nt"
             b"S'f8'\ntRs.",
-            'no pickled dict',
+            'not a pickled dict',
         ),
     ],
 )

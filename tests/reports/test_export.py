@@ -85,7 +85,7 @@ def test_chosen_slices_are_the_best_of_the_validation_part(run, tmp_path, valida
         (['--slices=9'], 'slices: expected 1 to 4 of them, found 9'),
         (['--slices=0,4'], 'slices: expected some of 0 to 3, each once, found 0,4'),
         (['--config.seed=1'], "unexpected argument '--config.seed=1'"),
-        (['--slices=best'], "--slices: expected a number, or some as 0,3,5, found 'best'"),
+        (['--slices=best'], "--slices: expected a number or a list like 0,3,5, found 'best'"),
         (
             ['--config.data.dir=/nowhere', '--config.data.prepared_dir=/tmp/none', '--slices=1'],
             '/nowhere',
