@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -14,6 +14,7 @@ from mtdml_jax.host.errors import UserError, listed
 from mtdml_jax.host.paths import user_path
 from mtdml_jax.images.pixels import ImageLike, load_pixels
 from mtdml_jax.inference.answers import Gallery, Neighbors, Predictions, join_predictions
+from mtdml_jax.inference.batches import as_list, in_batches, one_behind
 from mtdml_jax.models.classifiers import CLASSIFIERS, Facts, join_slices
 from mtdml_jax.models.forward import make_forward
 from mtdml_jax.models.model_file import ModelData, read_model, write_model
@@ -150,7 +151,7 @@ class Model:
           UserError: an image cannot be read, the images are an iterator, or the model does not have the
             classifier.
         """
-        batches = self._batches(_as_list(images), boxes, batch_size)
+        batches = self._batches(as_list(images), boxes, batch_size)
         classify = self.make_classifier(by, k).classify
         return join_predictions([classify(*outputs) for outputs in batches])
 
@@ -196,7 +197,7 @@ class Model:
         Raises:
           UserError: an image cannot be read, or the images are an iterator.
         """
-        batches = self._batches(_as_list(images), boxes, batch_size)
+        batches = self._batches(as_list(images), boxes, batch_size)
         return np.concatenate([join_slices(slices) for slices, _ in batches])
 
     def embed_stream(
@@ -267,7 +268,7 @@ class Model:
         Raises:
           UserError: an image cannot be read (then no face is added), or a label is not a string.
         """
-        images = _as_list(images)
+        images = as_list(images)
         labels = [labels] * len(images) if isinstance(labels, str) else list(labels)
         if names is None:
             names = [str(x) if isinstance(x, (str, Path)) else '' for x in images]
@@ -399,34 +400,3 @@ def _check_images(images, boxes):
         raise UserError('expected at least one image, found none')
     if boxes is not None and len(boxes) != len(images):
         raise UserError(f'boxes: expected {len(images)}, one for each image, found {len(boxes)}')
-
-
-def _as_list(images) -> list[ImageLike]:
-    """Returns one or many images as a list."""
-    if isinstance(images, Iterator):
-        raise UserError('images: found an iterator; predict_stream and embed_stream take one')
-    if isinstance(images, (list, tuple)):
-        return list(images)
-    if isinstance(images, (set, frozenset, dict)):
-        raise UserError(f'expected ordered images, found a {type(images).__name__}')
-    if getattr(images, 'ndim', 0) == 4:
-        return list(np.asarray(images))
-    return [images]
-
-
-def in_batches(items: Iterable, size: int) -> Iterator[list]:
-    """Yields lists of `size` items; the last list may be shorter."""
-    items = iter(items)
-    while batch := list(itertools.islice(items, size)):
-        yield batch
-
-
-def one_behind(started: Iterable[Callable[[], Any]]) -> Iterator:
-    """Calls functions that wait for background work, each after the next one has been started."""
-    previous = None
-    for wait in started:
-        if previous:
-            yield previous()
-        previous = wait
-    if previous:
-        yield previous()

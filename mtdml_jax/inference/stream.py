@@ -11,8 +11,9 @@ from PIL import Image
 
 from mtdml_jax.host.errors import UserError
 from mtdml_jax.images.pixels import cut_pixels, opened
+from mtdml_jax.inference.batches import in_batches, one_behind
 from mtdml_jax.inference.media import Picture
-from mtdml_jax.inference.model import Model, ModelClassifier, in_batches, one_behind
+from mtdml_jax.inference.model import Model, ModelClassifier
 from mtdml_jax.inference.rows import NO_FACE, Row
 
 # A function (picture, its image) -> boxes (left, top, width, height) of its faces, or None if the whole
