@@ -383,15 +383,11 @@ class Model:
         centres = np.zeros((len(class_names), self.centres.shape[1]))
         centres[:trained] = self.centres
         places = {name: number for number, name in enumerate(class_names)}
+        labels = np.array([places.get(label, -1) for label in gallery.labels], int)
+        num_slices, scale = self.settings.network.num_slices, self.logit_scale
+        faces = gallery.embeddings, labels
         return Facts(
-            class_names,
-            counts,
-            centres,
-            gallery.embeddings,
-            np.array([places.get(label, -1) for label in gallery.labels], int),
-            self.settings.network.num_slices,
-            self.logit_scale,
-            self.settings.has_head,
+            class_names, counts, centres, *faces, num_slices, scale, self.settings.has_head
         )
 
 
