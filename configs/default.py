@@ -211,6 +211,9 @@ def get_config() -> ConfigDict:
     train.best_metric = 'softmax_accuracy'
     # Number of steps that a slice must be collapsed to one point before the alarm.
     train.collapse_steps = 200
+    # How the step is mapped over devices: 'pmap' or 'shard_map', with the same results. A run may start
+    # with the one and resume with the other.
+    train.mapping = 'pmap'
 
     config.eval = evaluation = ConfigDict()
     # Split that is evaluated at the end of training.

@@ -20,6 +20,9 @@ from mtdml_jax.loss.multi_threshold import MININGS
 
 # A run may move to another machine, so these keys may change between two starts of a run.
 LOCATION_KEYS = ('data.dir', 'data.prepared_dir')
+# All keys that may change between two starts, because results do not depend on them. Unlike a location,
+# the mapping is the same in all processes of a start.
+FREE_KEYS = (*LOCATION_KEYS, 'train.mapping')
 # Key -> smallest and largest value.
 BOUNDS = {
     'seed': (0, 2**31 - 1),
@@ -60,6 +63,7 @@ CHOICES = {
     'model.batch_norm': ('batch', 'device', 'running'),
     'loss.mining': MININGS,
     'loss.reduction': ('mean', 'active_mean'),
+    'train.mapping': ('pmap', 'shard_map'),
     'train.best_metric': ('softmax_accuracy', 'knn_accuracy', 'map_at_r'),
     'eval.checkpoint': ('best', 'latest'),
 }
@@ -182,12 +186,12 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
 
 
 def _differences(found, wanted):
-    """Describes each key whose value differs between two configs, without `LOCATION_KEYS`."""
+    """Describes each key whose value differs between two configs, without `FREE_KEYS`."""
     found, wanted = dict(flatten(found)), dict(flatten(wanted))
     return [
         f'{key} (there {found.get(key)!r}, now {wanted.get(key)!r})'
         for key in sorted(found.keys() | wanted.keys())
-        if found.get(key) != wanted.get(key) and key not in LOCATION_KEYS
+        if found.get(key) != wanted.get(key) and key not in FREE_KEYS
     ]
 
 

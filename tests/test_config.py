@@ -133,6 +133,18 @@ def test_run_may_move_to_a_machine_where_the_data_are_elsewhere(tmp_path):
     claim_workdir(tmp_path, load_config(CONFIG, ['--config.data.dir=/mnt/faces']))
 
 
+@pytest.mark.parametrize('is_old', [False, True])
+def test_run_may_resume_with_another_mapping_even_if_it_is_older_than_the_key(tmp_path, is_old):
+    claim_workdir(tmp_path, load_config(CONFIG))
+    path = tmp_path / 'config.json'
+    saved = json.loads(path.read_text())
+    if is_old:
+        del saved['train']['mapping']
+    path.write_text(json.dumps(saved))
+    (tmp_path / 'checkpoints' / '100').mkdir(parents=True)
+    claim_workdir(tmp_path, load_config(CONFIG, ['--config.train.mapping=shard_map']))
+
+
 def test_folder_without_a_run_is_named(tmp_path):
     with pytest.raises(UserError, match='no run in'):
         read_config(tmp_path)
@@ -146,6 +158,10 @@ def test_folder_without_a_run_is_named(tmp_path):
             r'batch_size \(63\) must be divisible .* \(8\); try 56 or 64',
         ),
         ('--config.data.batch_size=4', 'try 8'),
+        (
+            '--config.train.mapping=vmap',
+            "train.mapping: expected one of pmap, shard_map, found 'vmap'",
+        ),
         ('--config.data.micro_batch=5', r'micro_batch \(5\) must divide .* of a device \(16: '),
         ('--config.loss.memory_size=500 --config.loss.mining=all', 'mining=all takes no memory'),
         ('--config.train.log_every=0', 'config.train.log_every: expected at least 1, found 0'),

@@ -26,24 +26,25 @@ def rate(consume, batches, count):
 
 
 def prepare(config):
-    """Returns (training split, function that trains on batches, a batch on the devices)."""
+    """Returns (training split, function that trains on batches, a batch)."""
     import jax
     import numpy as np
 
     from mtdml_jax.data.pipeline import train_batches
     from mtdml_jax.data.protocol import load_protocol_split
-    from mtdml_jax.training.devices import replicate, split_over_devices
+    from mtdml_jax.training.devices import make_mapping
     from mtdml_jax.training.setup import make_training
 
     split = load_protocol_split(config.data, 'train')
-    batch = split_over_devices(next(train_batches(split, config)))
+    batch = next(train_batches(split, config))
+    mapping = make_mapping(config.train.mapping)
     _, state, step = make_training(config, np.bincount(split.labels))
-    state = replicate(state)
+    state = mapping.replicate(state)
 
     def train_on(batches):
         nonlocal state
         for batch in batches:
-            state, _ = step(state, batch)
+            state, _ = step(state, mapping.split(batch))
         jax.block_until_ready(state)
 
     train_on([batch])
@@ -54,7 +55,6 @@ def measure(name, overrides, rounds=ROUNDS, num_batches=PIPELINE_BATCHES, num_st
     """Returns images per second and their ratios for a config."""
     from mtdml_jax.config import load_config
     from mtdml_jax.data.pipeline import train_batches
-    from mtdml_jax.training.devices import split_over_devices
 
     config = load_config(name, [*overrides, f'--config.train.num_steps={10**9}'])
     split, train_on, batch = prepare(config)
@@ -64,7 +64,7 @@ def measure(name, overrides, rounds=ROUNDS, num_batches=PIPELINE_BATCHES, num_st
         batches = train_batches(split, config, start_step=next(starts))
         next(batches)
         pipeline = rate(collections.deque(maxlen=0).extend, batches, num_batches)
-        training = rate(train_on, map(split_over_devices, batches), num_steps)
+        training = rate(train_on, batches, num_steps)
         del batches
         # As in training, each batch comes from the host.
         step = rate(train_on, itertools.repeat(batch), num_steps)

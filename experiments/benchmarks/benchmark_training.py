@@ -82,7 +82,7 @@ def prepare_ours(network, batch, dtype='float32', *, micro_batch=0):
     import jax
 
     from mtdml_jax.config import load_config
-    from mtdml_jax.training.devices import replicate, split_over_devices
+    from mtdml_jax.training.devices import make_mapping
     from mtdml_jax.training.setup import make_training
 
     overrides = {
@@ -101,10 +101,10 @@ def prepare_ours(network, batch, dtype='float32', *, micro_batch=0):
     shape = (batch, network.side, network.side, network.channels)
     images = np.random.default_rng(0).standard_normal(shape, np.float32)
     labels, mask = np.arange(batch, dtype=np.int32) % CLASSES, np.ones(batch, bool)
-    batch = split_over_devices({'image': images, 'label': labels, 'mask': mask})
+    mapping = make_mapping(config.train.mapping)
+    batch = mapping.split({'image': images, 'label': labels, 'mask': mask})
     # The batch stays on the devices, so that no step waits for it.
-    batch = jax.pmap(lambda x: x)(batch)
-    return step, (replicate(state), batch)
+    return step, (mapping.replicate(state), jax.pmap(lambda x: x)(batch))
 
 
 def make_ours(network, batch, dtype='float32', *, micro_batch=0):
@@ -249,28 +249,28 @@ def digest_of_steps(folder, small):
 
     from mtdml_jax.config import load_config
     from mtdml_jax.training import checkpoints
-    from mtdml_jax.training.devices import on_host, replicate, split_over_devices
+    from mtdml_jax.training.devices import make_mapping
     from mtdml_jax.training.setup import make_training
 
-    batch, side, steps = (14, 16, 4) if small else (126, 48, 30)
-    overrides = [f'data.image_size={side}', 'model.stem=cifar']
-    overrides += ['model.backbone=resnet10', 'model.width_factor=0.0625'] if small else []
-    overrides += [] if small else ['model.width_factor=1.0']
+    batch, side, steps, width = (14, 16, 4, 0.0625) if small else (126, 48, 30, 1.0)
+    overrides = [f'data.image_size={side}', 'model.stem=cifar', f'model.width_factor={width}']
+    overrides += ['model.backbone=resnet10'] if small else []
     config = load_config('default', [f'--config.{x}' for x in overrides])
     _, state, step = make_training(config, np.ones(CLASSES, int))
+    mapping = make_mapping(config.train.mapping)
     with checkpoints.open_checkpoints(folder, config.train) as manager:
         if manager.latest_step() is not None:
             state, _ = checkpoints.restore(manager, manager.latest_step(), state)
-        first, state = int(state.step), replicate(state)
+        first, state = int(state.step), mapping.replicate(state)
         for number in range(first, steps):
             generator = np.random.default_rng((7, number))
             images = generator.standard_normal((batch, side, side, 1), np.float32)
             labels = np.arange(batch, dtype=np.int32) % CLASSES
             found = {'image': images, 'label': labels, 'mask': np.ones(batch, bool)}
-            state, _ = step(state, split_over_devices(found))
+            state, _ = step(state, mapping.split(found))
             if number + 1 == steps // 2:
-                checkpoints.save(manager, on_host(state), None, {})
-    leaves = jax.tree.leaves(on_host(state))
+                checkpoints.save(manager, mapping.on_host(state), None, {})
+    leaves = jax.tree.leaves(mapping.on_host(state))
     return hashlib.sha256(b''.join(x.tobytes() for x in leaves)).hexdigest()
 
 

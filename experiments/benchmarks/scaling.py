@@ -161,22 +161,22 @@ def training(case, num_devices, devices=None):
     import numpy as np
 
     from mtdml_jax.config import load_config
-    from mtdml_jax.training.devices import step_shapes
+    from mtdml_jax.training.devices import make_mapping
     from mtdml_jax.training.setup import make_training
 
     name, images, *settings = CASES[case]
     rows = images * num_devices
     settings = [f'--config.{setting}' for setting in (*settings, f'data.batch_size={rows}')]
     config = load_config(name, settings)
-    counts = np.full(7, 100)
-    _, state, step = make_training(config, counts, devices=devices, read_pretrained=False)
+    _, state, step = make_training(config, np.full(7, 100), devices=devices, read_pretrained=False)
     side, channels = config.data.image_size, config.data.channels
     batch = {
         'image': jax.ShapeDtypeStruct((rows, side, side, channels), np.float32),
         'label': jax.ShapeDtypeStruct((rows,), np.int32),
         'mask': jax.ShapeDtypeStruct((rows,), bool),
     }
-    return step, step_shapes(state, batch, num_devices), (rows, config.model.num_slices)
+    shapes = make_mapping(config.train.mapping, devices).shapes(state, batch)
+    return step, shapes, (rows, config.model.num_slices)
 
 
 def seconds(machine, row):

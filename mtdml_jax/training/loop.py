@@ -24,7 +24,7 @@ from mtdml_jax.models.neighbors import neighbor_votes
 from mtdml_jax.scoring.embed import make_embedder
 from mtdml_jax.scoring.retrieval import retrieval_scores
 from mtdml_jax.training import checkpoints
-from mtdml_jax.training.devices import on_host, replicate, split_over_devices
+from mtdml_jax.training.devices import make_mapping
 from mtdml_jax.training.metrics import RunLog
 from mtdml_jax.training.profile import Profile
 from mtdml_jax.training.setup import make_training
@@ -51,7 +51,8 @@ def train(
       profile: first and last step of the trace to write, see `Profile`.
       on_step: called after each step with the number of the step, from 1, and its metrics. The call
         comes as soon as the devices have been given the step: `train` does not wait for the result, and
-        the callback should not. The metrics are arrays on the devices, with one replica per device; a
+        the callback should not. The metrics are arrays on the devices: [devices, ...], with one replica
+        per device, if `config.train.mapping` is 'pmap', and without that axis if it is 'shard_map'. A
         callback that reads their values waits for the step.
 
     Returns:
@@ -63,6 +64,7 @@ def train(
       OSError: the disk is full, or the folder cannot be written.
     """
     check_config(config, jax.device_count())
+    mapping = make_mapping(config.train.mapping)
     check_processes_agree(lambda: _shared_facts(config))
     train_split, validation_split = load_training_splits(config.data)
     # If there is no split to evaluate, the run fails now and not after hours of training.
@@ -76,10 +78,10 @@ def train(
         info: dict[str, Any] = {}
         if resumes:
             state, info = checkpoints.restore_latest(manager, state)
-        step, state = int(state.step), replicate(state)
+        step, state = int(state.step), mapping.replicate(state)
         log = RunLog(workdir, step, info, config)
         with log, Profile(workdir, profile) as trace, catch_signals() as stopping:
-            batches = log.watch(_batches(train_split, config, step))
+            batches = map(mapping.split, log.watch(_batches(train_split, config, step)))
             for step, state, metrics in _take_steps(train_step, state, batches, trace, step):  # noqa: B020
                 log.add(metrics)
                 if on_step:
@@ -95,7 +97,7 @@ def train(
                     # A run that has to stop still validates a step that is due: the resumed run must
                     # choose its best checkpoint by the same scores.
                     scorer = validate if is_due else None
-                    _save(manager, state, scorer, log, train_split.class_names)
+                    _save(manager, mapping.on_host(state), scorer, log, train_split.class_names)
                 if stop:
                     break
             checkpoints.finish(manager)
@@ -106,14 +108,13 @@ def _take_steps(train_step, state, batches, trace, last_step):
     """Takes a step for each batch without waiting for its result; yields (number, state, metrics)."""
     for step, batch in enumerate(batches, start=last_step + 1):
         trace.before(step)
-        state, metrics = train_step(state, split_over_devices(batch))
+        state, metrics = train_step(state, batch)
         trace.after(step, metrics)
         yield step, state, metrics
 
 
 def _save(manager, state, validate, log, class_names):
-    """Saves a checkpoint, with scores on the validation split unless `validate` is None."""
-    state = on_host(state)
+    """Saves a state on the host, with scores on the validation split unless `validate` is None."""
     scores = validate(state.eval_variables) if validate else None
     log.validation(int(state.step), scores or {})
     info = {'class_names': class_names, **log.kept}

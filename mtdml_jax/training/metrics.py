@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from mtdml_jax.host.errors import DivergenceError, listed
 from mtdml_jax.host.files import write_whole
-from mtdml_jax.training.devices import on_host
+from mtdml_jax.training.devices import make_mapping
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ class RunLog:
         """Continues after `start_step`, with what was `kept` at that step; drops all later lines."""
         self.seconds = dict(kept.get('seconds', {'total': 0.0, 'steps': 0.0}))
         self._config, self._workdir, self._start_step = config, workdir, start_step
+        self._on_host = make_mapping(config.train.mapping).on_host
         nothing = np.zeros(config.model.num_slices, int)
         self._collapsed_steps = np.array(kept.get('collapsed_steps', nothing))
         self._idle_steps = kept.get('idle_steps', 0)
@@ -102,7 +103,7 @@ class RunLog:
         Raises:
           DivergenceError: the loss of a step is not finite.
         """
-        window = on_host(self._window)
+        window = self._on_host(self._window)
         self._window = []
         for number, metrics in enumerate(window, start=step - len(window) + 1):
             check_finite(number, metrics, self._config, self._workdir)

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from mtdml_jax.host.errors import UserError, check_choice
 from mtdml_jax.loss.thresholds import sample_thresholds, threshold_range
 from mtdml_jax.models import Network, make_network
-from mtdml_jax.training.devices import AXIS, map_over_devices
+from mtdml_jax.training.devices import AXIS, make_mapping
 from mtdml_jax.training.state import TrainState, create_state, make_optimizer, make_schedule
 from mtdml_jax.training.step import make_loss, make_train_step
 
@@ -28,12 +28,13 @@ def make_training(
     Args:
       config: the whole config.
       class_counts: number of faces of each class to train on, int [C].
-      devices: devices over which the step is mapped, see `map_over_devices`; None for all.
+      devices: devices over which the step is mapped, see `make_mapping`; None for all.
       read_pretrained: see `create_state`.
 
     Returns:
-      (network, state, step). The step takes the state from `replicate` and a batch from
-      `split_over_devices`. It returns the next state and the metrics, both replicated.
+      (network, state, step). The step is mapped by the `Mapping` of `config.train.mapping`: it takes the
+      state from its `replicate` and a batch from its `split`. It returns the next state and the metrics,
+      both replicated.
 
     Raises:
       UserError: a setting is unknown, or two settings do not fit together.
@@ -56,7 +57,7 @@ def make_training(
 def _settings_of_step(config):
     """Returns all settings on which the step depends, and no others, so that they can be a key."""
     keys = {
-        'train': ('num_steps', 'ema_decay'),
+        'train': ('num_steps', 'ema_decay', 'mapping'),
         'data': ('micro_batch',),
         **{name: tuple(config[name]) for name in ('model', 'loss', 'optim')},
     }
@@ -85,7 +86,7 @@ def _make_step(config, *, num_classes, thresholds, class_weights, devices):
     step = make_train_step(
         joint_loss, optimizer, schedule, config.train.ema_decay, AXIS, loss.memory_start
     )
-    return network, optimizer, map_over_devices(step, devices)
+    return network, optimizer, make_mapping(config.train.mapping, devices).map_step(step)
 
 
 def make_thresholds(config: ConfigDict, num_classes: int) -> jax.Array:

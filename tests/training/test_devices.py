@@ -1,17 +1,14 @@
 import jax
 import numpy as np
+import pytest
 
-from mtdml_jax.training.devices import (
-    AXIS,
-    map_over_devices,
-    on_host,
-    replicate,
-    split_over_devices,
-    step_shapes,
-)
+from mtdml_jax.config import CHOICES
+from mtdml_jax.training.devices import AXIS, MAPPINGS, make_mapping
 
 STATE = {'total': np.zeros(2, np.float32)}
 BATCH = {'image': np.arange(32, dtype=np.float32).reshape(16, 2)}
+
+every_mapping = pytest.mark.parametrize('name', MAPPINGS)
 
 
 def step(state, batch):
@@ -20,38 +17,53 @@ def step(state, batch):
     return {'total': state['total'] + mean}, {'mean': mean}
 
 
-def take_a_step(devices):
-    mapped = map_over_devices(step, devices)
-    state, metrics = mapped(replicate(STATE, devices), split_over_devices(BATCH, devices))
-    return on_host(state), metrics
+def test_config_takes_every_mapping_and_no_other():
+    assert CHOICES['train.mapping'] == tuple(MAPPINGS)
 
 
-def test_step_sees_all_rows_of_a_batch_that_is_split_over_all_or_some_devices():
+@every_mapping
+def test_step_sees_all_rows_of_a_batch_that_is_split_over_all_or_some_devices(name):
     for devices in (None, jax.devices()[2:4], jax.devices()[:1]):
-        state, metrics = take_a_step(devices)
-        np.testing.assert_array_equal(state['total'], [15, 16])
+        mapping = make_mapping(name, devices)
+        mapped = mapping.map_step(step)
+        state, metrics = mapped(mapping.replicate(STATE), mapping.split(BATCH))
+        np.testing.assert_array_equal(mapping.on_host(state)['total'], [15, 16])
         assert metrics['mean'].sharding.device_set == set(devices or jax.devices())
 
 
-def test_batch_is_split_in_order():
-    split = split_over_devices(BATCH, jax.devices()[:4])['image']
-    assert split.shape == (4, 4, 2)
-    np.testing.assert_array_equal(split.reshape(16, 2), BATCH['image'])
+@every_mapping
+def test_batch_is_split_in_order(name):
+    def add_in_order(state, batch):
+        own = jax.lax.axis_index(AXIS) * batch['image'].mean(axis=0)
+        return {'total': state['total'] + jax.lax.psum(own, AXIS)}, {}
+
+    mapping = make_mapping(name, jax.devices()[:4])
+    state, _ = mapping.map_step(add_in_order)(mapping.replicate(STATE), mapping.split(BATCH))
+    # The means of the four devices are (3, 4), (11, 12), (19, 20) and (27, 28).
+    expected = [11 + 2 * 19 + 3 * 27, 12 + 2 * 20 + 3 * 28]
+    np.testing.assert_array_equal(mapping.on_host(state)['total'], expected)
 
 
-def test_arrays_on_the_host_are_copies_that_a_later_step_does_not_overwrite():
-    mapped = map_over_devices(step)
-    first, _ = mapped(replicate(STATE), split_over_devices(BATCH))
-    kept = on_host(first)
-    mapped(first, split_over_devices(BATCH))
+@every_mapping
+def test_state_is_overwritten_and_arrays_on_the_host_are_copies_that_are_not(name):
+    mapping = make_mapping(name)
+    mapped, batch = mapping.map_step(step), mapping.split(BATCH)
+    first, _ = mapped(mapping.replicate(STATE), batch)
+    kept = mapping.on_host(first)
+    mapped(first, batch)
+    assert first['total'].is_deleted()
     np.testing.assert_array_equal(kept['total'], [15, 16])
+    np.testing.assert_array_equal(STATE['total'], [0, 0])
 
 
-def test_shapes_are_those_that_the_step_takes():
-    devices = jax.devices()[:4]
-    shapes = step_shapes(STATE, BATCH, len(devices))
-    assert [x.shape for x in jax.tree.leaves(shapes)] == [(4, 2), (4, 4, 2)]
-    arguments = replicate(STATE, devices), split_over_devices(BATCH, devices)
+@pytest.mark.parametrize(
+    ('name', 'expected'), [('pmap', [(4, 2), (4, 4, 2)]), ('shard_map', [(2,), (16, 2)])]
+)
+def test_shapes_are_those_that_the_step_takes(name, expected):
+    mapping = make_mapping(name, jax.devices()[:4])
+    shapes = mapping.shapes(STATE, BATCH)
+    assert [x.shape for x in jax.tree.leaves(shapes)] == expected
+    arguments = mapping.replicate(STATE), mapping.split(BATCH)
     for shape, x in zip(jax.tree.leaves(shapes), jax.tree.leaves(arguments), strict=True):
         assert (shape.shape, shape.dtype) == (x.shape, x.dtype)
-    assert map_over_devices(step, devices).lower(*shapes).compile()
+    assert mapping.map_step(step).lower(*shapes).compile()

@@ -9,7 +9,7 @@ from filelock import FileLock
 from small_data import CONFIG, csv_rows, png, small_config, small_overrides, write_csv
 
 from mtdml_jax.__main__ import main
-from mtdml_jax.host.errors import UNWRITABLE, UserError
+from mtdml_jax.host.errors import STOPPED, UNWRITABLE, UserError
 from mtdml_jax.models import make_network
 from mtdml_jax.reports.evaluate import load_checkpoint
 from mtdml_jax.scoring.embed import make_embedder
@@ -21,10 +21,12 @@ from mtdml_jax.training.setup import make_training
 pytestmark = pytest.mark.usefixtures('resnet4')
 
 
+MEMORY = '--config.loss.memory_size=40', '--config.loss.memory_start=2'
+
+
 @pytest.fixture(scope='module')
 def config(folder):
-    memory = '--config.loss.memory_size=40', '--config.loss.memory_start=2'
-    return small_config(folder, '--config.eval.checkpoint=latest', *memory)
+    return small_config(folder, '--config.eval.checkpoint=latest', *MEMORY)
 
 
 @pytest.fixture(scope='module')
@@ -142,6 +144,24 @@ def test_signal_saves_the_current_step(config, uninterrupted, tmp_path, monkeypa
     assert loop.train(config, tmp_path)
     chex.assert_trees_all_equal(final_state(config, tmp_path), final_state(config, uninterrupted))
     assert read_metrics(tmp_path / 'metrics.jsonl') == read_metrics(uninterrupted / 'metrics.jsonl')
+
+
+@pytest.mark.parametrize(('first', 'then'), [('pmap', 'shard_map'), ('shard_map', 'pmap')])
+def test_run_that_resumes_with_another_mapping_has_the_same_metrics_and_state(
+    config, folder, uninterrupted, tmp_path, monkeypatch, first, then
+):
+    command = ['train', '--no-evaluate', f'--config={CONFIG}', f'--workdir={tmp_path}']
+    command += [*small_overrides(folder), *MEMORY]
+    with monkeypatch.context() as patch:
+        interrupt_before(patch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        assert main([*command, f'--config.train.mapping={first}']) == STOPPED
+    assert main([*command, f'--config.train.mapping={then}']) == 0
+    lines, expected = (
+        read_metrics(workdir / 'metrics.jsonl') for workdir in (tmp_path, uninterrupted)
+    )
+    chex.assert_trees_all_close(lines, expected, atol=1e-5, rtol=1e-5)
+    states = (final_state(config, workdir) for workdir in (tmp_path, uninterrupted))
+    chex.assert_trees_all_close(*states, atol=1e-5, rtol=1e-5)
 
 
 def test_finished_run_is_not_changed(config, uninterrupted):

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from small_data import small_config
 
-from mtdml_jax.training.devices import replicate, split_over_devices
+from mtdml_jax.training.devices import make_mapping
 from mtdml_jax.training.setup import make_training
 
 pytestmark = pytest.mark.usefixtures('resnet4')
@@ -25,7 +25,13 @@ def test_configs_that_differ_in_nothing_of_the_step_share_one_compiled_step(tmp_
 
 @pytest.mark.parametrize(
     'override',
-    ['train.num_steps=7', 'train.ema_decay=0.5', 'data.micro_batch=1', 'loss.quantile=0.5'],
+    [
+        'train.num_steps=7',
+        'train.ema_decay=0.5',
+        'train.mapping=shard_map',
+        'data.micro_batch=1',
+        'loss.quantile=0.5',
+    ],
 )
 def test_a_setting_of_the_step_gives_another_step(tmp_path, override):
     other = small_config(tmp_path, f'--config.{override}')
@@ -41,6 +47,7 @@ def test_step_runs_on_the_devices_that_are_asked_for(tmp_path):
         'label': np.arange(16, dtype=np.int32) % 7,
         'mask': np.ones(16, bool),
     }
-    state, metrics = step(replicate(state, devices), split_over_devices(batch, devices))
+    mapping = make_mapping(config.train.mapping, devices)
+    state, metrics = step(mapping.replicate(state), mapping.split(batch))
     assert metrics['loss'].sharding.device_set == set(devices)
     assert np.isfinite(metrics['loss']).all()

@@ -4,8 +4,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import jax_utils
-from jax.sharding import Mesh, PartitionSpec
 from ml_collections import ConfigDict
 from small_data import CONFIG
 
@@ -16,13 +14,7 @@ from mtdml_jax.loss.multi_threshold import multi_threshold_loss
 from mtdml_jax.loss.thresholds import sample_thresholds, threshold_range
 from mtdml_jax.models.network import Network, Outputs
 from mtdml_jax.models.resnet import ResNet
-from mtdml_jax.training.devices import (
-    AXIS,
-    map_over_devices,
-    on_host,
-    replicate,
-    split_over_devices,
-)
+from mtdml_jax.training.devices import AXIS, MAPPINGS, make_mapping
 from mtdml_jax.training.setup import make_class_weights, make_thresholds
 from mtdml_jax.training.state import TrainState, init_variables
 from mtdml_jax.training.step import make_loss, make_train_step
@@ -78,16 +70,17 @@ def one_device():
     return jax.device_get(jax.jit(step)(state, make_batch()))
 
 
-@pytest.fixture(scope='module')
-def eight_devices():
+@pytest.fixture(scope='module', params=MAPPINGS)
+def eight_devices(request):
+    """What a step on 8 devices returns: (on the devices, one replica on the host)."""
     step, state = make_step(AXIS)
-    return jax.device_get(
-        map_over_devices(step)(replicate(state), split_over_devices(make_batch()))
-    )
+    mapping = make_mapping(request.param)
+    found = mapping.map_step(step)(mapping.replicate(state), mapping.split(make_batch()))
+    return found, mapping.on_host(found)
 
 
-def test_pmap_over_8_devices_gives_the_step_of_one_device(eight_devices, one_device):
-    step = jax_utils.unreplicate(eight_devices)
+def test_each_mapping_over_8_devices_gives_the_step_of_one_device(eight_devices, one_device):
+    _, step = eight_devices
     chex.assert_trees_all_close(step, one_device, atol=2e-5, rtol=1e-4)
 
 
@@ -124,31 +117,18 @@ def test_step_with_statistics_of_each_device_equals_that_of_micro_batches():
     # Micro-batch i of 8 has the rows i and i + 8.
     rows = np.arange(16).reshape(2, 8).T.ravel()
     step, state = make_step(AXIS, norm_axis=None)
-    spread = split_over_devices({name: x[rows] for name, x in batch.items()})
-    found = on_host(map_over_devices(step)(replicate(state), spread))
+    mapping = make_mapping('pmap')
+    spread = mapping.split({name: x[rows] for name, x in batch.items()})
+    found = mapping.on_host(mapping.map_step(step)(mapping.replicate(state), spread))
     chex.assert_trees_all_close(found, expected, atol=2e-5, rtol=1e-4)
 
 
 def test_replicas_are_identical_after_a_step(eight_devices):
-    for leaf in jax.tree.leaves(eight_devices):
-        replicas = np.asarray(leaf)
-        np.testing.assert_array_equal(replicas, np.broadcast_to(replicas[:1], replicas.shape))
-
-
-@pytest.mark.slow
-def test_shard_map_over_8_devices_gives_the_step_of_one_device(one_device):
-    step, state = make_step(AXIS)
-    replicated, spread = PartitionSpec(), PartitionSpec(AXIS)
-    mapped = jax.shard_map(
-        step,
-        mesh=Mesh(np.array(jax.devices()), AXIS),
-        in_specs=(replicated, spread),
-        out_specs=replicated,
-        check_vma=False,
-    )
-    chex.assert_trees_all_close(
-        jax.jit(mapped)(state, make_batch()), one_device, atol=2e-5, rtol=1e-4
-    )
+    for leaf in jax.tree.leaves(eight_devices[0]):
+        first, *others = (np.asarray(shard.data) for shard in leaf.addressable_shards)
+        assert len(others) == 7
+        for replica in others:
+            np.testing.assert_array_equal(replica, first)
 
 
 class Fixed:
