@@ -38,6 +38,8 @@ SETTINGS = {
     'train.checkpoint_every': 10,
 }
 
+SHARD_MAP = {'train.mapping': 'shard_map'}
+
 SWITCHED = {'train/grad_norm': 1e-3, 'train/slice_active_share': 1e-4}
 
 
@@ -122,24 +124,26 @@ def two(runs):
     return runs
 
 
-def assert_same_metrics(found, expected):
+def assert_same_metrics(found, expected, switched=SWITCHED):
     """Asserts equal steps, and numbers that differ by at most 1e-5.
 
-    The norm of the gradient and the shares of active triplets may differ by more (`SWITCHED`), because a
+    The norm of the gradient and the shares of active triplets may differ by more (`switched`), because a
     rounding error can activate a triplet or deactivate it.
     """
     assert [set(line) for line in found] == [set(line) for line in expected]
     for line, other in zip(found, expected, strict=True):
         for name, value in line.items():
-            tolerance = SWITCHED.get(name, 1e-5)
+            tolerance = switched.get(name, 1e-5)
             message = f'{name}, step {line["step"]}'
             np.testing.assert_allclose(value, other[name], tolerance, tolerance, err_msg=message)
 
 
-def test_eight_devices_have_the_metrics_of_one(runs):
+def test_eight_devices_have_the_metrics_of_one_with_either_mapping(runs):
     """All eight devices belong to one process."""
     assert runs.run('eight', 8) == [0]
     assert_same_metrics(runs.metrics('eight'), runs.metrics('one'))
+    assert runs.run('eight_mapped', 8, **SHARD_MAP) == [0]
+    assert_same_metrics(runs.metrics('eight_mapped'), runs.metrics('eight'), switched={})
 
 
 def test_two_processes_of_four_devices_have_the_metrics_and_the_evaluation_of_one_device(two):
@@ -153,6 +157,21 @@ def test_two_processes_of_four_devices_have_the_metrics_and_the_evaluation_of_on
         np.testing.assert_allclose(both['retrieval'][name], score, atol=1e-4)
     assert 'faces of the split' in two.log('two', 0).read_text()
     assert 'faces of the split' not in two.log('two', 1).read_text()
+
+
+def test_two_processes_resume_with_shard_map_and_have_the_metrics_and_state_of_pmap(two):
+    """Pmap takes the first steps, and shard_map the others."""
+    processes = two.start('mapped', 4, processes=2)
+    two.wait_for_step('mapped', 3)
+    processes[0].terminate()
+    assert [process.wait(timeout=300) for process in processes] == [STOPPED, STOPPED]
+    assert load_latest(two.folder / 'mapped')[0] < 20
+    assert two.run('mapped', 4, processes=2, **SHARD_MAP) == [0, 0], two.log('mapped').read_text()
+    assert_same_metrics(two.metrics('mapped'), two.metrics('two'), switched={})
+    (step, found), (last, expected) = (load_latest(two.folder / x) for x in ('mapped', 'two'))
+    assert step == last
+    for x, y in zip(found, expected, strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.slow
