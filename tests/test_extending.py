@@ -135,7 +135,9 @@ def test_distance_has_its_range_gradient_and_loss():
     add(DISTANCE)
     assert mtdml_jax.threshold_range(7, 6, 'cosine') == (0, pytest.approx(7 / 6))
     x, y = np.asarray(mtdml_jax.split_slices(embeddings()[:2], 1))[:, 0]
-    value, gradient = jax.value_and_grad(distances.paired_distance)(x, y, 'cosine')
+    value, gradient = jax.value_and_grad(distances.paired_distance)(
+        x, y, distances.DISTANCES['cosine']
+    )
     np.testing.assert_allclose(value, 1 - x @ y, rtol=1e-5)
     np.testing.assert_allclose(gradient, x - y, rtol=1e-5)
     # This is half of the squared distance, with half of the threshold.

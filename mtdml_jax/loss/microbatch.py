@@ -1,12 +1,32 @@
 """Batches larger than the memory of a device: embedded in micro-batches, one loss for all rows."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from mtdml_jax.loss.meshes import rearrange, spec_of
+
+Inputs = TypeVar('Inputs')
+# With has_aux, the pair (outputs, aux).
+Outputs = TypeVar('Outputs')
 
 
+# `embed` receives arrays of JAX even if the inputs are arrays of NumPy.
+@overload
+def embed_in_parts(
+    embed: Callable[[jax.Array], Outputs],
+    inputs: jax.Array | np.ndarray,
+    part_size: int,
+    *,
+    has_aux: bool = False,
+) -> Outputs: ...
+@overload
+def embed_in_parts(
+    embed: Callable[[Inputs], Outputs], inputs: Inputs, part_size: int, *, has_aux: bool = False
+) -> Outputs: ...
 def embed_in_parts(
     embed: Callable[[Any], Any], inputs: Any, part_size: int, *, has_aux: bool = False
 ) -> Any:
@@ -18,11 +38,6 @@ def embed_in_parts(
     this needs jax 0.12; older versions take more memory.) The gradient is that of the whole batch if
     `embed` treats rows independently. Statistics of a batch, which BatchNorm computes in training,
     become those of a micro-batch.
-
-        def loss(params):
-            embed = lambda images: network.apply(params, images)
-            embeddings = embed_in_parts(embed, images, 128)
-            return multi_threshold_loss(embeddings, labels, thresholds)[0]
 
     Micro-batch i of n has the rows i, i + n, i + 2n, ..., so a batch that is sorted by class gives mixed
     micro-batches.
@@ -38,6 +53,18 @@ def embed_in_parts(
 
     Raises:
       ValueError: the size of a micro-batch does not divide B.
+
+    Examples:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import mtdml_jax as mt
+      >>> images, labels = jnp.array([[3.0, 4], [-3, 4], [-3, -4], [3, -4]]), jnp.array([0, 0, 1, 1])
+      >>> def loss(params):
+      ...     embeddings = mt.embed_in_parts(lambda part: part @ params, images, part_size=2)
+      ...     return mt.multi_threshold_loss(embeddings, labels, [1.0])[0]
+      >>> loss_of_all_rows, gradient = jax.value_and_grad(loss)(jnp.eye(2))
+      >>> f'{loss_of_all_rows:.2f}', gradient.shape
+      ('0.40', (2, 2))
 
     References:
       Gao et al., "Scaling deep contrastive learning batch size under memory limited setup", RepL4NLP
@@ -59,11 +86,18 @@ def embed_in_parts(
     def join(outputs):
         return jnp.swapaxes(outputs, 0, 1).reshape(count, *outputs.shape[2:])
 
-    micro_batches = jax.tree.map(split, inputs)
+    def split_anywhere(x):
+        return rearrange(split, x, None, *spec_of(x))
+
+    def join_anywhere(x):
+        _, rows, *others = spec_of(x)
+        return rearrange(join, x, rows, *others)
+
+    micro_batches = jax.tree.map(split_anywhere, inputs)
     one_by_one = _unrolled if jax.default_backend() == 'cpu' else jax.lax.map
     found = one_by_one(jax.checkpoint(embed), micro_batches)
     outputs, aux = found if has_aux else (found, None)
-    outputs = jax.tree.map(join, outputs)
+    outputs = jax.tree.map(join_anywhere, outputs)
     return (outputs, jax.tree.map(lambda x: x.mean(axis=0), aux)) if has_aux else outputs
 
 
@@ -75,7 +109,8 @@ def _unrolled(embed, micro_batches):
     backward pass, too. XLA respects such barriers from jax 0.12 on.
     """
     count = jax.tree.leaves(micro_batches)[0].shape[0]
-    pure, params = jax.closure_convert(embed, jax.tree.map(lambda x: x[0], micro_batches))
+    first = jax.tree.map(lambda x: jax.lax.index_in_dim(x, 0, keepdims=False), micro_batches)
+    pure, params = jax.closure_convert(embed, first)
 
     def next_batch(params, micro_batch):
         return jax.lax.optimization_barrier((params, pure(micro_batch, *params)))

@@ -1,21 +1,30 @@
 """Batch-hard mining and softer minings: one positive and one negative for each anchor of a slice."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax import export
+from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 
-from mtdml_jax.loss.arguments import as_array, as_labels
-from mtdml_jax.loss.slicing import at_least_float32
+from mtdml_jax.loss.arguments import (
+    Arrays,
+    as_array,
+    as_labels,
+    as_mask,
+    as_number,
+    at_least_float32,
+    check_within,
+    of_one_type,
+)
+from mtdml_jax.loss.meshes import find_layout
+from mtdml_jax.loss.tiles import in_blocks, map_tiles, with_tile_of_device
 
-# Number of distances in a tile of anchors by gallery rows. On a CPU they take 2 MiB, which fits the
-# caches of its cores. Other devices get enough work to outlast the start of the next kernel.
-_TILE_ENTRIES = {'cpu': 2**19, 'default': 2**24}
-# A product of fewer anchors is slow.
-_TILE_ANCHORS = 64
+# The names in `PAIR_MININGS` that come with the package.
+PairMining: TypeAlias = Literal['hard', 'semihard', 'quantile']
 # Number of gallery rows in a block; `farthest` takes the maxima of blocks first.
 _BLOCK_ROWS = 32
 
@@ -35,25 +44,33 @@ class Triplets(NamedTuple):
     valid: jax.Array
 
 
-def check_mining(mining: str, quantile: float | jax.Array, minings: Collection[str]) -> None:
-    """Raises ValueError for an unknown mining, or for a Python number outside [0, 1] as quantile."""
+export.register_namedtuple_serialization(Triplets, serialized_name='mtdml_jax.Triplets')
+
+
+def check_mining(mining: str, minings: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
+    """Returns the mining of that name; raises ValueError unless it is one of `minings`."""
     if mining not in minings:
         raise ValueError(f'expected mining to be one of {tuple(minings)}, found {mining!r}')
-    if isinstance(quantile, int | float) and not 0 <= quantile <= 1:
-        raise ValueError(f'expected quantile from 0 to 1, found {quantile}')
+    return minings[mining]
+
+
+def as_quantile(quantile: ArrayLike) -> jax.Array:
+    """Returns the quantile as an array; raises ValueError unless it is a number from 0 to 1."""
+    check_within(quantile, 0, 1, 'quantile')
+    return at_least_float32(as_number(quantile, 'quantile'))
 
 
 def mine_batch_hard(
-    slices: ArrayLike,
-    labels: ArrayLike,
+    slices: Arrays,
+    labels: Arrays,
     *,
-    mining: str = 'hard',
-    quantile: float | jax.Array = 0.25,
-    gallery: ArrayLike | None = None,
-    gallery_labels: ArrayLike | None = None,
-    gallery_mask: ArrayLike | None = None,
-    rows: ArrayLike | None = None,
-    mask: ArrayLike | None = None,
+    mining: PairMining = 'hard',
+    quantile: ArrayLike = 0.25,
+    gallery: Arrays | None = None,
+    gallery_labels: Arrays | None = None,
+    gallery_mask: Arrays | None = None,
+    rows: Arrays | None = None,
+    mask: Arrays | None = None,
     tile: int | None = None,
 ) -> Triplets:
     """Finds the hardest positive and the hardest negative of every anchor, in each slice by itself.
@@ -92,43 +109,105 @@ def mine_batch_hard(
       ValueError: shapes do not match, or there are no rows; labels have another type; the mining is
         unknown; or a quantile that is not traced lies outside [0, 1].
 
+    Examples:
+      >>> import mtdml_jax as mt
+      >>> points_on_a_line, labels = [[0], [1], [3], [4], [6]], [0, 0, 0, 1, 1]
+      >>> triplets = mt.mine_batch_hard(points_on_a_line, labels)
+      >>> triplets.positive.tolist()  # The farthest row of the same class.
+      [2, 2, 0, 4, 3]
+      >>> triplets.negative.tolist()  # The nearest row of another class.
+      [3, 3, 3, 2, 2]
+
     References:
       Hermans et al., "In defense of the triplet loss", 2017 (batch hard). Schroff et al., "FaceNet",
       CVPR 2015 (semi-hard).
     """
-    check_mining(mining, quantile, PAIR_MININGS)
+    choose = check_mining(mining, PAIR_MININGS)
     slices, labels = as_array(slices, 'slices'), as_labels(labels)
     if slices.ndim not in (2, 3) or labels.shape != slices.shape[:1]:
         raise ValueError(
             f'expected slices of shape [B, S, D] or [B, D] and labels of shape [B], found '
             f'{slices.shape} and {labels.shape}'
         )
-    is_sliced = slices.ndim == 3
-    slices = slices if is_sliced else slices[:, None]
     mask = as_mask(mask, labels.shape)
     if gallery is None and (gallery_labels is not None or gallery_mask is not None):
         raise ValueError('found gallery_labels or gallery_mask without a gallery')
-    if rows is None:
-        rows = jnp.arange(len(labels)) if gallery is None else jnp.full(labels.shape, -1)
-    rows = as_labels(rows, 'rows')
-    choices, choice_labels, choice_mask = (
-        (slices, labels, mask)
-        if gallery is None
-        else _as_gallery(gallery, gallery_labels, gallery_mask)
+    choices = (
+        None if gallery is None else _as_gallery(gallery, gallery_labels, gallery_mask, slices)
     )
-    _check_shapes(slices, rows, choices)
-    triplets = mine_slices(
-        jnp.swapaxes(slices, 0, 1),
-        labels,
-        gallery=jnp.swapaxes(choices, 0, 1),
-        gallery_labels=choice_labels,
-        gallery_mask=choice_mask,
-        rows=rows,
-        mask=mask,
-        mining=mining,
-        quantile=quantile,
+    rows = None if rows is None else as_labels(rows, 'rows')
+    if rows is not None and rows.shape != labels.shape:
+        raise ValueError(f'expected rows of shape {labels.shape}, found {rows.shape}')
+    if labels.shape == (0,):
+        raise ValueError('expected at least one row, found none')
+    return _mine_rows(
+        Anchors(slices, labels, rows, mask),
+        choices,
+        as_quantile(quantile),
+        choose=choose,
         tile=tile,
     )
+
+
+class Anchors(NamedTuple):
+    """The anchors of `mine_batch_hard`: its arguments as arrays, or None."""
+
+    slices: jax.Array
+    labels: jax.Array
+    rows: jax.Array | None
+    mask: jax.Array | None
+
+
+class Gallery(NamedTuple):
+    """The gallery of `mine_batch_hard`: its arguments as arrays, or None."""
+
+    slices: jax.Array
+    labels: jax.Array
+    mask: jax.Array | None
+
+
+@partial(jax.jit, static_argnames=('choose', 'tile'), inline=True)
+def _mine_rows(anchors, gallery, quantile, *, choose, tile):
+    layout = find_layout(anchors, (gallery, quantile))
+    is_sliced = anchors.slices.ndim == 3
+    vectors, labels, rows, mask = anchors
+    count = labels.shape[0]
+    if rows is None:
+        rows = jnp.arange(count) if gallery is None else jnp.full(count, -1)
+    mask = jnp.ones(count, bool) if mask is None else mask
+    choices = Gallery(vectors, labels, mask) if gallery is None else gallery
+    if choices.mask is None:
+        choices = choices._replace(mask=jnp.ones(choices.labels.shape, bool))
+    gallery = vectors if gallery is None else choices.slices
+    # Slices lead from here on.
+    if is_sliced:
+        vectors, gallery = (jnp.swapaxes(x, 0, 1) for x in (vectors, gallery))
+    else:
+        vectors, gallery = vectors[None], gallery[None]
+    # Devices take some slices of all rows, or if these do not go round, some anchors and all choices.
+    by_slice, by_anchor = P(layout.axes or None), P(None, layout.axes or None)
+    if vectors.shape[0] % layout.num_devices == 0:
+        specs, found = (by_slice, by_slice, P(), P(), P()), by_slice
+    else:
+        specs, found = (by_anchor, P(), by_slice, P(), P()), by_anchor
+
+    def mine(vectors, gallery, anchors, of_gallery, quantile):
+        (labels, rows, mask), (gallery_labels, gallery_mask) = anchors, of_gallery
+        return mine_slices(
+            vectors,
+            labels,
+            gallery=gallery,
+            gallery_labels=gallery_labels,
+            gallery_mask=gallery_mask,
+            rows=rows,
+            mask=mask,
+            choose=partial(choose, quantile=quantile),
+            tile=tile,
+        )
+
+    of_rows = (labels, rows, mask), (choices.labels, choices.mask)
+    triplets = layout.run(mine, (vectors, gallery, *of_rows, quantile), specs, found)
+    triplets = layout.place(triplets, by_anchor)
     return triplets if is_sliced else jax.tree.map(lambda x: x[0], triplets)
 
 
@@ -141,8 +220,7 @@ def mine_slices(
     gallery_mask: jax.Array,
     rows: jax.Array,
     mask: jax.Array,
-    mining: str,
-    quantile: float | jax.Array,
+    choose: Callable[..., Triplets],
     tile: int | None = None,
 ) -> Triplets:
     """Mines every slice of anchors [S, B, D] in a gallery [S, G, D], without checking arguments.
@@ -158,43 +236,32 @@ def mine_slices(
       gallery_mask: bool [G].
       rows: int [B].
       mask: bool [B].
-      mining: a name in `PAIR_MININGS`.
-      quantile: for mining 'quantile'.
+      choose: a function of `PAIR_MININGS` with its quantile.
       tile: number of anchors in a tile; None for the tile that suits the device.
     """
     by_slice = jax.lax.stop_gradient((at_least_float32(anchors), at_least_float32(gallery)))
+    labels, gallery_labels = of_one_type(labels, gallery_labels)
     mine_slice = partial(
         _mine_slice,
         labels=labels,
         gallery_labels=gallery_labels,
         gallery_mask=gallery_mask,
         rows=rows,
-        choose=partial(PAIR_MININGS[mining], quantile=quantile),
+        choose=choose,
     )
 
     def mine_one_by_one(anchors, gallery, *, tile):
         return jax.lax.map(lambda vectors: mine_slice(*vectors, tile=tile), (anchors, gallery))
 
-    triplets = _with_tile_of_device(mine_one_by_one, by_slice, tile)
-    return triplets._replace(valid=triplets.valid & mask)
-
-
-def _with_tile_of_device(mine, by_slice, tile):
-    """Runs `mine` on (anchors [S, B, D], gallery [S, G, D]) in tiles that suit the device."""
-    batch, size = (vectors.shape[1] for vectors in by_slice)
-    tiles = {k: min(batch, max(_TILE_ANCHORS, n // size)) for k, n in _TILE_ENTRIES.items()}
-    if tile or min(tiles.values()) == batch:
-        return mine(*by_slice, tile=tile or batch)
-    # XLA decides when it compiles: the traced code may be for another device than JAX's default one.
-    branches = {name: partial(mine, tile=tile) for name, tile in tiles.items()}
-    return jax.lax.platform_dependent(*by_slice, **branches)
+    triplets = with_tile_of_device(mine_one_by_one, by_slice, tile)
+    return triplets._replace(valid=triplets.valid & mask[None])
 
 
 def _mine_slice(anchors, gallery, *, labels, gallery_labels, gallery_mask, rows, choose, tile):
     """Mines one slice: anchors [B, D], gallery [G, D]."""
     # One of the rows becomes the origin: |g|^2 - 2ag would cancel the differences of vectors that are
     # nearly equal. A row keeps whole numbers whole; the mean would not.
-    origin = gallery[jnp.argmax(gallery_mask)]
+    origin = gallery[jnp.argmax(gallery_mask)][None]
     anchors, gallery = anchors - origin, gallery - origin
     squared_norms = jnp.sum(jnp.square(gallery), axis=-1)
 
@@ -205,32 +272,13 @@ def _mine_slice(anchors, gallery, *, labels, gallery_labels, gallery_mask, rows,
         # product of bfloat16 terms would choose other rows.
         products = jnp.matmul(gallery, anchors.T, precision='highest')
         distances = squared_norms[:, None] - 2.0 * products
-        same_class = gallery_labels[:, None] == labels
-        is_self = jnp.arange(len(gallery))[:, None] == rows
+        same_class = gallery_labels[:, None] == labels[None]
+        is_self = jnp.arange(gallery.shape[0], dtype=rows.dtype)[:, None] == rows[None]
         is_positive = same_class & gallery_mask[:, None] & ~is_self
         is_negative = ~same_class & gallery_mask[:, None]
         return choose(distances, is_positive, is_negative)
 
     return map_tiles(mine_tile, (anchors, labels, rows), tile)
-
-
-def map_tiles(function: Callable[[Any], Any], arrays: Any, tile: int) -> Any:
-    """Calls `function` on `tile` rows of the arrays at a time and joins its outputs, [..., tile].
-
-    Unlike `jax.lax.map(batch_size=tile)`, it passes the tile as a whole. Copies of row 0 fill up the
-    last tile; their results are dropped.
-    """
-    batch = len(jax.tree.leaves(arrays)[0])
-    num_tiles = -(-batch // tile)
-    if num_tiles <= 1:
-        return function(arrays)
-    tile = -(-batch // num_tiles)
-    take = jnp.arange(num_tiles * tile)
-    take = jnp.where(take < batch, take, 0).reshape(num_tiles, tile)
-    results = jax.lax.map(
-        lambda rows: function(jax.tree.map(lambda x: jnp.asarray(x)[rows], arrays)), take
-    )
-    return jax.tree.map(lambda x: x.reshape(-1)[:batch], results)
 
 
 def _hardest(distances, is_positive, is_negative, quantile):
@@ -242,7 +290,7 @@ def _hardest(distances, is_positive, is_negative, quantile):
 def _semihard(distances, is_positive, is_negative, quantile):
     positive, positive_distance, has_positive = farthest(distances, is_positive)
     # Not `distances > positive_distance`: a NaN must stay in and show in the loss.
-    is_farther = ~(distances <= positive_distance)
+    is_farther = ~(distances <= positive_distance[None])
     negative, _, has_negative = farthest(-distances, is_negative & is_farther)
     return Triplets(positive, negative, has_positive & has_negative)
 
@@ -278,16 +326,15 @@ def farthest(distances: jax.Array, among: jax.Array) -> tuple[jax.Array, jax.Arr
       (row, distance, whether any row counts): int32, the type of the distances, and bool, each [tile].
     """
     distances = jnp.where(among, distances, -jnp.inf)
-    rest = -len(distances) % _BLOCK_ROWS
-    distances = jnp.pad(distances, ((0, rest), (0, 0)), constant_values=-jnp.inf)
-    blocks = distances.reshape(-1, _BLOCK_ROWS, distances.shape[1])
+    blocks = in_blocks(distances, _BLOCK_ROWS, fill=-jnp.inf)
+    distances = blocks.reshape(-1, blocks.shape[2])
     # The barriers keep XLA from computing the maxima again inside the comparisons.
     of_blocks = jax.lax.optimization_barrier(jnp.max(blocks, axis=1))
     largest = jax.lax.optimization_barrier(jnp.max(of_blocks, axis=0))
-    start = _BLOCK_ROWS * _first_row(of_blocks == largest)
-    rows = start + jnp.arange(_BLOCK_ROWS, dtype=jnp.int32)[:, None]
+    start = _BLOCK_ROWS * _first_row(of_blocks == largest[None])
+    rows = start[None] + jnp.arange(_BLOCK_ROWS, dtype=jnp.int32)[:, None]
     of_rows = jnp.take_along_axis(distances, rows, axis=0, mode='promise_in_bounds')
-    return start + _first_row(of_rows == largest), largest, largest != -jnp.inf
+    return start + _first_row(of_rows == largest[None]), largest, largest != -jnp.inf
 
 
 def _farthest_but(distances, among, q):
@@ -297,18 +344,18 @@ def _farthest_but(distances, among, q):
     and on a CPU hundreds of times faster than sorting the columns.
     """
     keys = jnp.where(among, _ordered_bits(distances), jnp.iinfo(_bits_type(distances)).min)
-    rank = jnp.floor(q * (jnp.sum(among, axis=0) - 1)).astype(jnp.int32)
+    rank = jnp.floor(q * (jnp.sum(among, axis=0) - 1).astype(q.dtype)).astype(jnp.int32)
 
     def bisect(_, bounds):
         # low <= answer < high. The mean of two integers without overflow.
         low, high = bounds
         middle = (low & high) + ((low ^ high) >> 1)
-        enough = jnp.sum(keys >= middle, axis=0) > rank
+        enough = jnp.sum(keys >= middle[None], axis=0, dtype=jnp.int32) > rank
         return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
 
     low, high = jnp.min(keys, axis=0), jnp.max(keys, axis=0) + 1
     answer, _ = jax.lax.fori_loop(0, jnp.iinfo(keys.dtype).bits, bisect, (low, high))
-    return _first_row(among & (keys == answer))
+    return _first_row(among & (keys == answer[None]))
 
 
 def _bits_type(x):
@@ -324,44 +371,26 @@ def _ordered_bits(x):
 
 def _first_row(hit):
     """Returns the lowest row that is True in each column of [G, tile]; row 0 if none is."""
-    rows = jnp.arange(len(hit), dtype=jnp.int32)[:, None]
-    return jnp.min(jnp.where(hit, rows, len(hit)), axis=0) % len(hit)
+    count = hit.shape[0]
+    rows = jnp.arange(count, dtype=jnp.int32)[:, None]
+    return jnp.min(jnp.where(hit, rows, count), axis=0) % count
 
 
-def as_mask(mask: ArrayLike | None, shape: tuple[int, ...], name: str = 'mask') -> jax.Array:
-    """Returns `mask` as booleans, True everywhere for None; raises ValueError for another shape."""
-    if mask is None:
-        return jnp.ones(shape, bool)
-    mask = as_array(mask, name)
-    if mask.shape != shape:
-        raise ValueError(f'expected {name} of shape {shape}, found {mask.shape}')
-    return mask.astype(bool)
-
-
-def _as_gallery(gallery, labels, mask):
-    """Returns the gallery as [G, S, D], its labels and its mask."""
+def _as_gallery(gallery, labels, mask, anchors):
     gallery = as_array(gallery, 'gallery')
-    gallery = gallery[:, None] if gallery.ndim == 2 else gallery
-    if labels is None:
+    count = gallery.shape[:1]
+    if gallery.shape[1:] != anchors.shape[1:] or not count:
         raise ValueError(
-            f'expected gallery_labels of shape {gallery.shape[:1]} with the gallery, found None'
-        )
-    labels = as_labels(labels, 'gallery_labels')
-    if labels.shape != gallery.shape[:1]:
-        raise ValueError(
-            f'expected gallery_labels of shape {gallery.shape[:1]} with the gallery, found '
-            f'{labels.shape}'
-        )
-    return gallery, labels, as_mask(mask, labels.shape, 'gallery_mask')
-
-
-def _check_shapes(slices, rows, gallery):
-    if rows.shape != slices.shape[:1]:
-        raise ValueError(f'expected rows of shape {slices.shape[:1]}, found {rows.shape}')
-    if not len(slices) or not len(gallery):
-        raise ValueError(f'expected at least one row, found {len(slices)} and {len(gallery)}')
-    if gallery.shape[1:] != slices.shape[1:]:
-        raise ValueError(
-            f'expected gallery rows shaped like the anchors {slices.shape[1:]}, found '
+            f'expected gallery rows shaped like the anchors {anchors.shape[1:]}, found '
             f'{gallery.shape[1:]}'
         )
+    if labels is None:
+        raise ValueError(f'expected gallery_labels of shape {count} with the gallery, found None')
+    labels = as_labels(labels, 'gallery_labels')
+    if labels.shape != count:
+        raise ValueError(
+            f'expected gallery_labels of shape {count} with the gallery, found {labels.shape}'
+        )
+    if count == (0,):
+        raise ValueError('expected at least one row in the gallery, found none')
+    return Gallery(gallery, labels, as_mask(mask, count, 'gallery_mask'))

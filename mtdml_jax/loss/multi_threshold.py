@@ -2,20 +2,27 @@
 
 from collections import ChainMap
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import export
+from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 
-from mtdml_jax.loss.arguments import as_array, as_labels
-from mtdml_jax.loss.distances import check_distance, from_squares
+from mtdml_jax.loss.arguments import Arrays, AxisName, as_array, as_labels, as_mask, check_within
+from mtdml_jax.loss.distances import DistanceName, check_distance
 from mtdml_jax.loss.exchange import Share, add_memory, return_to_rows, share_out, sum_shares
 from mtdml_jax.loss.memory import Memory
-from mtdml_jax.loss.mining import PAIR_MININGS, as_mask, check_mining, mine_slices
+from mtdml_jax.loss.meshes import find_layout
+from mtdml_jax.loss.mining import PAIR_MININGS, PairMining, as_quantile, check_mining, mine_slices
 from mtdml_jax.loss.slicing import check_num_slices, unit_slices
-from mtdml_jax.loss.triplets import TripletTerms, all_terms, check_softness, mined_terms
+from mtdml_jax.loss.triplets import TripletTerms, all_terms, as_softness, mined_terms
 
+# The minings that come with the package.
+Mining: TypeAlias = PairMining | Literal['all']
+Reduction: TypeAlias = Literal['mean', 'active_mean', 'none']
 # 'all', and the names that `PAIR_MININGS` has at the time of a look-up.
 MININGS: ChainMap[str, Any] = ChainMap({'all': all_terms}, PAIR_MININGS)
 REDUCTIONS = ('mean', 'active_mean', 'none')
@@ -51,21 +58,24 @@ class LossAux(NamedTuple):
     num_valid: jax.Array
 
 
+export.register_namedtuple_serialization(LossAux, serialized_name='mtdml_jax.LossAux')
+
+
 def multi_threshold_loss(
-    embeddings: ArrayLike,
-    labels: ArrayLike,
-    thresholds: ArrayLike,
+    embeddings: Arrays,
+    labels: Arrays,
+    thresholds: Arrays,
     *,
-    distance: str = 'euclidean',
+    distance: DistanceName = 'euclidean',
     dual: bool = True,
-    mining: str = 'hard',
-    quantile: float | jax.Array = 0.25,
-    softness: float = 0.0,
-    mask: ArrayLike | None = None,
-    weights: ArrayLike | None = None,
+    mining: Mining = 'hard',
+    quantile: ArrayLike = 0.25,
+    softness: ArrayLike = 0.0,
+    mask: Arrays | None = None,
+    weights: Arrays | None = None,
     memory: Memory | None = None,
-    axis_name: str | None = None,
-    reduction: str = 'mean',
+    axis_name: AxisName | None = None,
+    reduction: Reduction = 'mean',
 ) -> tuple[jax.Array, LossAux]:
     """Triplet losses of all slices of an embedding, each slice at its own threshold.
 
@@ -113,32 +123,85 @@ def multi_threshold_loss(
         mining or reduction is unknown; softness is below 0; a quantile that is not traced lies outside
         [0, 1]; or there is a memory with mining 'all'.
 
+    Examples:
+      In each of two equal slices, a positive is at 1.2 and the negatives are at 1.6 and 2. The first
+      slice keeps its threshold; the second does not, so it alone has a gradient:
+
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import mtdml_jax as mt
+      >>> embeddings = jnp.tile(jnp.array([[3.0, 4], [-3, 4], [-3, -4], [3, -4]]), 2)
+      >>> labels, thresholds = jnp.array([0, 0, 1, 1]), jnp.array([0.25, 1.0])
+      >>> loss, aux = mt.multi_threshold_loss(embeddings, labels, thresholds)
+      >>> f'{loss:.2f}', [f'{share:.0%}' for share in aux.active_share]
+      ('0.20', ['0%', '100%'])
+      >>> gradient_of = jax.jit(jax.grad(mt.multi_threshold_loss, has_aux=True))
+      >>> gradient, aux = gradient_of(embeddings, labels, thresholds)
+      >>> gradient.any(axis=0).tolist()
+      [False, False, True, True]
+
     References:
       Yang et al., Pattern Recognition 156, 110711, 2024.
     """
     embeddings, labels = as_array(embeddings, 'embeddings'), as_labels(labels)
     thresholds = as_array(thresholds, 'thresholds')
-    weights = None if weights is None else as_array(weights, 'weights')
-    _check_options(distance, mining, quantile, softness, reduction)
-    _check_shapes(embeddings, labels, thresholds, weights)
+    _check_shapes(embeddings, labels, thresholds)
     _check_memory(memory, embeddings, mining)
-    mask = as_mask(mask, labels.shape)
-
-    num_slices = len(thresholds)
-    # Slices lead from here on: the loss of one slice is mapped over them.
-    slices = jnp.swapaxes(unit_slices(embeddings, num_slices), 0, 1)
-    weights = jnp.ones_like(slices, shape=labels.shape) if weights is None else weights
-    share = share_out(slices, labels, mask, weights, axis_name)
-    if memory is not None:
-        kept = jnp.swapaxes(unit_slices(memory.embeddings, num_slices), 0, 1)
-        share = add_memory(share, kept, memory.labels, memory.filled)
-    thresholds = jax.lax.dynamic_slice_in_dim(
-        thresholds.astype(slices.dtype), share.first_slice, len(share.anchors)
+    if reduction not in REDUCTIONS:
+        raise ValueError(f'expected reduction to be one of {REDUCTIONS}, found {reduction!r}')
+    mask, weights = as_mask(mask, labels.shape), _as_weights(weights, mask, labels.shape)
+    return _loss_of_rows(
+        Rows(embeddings, labels, mask, weights),
+        (thresholds, as_quantile(quantile), as_softness(softness), memory),
+        distance=check_distance(distance),
+        dual=dual,
+        mine=check_mining(mining, MININGS),
+        axis_name=axis_name,
+        reduction=reduction,
     )
-    if mining == 'all':
+
+
+class Rows(NamedTuple):
+    """What the loss takes of each row, with the rows leading; None for what the caller left out."""
+
+    embeddings: jax.Array
+    labels: jax.Array
+    mask: jax.Array | None
+    weights: jax.Array | None
+
+
+# Called outside of a jitted function, the loss would compile its loops anew each time.
+@partial(
+    jax.jit,
+    static_argnames=('distance', 'dual', 'mine', 'axis_name', 'reduction'),
+    inline=True,
+)
+def _loss_of_rows(rows, others, *, axis_name, reduction, **options):
+    layout = find_layout(rows, others)
+    loss = partial(_loss, axis_name=layout.joined(axis_name), reduction=reduction, **options)
+    each_anchor = P(None, layout.axes or None) if reduction == 'none' else P()
+    return layout.run(loss, (rows, others), (P(layout.axes or None), P()), (each_anchor, P()))
+
+
+def _loss(rows, others, *, distance, dual, mine, axis_name, reduction):
+    thresholds, quantile, softness, memory = others
+    num_slices = thresholds.shape[0]
+    slices, mask = _slices(rows.embeddings, rows.mask, num_slices)
+    weights = jnp.ones_like(slices, shape=mask.shape)
+    if rows.weights is not None:
+        weights = jnp.where(mask, rows.weights.astype(slices.dtype), 0)
+    share = share_out(slices, rows.labels, mask, weights, axis_name)
+    if memory is not None:
+        kept, filled = _slices(memory.embeddings, memory.filled, num_slices)
+        share = add_memory(share, kept, memory.labels, filled)
+    thresholds = jax.lax.dynamic_slice_in_dim(
+        thresholds.astype(slices.dtype), share.first_slice, share.anchors.shape[0]
+    )
+    softness = None if softness is None else softness.astype(slices.dtype)
+    if mine is all_terms:
         terms = _terms_of_all(share, thresholds, distance, softness)
     else:
-        triplets = _mine(share, mining, quantile)
+        triplets = _mine(share, partial(mine, quantile=quantile))
         slice_terms = partial(mined_terms, distance=distance, dual=dual, softness=softness)
         terms = jax.vmap(slice_terms)(share.anchors, share.gallery, triplets, thresholds)
 
@@ -162,7 +225,20 @@ def multi_threshold_loss(
     return jnp.mean(_ratio(total.loss, total.triplets)), aux
 
 
-def _mine(share: Share, mining, quantile):
+def _slices(embeddings, mask, num_slices):
+    """Returns unit slices [S, B, D], 0 in masked rows, and the mask.
+
+    Slices lead from here on: the loss of one slice is mapped over them. What stands in a masked row
+    could be NaN, whose gradient of 0 would still be NaN.
+    """
+    if mask is None:
+        mask = jnp.ones(embeddings.shape[:1], bool)
+    else:
+        embeddings = jnp.where(mask[:, None], embeddings, 0)
+    return jnp.swapaxes(unit_slices(embeddings, num_slices), 0, 1), mask
+
+
+def _mine(share: Share, choose):
     return mine_slices(
         share.anchors,
         share.labels,
@@ -171,8 +247,7 @@ def _mine(share: Share, mining, quantile):
         gallery_mask=share.gallery_mask,
         rows=share.rows,
         mask=share.mask,
-        mining=mining,
-        quantile=quantile,
+        choose=choose,
     )
 
 
@@ -194,7 +269,7 @@ def _terms_of_all(share: Share, thresholds, distance, softness):
 
 def _sum_over_batch(terms: TripletTerms, share: Share, num_slices, axis_name):
     """Sums the weighted terms [T, N] over the global batch: `TripletTerms` of [S], and num_valid [S]."""
-    weighted = [jnp.sum(x * share.weights, axis=-1) for x in terms]
+    weighted = [jnp.sum(x * share.weights[None], axis=-1) for x in terms]
     num_valid = jnp.sum(terms.triplets > 0, axis=-1).astype(share.anchors.dtype)
     *sums, num_valid = sum_shares(jnp.stack([*weighted, num_valid]), share, num_slices, axis_name)
     return TripletTerms(*sums), num_valid.astype(jnp.int32)
@@ -222,7 +297,8 @@ def global_mean(x: jax.Array, where: jax.Array, axis_name: str | None = None) ->
         total = jnp.sum(x, axis=-1)
         return total if axis_name is None else jax.lax.psum(total, axis_name)
 
-    return _ratio(global_sum(jnp.where(where, x, 0)), global_sum(where))
+    total = global_sum(jnp.where(where, x, 0))
+    return _ratio(total, global_sum(where).astype(total.dtype))
 
 
 def _spread(slices, mask, axis_name):
@@ -234,21 +310,13 @@ def _spread(slices, mask, axis_name):
 
 
 def _collapse(total, distance):
-    orthogonal = float(from_squares(2.0, distance))
+    orthogonal = float(distance.of_squares(np.float64(2.0), np))
     farther = jnp.maximum(total.positive_distance, total.negative_distance)
     share_of_orthogonal = _ratio(farther, total.triplets * orthogonal)
     return jnp.where(total.triplets > 0, jnp.maximum(1 - share_of_orthogonal, 0), 0)
 
 
-def _check_options(distance, mining, quantile, softness, reduction):
-    check_distance(distance)
-    check_mining(mining, quantile, MININGS)
-    check_softness(softness)
-    if reduction not in REDUCTIONS:
-        raise ValueError(f'expected reduction to be one of {REDUCTIONS}, found {reduction!r}')
-
-
-def _check_shapes(embeddings, labels, thresholds, weights):
+def _check_shapes(embeddings, labels, thresholds):
     if thresholds.ndim != 1:
         raise ValueError(f'expected thresholds of shape [S], found {thresholds.shape}')
     if embeddings.ndim != 2 or labels.shape != embeddings.shape[:1]:
@@ -256,11 +324,19 @@ def _check_shapes(embeddings, labels, thresholds, weights):
             f'expected embeddings of shape [B, E] and labels of shape [B], found '
             f'{embeddings.shape} and {labels.shape}'
         )
-    if not len(labels):
+    if labels.shape == (0,):
         raise ValueError('expected at least one row, found none')
-    if weights is not None and weights.shape != labels.shape:
-        raise ValueError(f'expected weights of shape {labels.shape}, found {weights.shape}')
-    check_num_slices(embeddings.shape[1], len(thresholds))
+    check_num_slices(embeddings.shape[1], thresholds.shape[0])
+
+
+def _as_weights(weights: Any, mask: Any, shape: tuple[int, ...]) -> jax.Array | None:
+    if weights is None:
+        return None
+    found = as_array(weights, 'weights')
+    if found.shape != shape:
+        raise ValueError(f'expected weights of shape {shape}, found {found.shape}')
+    check_within(weights, 0, np.inf, 'weights', mask)
+    return found
 
 
 def _check_memory(memory, embeddings, mining):

@@ -1,18 +1,15 @@
 """Cutting an embedding into unit slices, and joining unit slices into one embedding."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
-from mtdml_jax.loss.arguments import as_array
-
-
-def at_least_float32(x: jax.Array) -> jax.Array:
-    """Returns `x` in float32, or in its own type if that is wider: bfloat16 would reorder triplets."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+from mtdml_jax.loss.arguments import Arrays, as_array, at_least_float32
+from mtdml_jax.loss.meshes import rearrange, spec_of
 
 
-def split_slices(embeddings: ArrayLike, num_slices: int) -> jax.Array:
+def split_slices(embeddings: Arrays, num_slices: int) -> jax.Array:
     """Cuts embeddings into slices and normalises each slice to length 1.
 
     A slice of zeros stays zero and passes no gradient.
@@ -26,12 +23,26 @@ def split_slices(embeddings: ArrayLike, num_slices: int) -> jax.Array:
 
     Raises:
       ValueError: the embeddings are not [B, E], or S does not divide E.
+
+    Examples:
+      >>> import mtdml_jax as mt
+      >>> slices = mt.split_slices([[3, 4, 0, 2]], num_slices=2)
+      >>> slices.shape
+      (1, 2, 2)
+      >>> [[round(x, 1) for x in unit] for unit in slices[0].tolist()]
+      [[0.6, 0.8], [0.0, 1.0]]
     """
     embeddings = as_array(embeddings, 'embeddings')
     if embeddings.ndim != 2:
         raise ValueError(f'expected embeddings of shape [B, E], found {embeddings.shape}')
     check_num_slices(embeddings.shape[1], num_slices)
-    return unit_slices(embeddings, num_slices)
+    return _split_slices(embeddings, num_slices=num_slices)
+
+
+@partial(jax.jit, static_argnames='num_slices', inline=True)
+def _split_slices(embeddings, *, num_slices):
+    rows, columns = spec_of(embeddings)
+    return rearrange(partial(unit_slices, num_slices=num_slices), embeddings, rows, columns, None)
 
 
 def check_num_slices(size: int, num_slices: int) -> None:
@@ -55,7 +66,7 @@ def unit_slices(embeddings: jax.Array, num_slices: int) -> jax.Array:
     return slices / norm
 
 
-def merge_slices(slices: ArrayLike) -> jax.Array:
+def merge_slices(slices: Arrays) -> jax.Array:
     """Joins unit slices side by side and scales the whole embedding to length 1.
 
     Args:
@@ -66,8 +77,30 @@ def merge_slices(slices: ArrayLike) -> jax.Array:
       distances.
 
     Raises:
-      ValueError: the slices are not an array of numbers.
+      ValueError: the slices are not an array of numbers [B, S, D].
+
+    Examples:
+      Four slices of length 1 become one embedding of length 1, for retrieval:
+
+      >>> import mtdml_jax as mt
+      >>> slices = [[[1.0, 0], [0, 1], [1, 0], [0, 1]]]
+      >>> mt.merge_slices(slices).tolist()
+      [[0.5, 0.0, 0.0, 0.5, 0.5, 0.0, 0.0, 0.5]]
     """
     slices = as_array(slices, 'slices')
-    batch, num_slices, dim = slices.shape
-    return slices.reshape(batch, num_slices * dim) / num_slices**0.5
+    if slices.ndim != 3:
+        raise ValueError(f'expected slices of shape [B, S, D], found {slices.shape}')
+    return _merge_slices(slices)
+
+
+@partial(jax.jit, inline=True)
+def _merge_slices(slices):
+    if not jnp.issubdtype(slices.dtype, jnp.floating):
+        slices = at_least_float32(slices)
+
+    def merge(slices):
+        batch, num_slices, dim = slices.shape
+        return slices.reshape(batch, num_slices * dim) / num_slices**0.5
+
+    rows, columns, _ = spec_of(slices)
+    return rearrange(merge, slices, rows, columns)

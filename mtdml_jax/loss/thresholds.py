@@ -1,13 +1,14 @@
 """The valid range of triplet-loss thresholds on the unit sphere, and thresholds sampled from it."""
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
-from mtdml_jax.loss.distances import check_distance, from_squares
+from mtdml_jax.loss.arguments import as_array
+from mtdml_jax.loss.distances import DistanceName, check_distance, from_squares
 
 
 def threshold_range(
-    num_classes: int, slice_dim: int | None = None, distance: str = 'euclidean'
+    num_classes: int, slice_dim: int | None = None, distance: DistanceName = 'euclidean'
 ) -> tuple[float, float]:
     """Returns the range of thresholds that unit vectors of all classes can satisfy at once.
 
@@ -29,6 +30,16 @@ def threshold_range(
 
     Raises:
       ValueError: there are fewer than 2 classes, the dimension is below 1, or the distance is unknown.
+
+    Examples:
+      Two classes can lie at opposite poles. More classes must come closer:
+
+      >>> import mtdml_jax as mt
+      >>> mt.threshold_range(2)
+      (0.0, 2.0)
+      >>> low, high = mt.threshold_range(7, slice_dim=64)
+      >>> round(high, 2)
+      1.53
 
     References:
       R. A. Rankin, "The closest packing of spherical caps in n dimensions", Glasgow Math. J. 2, 1955.
@@ -57,9 +68,19 @@ def sample_thresholds(num_slices: int, low: float, high: float) -> jax.Array:
 
     Raises:
       ValueError: there is no slice, or the range is empty.
+
+    Examples:
+      >>> import mtdml_jax as mt
+      >>> low, high = mt.threshold_range(num_classes=2)
+      >>> low, high
+      (0.0, 2.0)
+      >>> mt.sample_thresholds(4, low, high).tolist()
+      [0.25, 0.75, 1.25, 1.75]
     """
     if num_slices < 1:
         raise ValueError(f'expected num_slices of at least 1, found {num_slices}')
     if not low < high:
         raise ValueError(f'expected low < high, found low={low}, high={high}')
-    return low + (high - low) * (jnp.arange(num_slices, dtype=jnp.float32) + 0.5) / num_slices
+    low, high = float(low), float(high)
+    bins = np.arange(num_slices, dtype=np.float32) + 0.5
+    return as_array(low + (high - low) * bins / num_slices, 'thresholds')

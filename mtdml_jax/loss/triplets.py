@@ -1,14 +1,16 @@
 """Triplet losses of distances, and what the triplets of one slice add to the loss."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from mtdml_jax.loss.arguments import as_array
-from mtdml_jax.loss.distances import paired_distance
+from mtdml_jax.loss.arguments import Arrays, as_array, as_number, check_within, known
+from mtdml_jax.loss.distances import Distance, paired_distance
 from mtdml_jax.loss.mining import Triplets
+from mtdml_jax.loss.tiles import map_tiles
 
 # Mining 'all' computes the losses of this many triplets at a time: 16 MiB.
 _BLOCK_ENTRIES = 2**22
@@ -38,7 +40,7 @@ class TripletTerms(NamedTuple):
 
 
 def triplet_loss(
-    d_ap: ArrayLike, d_an: ArrayLike, threshold: ArrayLike, *, softness: float = 0.0
+    d_ap: Arrays, d_an: Arrays, threshold: Arrays, *, softness: ArrayLike = 0.0
 ) -> jax.Array:
     """Triplet loss, elementwise: [D(a, p) - D(a, n) + threshold]_+.
 
@@ -56,21 +58,27 @@ def triplet_loss(
     Raises:
       ValueError: softness is below 0, or an argument is not an array of numbers.
 
+    Examples:
+      Two triplets with the same positive distance; the first keeps the threshold, the second does not:
+
+      >>> import mtdml_jax as mt
+      >>> mt.triplet_loss(d_ap=[0.5, 0.5], d_an=[1.5, 0.75], threshold=0.75).tolist()
+      [0.0, 0.5]
+
     References:
       Schroff et al., "FaceNet", CVPR 2015. Hermans et al., "In defense of the triplet loss", 2017.
     """
-    check_softness(softness)
-    d_ap, d_an = as_array(d_ap, 'd_ap'), as_array(d_an, 'd_an')
-    return _hinge(d_ap - d_an + as_array(threshold, 'threshold'), softness)
+    sides = as_array(d_ap, 'd_ap'), as_array(d_an, 'd_an'), as_array(threshold, 'threshold')
+    return _triplet_loss(*sides, as_softness(softness))
 
 
 def dual_triplet_loss(
-    d_ap: ArrayLike,
-    d_an: ArrayLike,
-    d_pn: ArrayLike,
-    threshold: ArrayLike,
+    d_ap: Arrays,
+    d_an: Arrays,
+    d_pn: Arrays,
+    threshold: Arrays,
     *,
-    softness: float = 0.0,
+    softness: ArrayLike = 0.0,
 ) -> jax.Array:
     """Dual triplet loss, elementwise: it compares the positive pair with the negative from both ends.
 
@@ -92,23 +100,60 @@ def dual_triplet_loss(
     Raises:
       ValueError: softness is below 0, or an argument is not an array of numbers.
 
+    Examples:
+      The anchor is far enough from the negative, and the positive is not:
+
+      >>> import mtdml_jax as mt
+      >>> mt.triplet_loss(d_ap=0.5, d_an=1.5, threshold=0.75).item()
+      0.0
+      >>> mt.dual_triplet_loss(d_ap=0.5, d_an=1.5, d_pn=0.75, threshold=0.75).item()
+      0.25
+
     References:
       Yang et al., Pattern Recognition 156, 110711, 2024.
     """
-    check_softness(softness)
-    d_ap, d_an, d_pn = as_array(d_ap, 'd_ap'), as_array(d_an, 'd_an'), as_array(d_pn, 'd_pn')
-    threshold = as_array(threshold, 'threshold')
+    distances = as_array(d_ap, 'd_ap'), as_array(d_an, 'd_an'), as_array(d_pn, 'd_pn')
+    return _dual_triplet_loss(*distances, as_array(threshold, 'threshold'), as_softness(softness))
+
+
+def as_softness(softness: ArrayLike) -> jax.Array | None:
+    """Returns the softness of the hinge as an array, or None if it is known to be 0.
+
+    Raises:
+      ValueError: the softness is no number, or is known to be below 0.
+    """
+    found = as_number(softness, 'softness')
+    check_within(softness, 0, jnp.inf, 'softness')
+    return None if known(softness) == 0 else found
+
+
+def _broadcast(*arrays):
+    shape = jnp.broadcast_shapes(*(x.shape for x in arrays))
+    return [jnp.broadcast_to(x, shape) for x in arrays]
+
+
+@partial(jax.jit, inline=True)
+def _triplet_loss(d_ap, d_an, threshold, softness):
+    d_ap, d_an, threshold = _broadcast(d_ap, d_an, threshold)
+    return _hinge(d_ap - d_an + threshold, softness)
+
+
+@partial(jax.jit, inline=True)
+def _dual_triplet_loss(d_ap, d_an, d_pn, threshold, softness):
+    d_ap, d_an, d_pn, threshold = _broadcast(d_ap, d_an, d_pn, threshold)
     return _mean_of_sides(d_ap - d_an + threshold, d_ap - d_pn + threshold, softness)
 
 
-def check_softness(softness: float) -> None:
-    """Raises ValueError if the softness of the hinge is below 0."""
-    if softness < 0:
-        raise ValueError(f'expected softness from 0 to inf, found {softness}')
-
-
 def _hinge(x, softness):
-    return softness * jax.nn.softplus(x / softness) if softness else jax.nn.relu(x)
+    """Returns the hinge of `x`; the smooth one where the softness, a number or None, is above 0."""
+    if softness is None:
+        return jax.nn.relu(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        x = x.astype(jnp.float32)
+    softness = softness.astype(x.dtype)
+    is_soft = softness > 0
+    softness = jnp.where(is_soft, softness, 1)
+    return jnp.where(is_soft, softness * jax.nn.softplus(x / softness), jax.nn.relu(x))
 
 
 def _mean_of_sides(anchor_side, positive_side, softness):
@@ -121,9 +166,9 @@ def mined_terms(
     triplets: Triplets,
     threshold: jax.Array,
     *,
-    distance: str,
+    distance: Distance,
     dual: bool,
-    softness: float,
+    softness: jax.Array | None,
 ) -> TripletTerms:
     """Terms of the mined triplets of one slice, one triplet for each anchor.
 
@@ -136,9 +181,9 @@ def mined_terms(
       gallery: unit vectors, [G, D], that hold the positives and negatives.
       triplets: mined rows of the gallery, [N].
       threshold: the threshold of the slice, a scalar in units of the distance.
-      distance: a name in `DISTANCES`.
+      distance: one of `DISTANCES`.
       dual: whether the loss is the dual one.
-      softness: see `triplet_loss`.
+      softness: see `triplet_loss`; None for 0.
     """
     positive, negative = gallery[triplets.positive], gallery[triplets.negative]
     d_ap = paired_distance(anchors, positive, distance)
@@ -156,7 +201,7 @@ def mined_terms(
     terms = TripletTerms(
         loss, active_loss, active, incomplete, d_ap, d_an, triplets=jnp.ones_like(loss)
     )
-    return TripletTerms(*(jnp.where(triplets.valid, x, 0) for x in terms))
+    return TripletTerms(*(jnp.where(triplets.valid, x.astype(loss.dtype), 0) for x in terms))
 
 
 def all_terms(
@@ -169,8 +214,8 @@ def all_terms(
     mask: jax.Array,
     gallery_labels: jax.Array,
     gallery_mask: jax.Array,
-    distance: str,
-    softness: float,
+    distance: Distance,
+    softness: jax.Array | None,
 ) -> TripletTerms:
     """Terms of every triplet of one slice, a block of triplets at a time.
 
@@ -186,16 +231,20 @@ def all_terms(
       mask: False for anchors that do not count, bool [N].
       gallery_labels: class of each gallery row, int [G].
       gallery_mask: False for rows that do not count, bool [G].
-      distance: a name in `DISTANCES`.
-      softness: see `triplet_loss`.
+      distance: one of `DISTANCES`.
+      softness: see `triplet_loss`; None for 0.
     """
-    size = len(gallery)
-    positives_at_a_time = max(1, min(size, _BLOCK_ENTRIES // size))
-    anchors_at_a_time = max(1, _BLOCK_ENTRIES // (size * positives_at_a_time))
+    size = gallery.shape[0]
+    positives_at_a_time = anchors_at_a_time = 1
+    if isinstance(size, int):
+        positives_at_a_time = max(1, min(size, _BLOCK_ENTRIES // size))
+        anchors_at_a_time = max(1, _BLOCK_ENTRIES // (size * positives_at_a_time))
+    else:
+        positives_at_a_time = 64  # The size is symbolic.
 
     def anchor_terms(anchor, label, row, counts):
-        distances = paired_distance(anchor, gallery, distance)
-        others = gallery_mask & counts & (jnp.arange(size) != row)
+        distances = paired_distance(anchor[None], gallery, distance)
+        others = gallery_mask & counts & (jnp.arange(size, dtype=row.dtype) != row)
         is_positive = others & (gallery_labels == label)
         is_negative = others & (gallery_labels != label)
 
@@ -205,12 +254,14 @@ def all_terms(
             losses, active = _hinge(side, softness), counted & (side > 0)
             return tuple(
                 jnp.sum(jnp.where(where, x, 0))
-                for where, x in ((counted, losses), (active, losses), (active, 1.0))
+                for where, x in ((counted, losses), (active, losses), (active, jnp.ones_like(side)))
             )
 
         each = _map_rows(positive_terms, (distances, is_positive), positives_at_a_time)
         loss, active_loss, active = (jnp.sum(x) for x in each)
-        num_positives, num_negatives = jnp.sum(is_positive), jnp.sum(is_negative)
+        num_positives, num_negatives = (
+            jnp.sum(x).astype(distances.dtype) for x in (is_positive, is_negative)
+        )
         return TripletTerms(
             loss,
             active_loss,
@@ -219,7 +270,7 @@ def all_terms(
             incomplete=jnp.zeros_like(active),
             positive_distance=num_negatives * jnp.sum(jnp.where(is_positive, distances, 0)),
             negative_distance=num_positives * jnp.sum(jnp.where(is_negative, distances, 0)),
-            triplets=(num_positives * num_negatives).astype(distances.dtype),
+            triplets=num_positives * num_negatives,
         )
 
     return _map_rows(anchor_terms, (anchors, labels, rows, mask), anchors_at_a_time)
@@ -227,5 +278,5 @@ def all_terms(
 
 def _map_rows(function, arrays, batch_size):
     """Maps `function` over rows, `batch_size` at a time; the backward pass stores the rows alone."""
-    function = jax.checkpoint(function)
-    return jax.lax.map(lambda row: function(*row), arrays, batch_size=batch_size)
+    function = jax.vmap(jax.checkpoint(function))
+    return map_tiles(lambda rows: function(*rows), arrays, batch_size)

@@ -50,7 +50,7 @@ def test_labels_of_any_integer_type_are_the_same_classes(labels):
         (np.array(LABELS, np.float64), 'integer or boolean type, found float32'),
         (jnp.array(LABELS, jnp.bfloat16), 'integer or boolean type, found bfloat16'),
         ([0, 0, 1, float('nan')], 'integer or boolean type, found float32'),
-        (np.array(LABELS, complex), 'integer or boolean type, found complex64'),
+        (np.array(LABELS, complex), 'an array of real numbers, found complex64'),
         (['sad', 'sad', 'happy', 'happy'], 'as an array of numbers, found an array of <U5'),
         ([0, 0, 1, None], 'as an array of numbers, found an array of object'),
         ([[0], [0, 1], [1], [1]], 'as an array of numbers, found list that is none'),
@@ -110,3 +110,76 @@ def test_embeddings_that_are_no_numbers_are_refused(wrong):
 def test_batch_without_rows_is_refused(mining):
     with pytest.raises(ValueError, match='expected at least one row'):
         loss_of(np.zeros(0, int), np.zeros((0, 4)), mining=mining)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'quantile': np.float32(1.5)}, 'quantile from 0 to 1, found 1.5'),
+        ({'quantile': jnp.float32(-0.5)}, 'quantile from 0 to 1, found -0.5'),
+        ({'quantile': float('nan')}, 'quantile from 0 to 1, found nan'),
+        ({'quantile': [0.5, 0.5]}, r'quantile as one number, found the shape \(2,\)'),
+        ({'softness': jnp.float32(-0.5)}, 'softness from 0 to inf, found -0.5'),
+        ({'softness': 'soft'}, 'softness as an array of numbers'),
+        ({'weights': [1, 1, -0.5, 1]}, 'weights from 0 to inf, found -0.5'),
+        ({'weights': jnp.array([1, -2.0, 1, 1])}, 'weights from 0 to inf, found -2'),
+        (
+            {'embeddings': EMBEDDINGS * 1j},
+            'embeddings as an array of real numbers, found complex64',
+        ),
+        ({'embeddings': jax.random.split(jax.random.key(0), 4)}, 'embeddings .*, found key<fry>'),
+    ],
+)
+def test_numbers_out_of_range_and_other_types_are_refused_in_any_form(options, message):
+    with pytest.raises(ValueError, match=f'expected {message}'):
+        loss_of(LABELS, **options)
+    numbers = {key: x for key, x in options.items() if key != 'embeddings'}
+    if 'found key' not in message and isinstance(options.get('quantile', 0.0), float):
+        with pytest.raises(ValueError, match=f'expected {message}'):
+            jax.jit(lambda embeddings: loss_of(LABELS, embeddings, **numbers))(
+                options.get('embeddings', EMBEDDINGS)
+            )
+
+
+def test_weights_of_masked_rows_may_be_anything():
+    weights, mask = [2.0, 1.0, float('nan'), -1.0], [1, 1, 0, 0]
+    labels = [0, 1, 1, 1]
+    expected = loss_of(labels, weights=[2, 1, 0, 0], mask=mask)
+    assert loss_of(labels, weights=weights, mask=mask) == expected
+    with pytest.raises(ValueError, match='weights from 0 to inf, found nan'):
+        loss_of(labels, weights=weights)
+
+
+@pytest.mark.parametrize('form', [np.asarray, jnp.asarray])
+def test_labels_that_the_memory_cannot_hold_are_refused(form):
+    memory = mt.empty_memory(6, 4)
+    labels = form(np.array([0, 1, 2, 2**31], np.uint32))
+    with pytest.raises(ValueError, match=r'\(int32\), found 0 to 2147483648; renumber them'):
+        mt.remember(memory, EMBEDDINGS, labels)
+    kept = mt.remember(memory, EMBEDDINGS, [*labels[:3].tolist(), 7]).labels
+    np.testing.assert_array_equal(kept, [0, 1, 2, 7, 0, 0])
+
+
+def test_memory_and_batch_may_have_labels_of_different_types():
+    """Class 300 of the memory is not class 44, which 8 bits would make of it."""
+    memory = mt.remember(mt.empty_memory(4, 4), EMBEDDINGS[::-1], [300, 300, 300, 300])
+    labels = np.array([44, 44, 45, 45], np.uint8)
+    found, aux = mt.multi_threshold_loss(EMBEDDINGS, labels, THRESHOLDS, memory=memory)
+    wide, _ = mt.multi_threshold_loss(EMBEDDINGS, labels.astype(int), THRESHOLDS, memory=memory)
+    assert found == wide
+    # With the memory as class 44, rows 0 and 1 would have positives at distance 0.
+    assert aux.positive_distance.min() > 0.1
+
+
+def test_softness_may_be_traced_and_is_that_of_the_number():
+    soft = jax.jit(lambda softness: loss_of(LABELS, softness=softness))
+    for softness in (0.0, 0.3):
+        np.testing.assert_allclose(soft(softness), loss_of(LABELS, softness=softness), rtol=1e-6)
+    gradient = jax.grad(soft)
+    step = 1e-3
+    slope = (soft(0.3 + step) - soft(0.3 - step)) / (2 * step)
+    np.testing.assert_allclose(gradient(0.3), slope, rtol=0.02)
+    assert gradient(0.0) == 0
+    # [0.5 - 1 + 0.75]_+ = 0.25, and 0.5 ln(1 + exp(0.25 / 0.5)) = 0.487.
+    losses = jax.jit(lambda softness: mt.triplet_loss(0.5, 1.0, 0.75, softness=softness))
+    np.testing.assert_allclose([losses(0.0), losses(0.5)], [0.25, 0.48703843], rtol=1e-6)

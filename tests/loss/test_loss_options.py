@@ -155,6 +155,20 @@ def test_gradient_is_finite_for_every_degenerate_batch(mining, softness):
 
 
 @pytest.mark.parametrize('mining', MININGS)
+def test_what_stands_in_masked_rows_changes_neither_loss_nor_any_gradient(mining):
+    mask, embeddings = LABELS != 2, random_embeddings(3)
+    options = {'mask': mask, 'mining': mining, 'weights': WEIGHTS}
+    expected = loss_and_gradient(embeddings, **options)
+    assert np.abs(expected[2][mask]).max() > 0.01
+    for wrong in (np.nan, np.inf, -np.inf, 1e300):
+        dirty = np.where(mask[:, None], embeddings, wrong)
+        options['weights'] = np.where(mask, WEIGHTS, np.nan)
+        found = loss_and_gradient(dirty, **options)
+        chex.assert_trees_all_equal(found, expected)
+        np.testing.assert_array_equal(found[2][~mask], 0)
+
+
+@pytest.mark.parametrize('mining', MININGS)
 def test_nan_in_an_embedding_is_seen_in_its_slice_and_in_no_other(mining):
     embeddings = random_embeddings(3)
     embeddings[2, 3] = np.nan

@@ -19,7 +19,7 @@ from reference import batch_hard, batch_hard_within
 from reference import mine as mine_by_loops
 
 from mtdml_jax import Triplets, mine_batch_hard
-from mtdml_jax.loss import mining
+from mtdml_jax.loss import tiles
 
 mine = jax.jit(mine_batch_hard, static_argnames=('tile', 'mining'))
 
@@ -269,8 +269,8 @@ def test_tile_does_not_change_the_triplets(tile):
 def test_tile_that_depends_on_the_device_does_not_change_the_triplets(monkeypatch):
     batches = [random_batch(seed) for seed in (10, 11)]
     whole = [mine(*batch, tile=14) for batch in batches]
-    monkeypatch.setattr(mining, '_TILE_ENTRIES', {'cpu': 4 * 14, 'default': 7 * 14})
-    monkeypatch.setattr(mining, '_TILE_ANCHORS', 1)
+    monkeypatch.setattr(tiles, '_TILE_ENTRIES', {'cpu': 4 * 14, 'default': 7 * 14})
+    monkeypatch.setattr(tiles, '_TILE_ANCHORS', 1)
     tiled = jax.vmap(mine_batch_hard)(*map(np.stack, zip(*batches, strict=True)))
     for number, expected in enumerate(whole):
         chex.assert_trees_all_equal(jax.tree.map(lambda x, n=number: x[n], tiled), expected)

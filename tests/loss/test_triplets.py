@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mtdml_jax.loss.distances import DISTANCES
 from mtdml_jax.loss.mining import Triplets
 from mtdml_jax.loss.triplets import mined_terms
 
@@ -12,7 +13,7 @@ ANCHORS = jnp.array([[0.0, 0.0], [4.0, 0.0], [9.0, 9.0]])
 GALLERY = jnp.array([[0.0, 3.0], [4.0, 3.0], [0.0, 4.0]])
 # The first anchor has d_ap 3, d_an 5 and d_pn 4, the second 5, 3 and 4. The third has no triplet.
 TRIPLETS = Triplets(jnp.array([0, 0, 0]), jnp.array([1, 1, 1]), jnp.array([True, True, False]))
-OPTIONS = {'distance': 'euclidean', 'dual': True, 'softness': 0.0}
+OPTIONS = {'distance': DISTANCES['euclidean'], 'dual': True, 'softness': None}
 
 
 # Sides of the first anchor: 3 - 5 + t and 3 - 4 + t. Sides of the second: 5 - 3 + t and 5 - 4 + t.
