@@ -5,11 +5,14 @@ import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 from pages import ROOT, blocks, text_of
 
 from mtdml_jax.__main__ import _parser
@@ -59,15 +62,46 @@ def test_example_of_the_loss_tells_digits_apart_and_keeps_only_the_low_threshold
     assert active[-1] > 0.9
 
 
-def test_examples_of_devices_parts_and_memory_give_gradients_and_remember():
-    devices, parts, memory = ({}, {}, {})
-    for block, names in zip(
-        blocks('docs/loss.md', 'python')[1:], (devices, parts, memory), strict=True
-    ):
+def test_training_on_a_mesh_has_the_parameters_of_one_device_after_ten_steps():
+    names = {}
+    exec(blocks('docs/loss.md', 'python')[1], names)
+    one_device = jax.make_mesh((1,), ('data',), devices=jax.devices()[:1])
+    expected, loss = names['train'](one_device)
+    chex.assert_trees_all_close(names['parameters'], expected, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(names['loss'], loss, rtol=1e-5)
+    start = nnx.state(names['Network'](nnx.Rngs(0)))
+    moved = jax.tree.map(lambda x, y: np.abs(x - y).max(), expected, start)
+    assert min(jax.tree.leaves(moved)) > 0.01
+
+
+@pytest.mark.parametrize('has_local_term', [True, False])
+def test_recipe_for_several_devices_gives_the_gradient_of_one(has_local_term):
+    names = {}
+    exec(blocks('docs/loss.md', 'python')[2], names)
+    params, images, labels = (names[name] for name in ('params', 'images', 'labels'))
+    if (
+        not has_local_term
+    ):  # Without a classifier, the local term has no gradient by the embeddings.
+        params = {'embed': params['embed'], 'classify': jnp.zeros((16, 3))}
+    expected = jax.grad(names['loss_of'])(params, images, labels)['embed']
+    assert np.abs(expected).max() > 0.01
+    mesh = names['mesh']
+    by_rows = jax.device_put((images, labels), NamedSharding(mesh, PartitionSpec('data')))
+    everywhere = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+    for name in ('by_shard_map', 'without_check', 'by_jit'):
+        found = names[name](everywhere, *by_rows)['embed']
+        np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6, err_msg=name)
+    devices = names['devices']
+    split = images.reshape(devices, 6, 10), labels.reshape(devices, 6)
+    found = names['by_pmap'](params, *split)['embed']
+    np.testing.assert_allclose(found, np.tile(expected, (devices, 1, 1)), rtol=0, atol=2e-6)
+
+
+def test_examples_of_parts_and_memory_give_gradients_and_remember():
+    parts, memory = ({}, {})
+    for block, names in zip(blocks('docs/loss.md', 'python')[3:], (parts, memory), strict=True):
         exec(block, names)
-    assert devices['gradient'].shape == (jax.local_device_count(), 10, 16)
-    for gradient in (devices['gradient'], parts['gradient']):
-        assert np.abs(gradient).max() > 0
+    assert np.abs(parts['gradient']).max() > 0
     assert memory['memory'].filled.sum() == 36
 
 
