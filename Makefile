@@ -1,7 +1,8 @@
 # make train: trains from a clone to a model with a report.
 # make test: runs the tests except the slow ones.   make test-all: runs all of them.
 # make demo: runs the model of models/ on photographs.
-# make lint: runs ruff.   make types: runs mypy.
+# make lint: runs ruff.
+# make types: runs mypy, and then mypy and pyright on what users write (tests/environments/types_*.py).
 # make docs: builds the documentation as a site in site/.
 # make notebooks: runs the notebooks of docs/ from the first cell to the last.
 # make results: writes the tables of docs/results/ from the csv files of experiments/results/.
@@ -43,10 +44,11 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 
 # The second call checks as on Windows: only system.py may use what Windows lacks.
-types: $(VENV)/.installed
+types: $(VENV)/.installed .venv-types/.installed
 	$(BIN)/python -m pip install --quiet mypy
 	$(BIN)/mypy
 	$(BIN)/mypy --platform=win32 --cache-dir=.mypy_cache/win32
+	$(PYTHON) tests/environments/run.py types
 
 parity: tests-of-parity tests-of-onnx
 installed: tests-of-wheel tests-of-sdist

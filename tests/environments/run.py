@@ -62,6 +62,17 @@ ENVIRONMENTS = {
         ),
         tests=(*PYTEST, '-rP', f'{HERE}/compiled_for_accelerators.py'),
     ),
+    # Type checkers do not see an editable package unless its folder is on the path (`compat`). The extra
+    # of pyright brings Node.js. Pillow has types of `Model.predict`.
+    'types': Environment(
+        installs=(
+            (
+                *('--config-settings=editable_mode=compat', '--editable', '.'),
+                *('mypy==2.4.1', 'pyright[nodejs]==1.1.414', 'pillow', 'pytest'),
+            ),
+        ),
+        tests=(*PYTEST, f'{HERE}/types_of_users.py'),
+    ),
     'wheel': Environment((('{wheel}[predict]',),), (f'{HERE}/installed.py',), starts_empty=True),
     'sdist': Environment((('{sdist}[predict]',),), (f'{HERE}/installed.py',), starts_empty=True),
     # `make docs` builds the documentation there.
