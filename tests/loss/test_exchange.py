@@ -58,10 +58,13 @@ def by_jit_of_spread_rows(name, network, *batch):
 @pytest.mark.parametrize(
     ('parallel', 'name'),
     [
-        *product([by_pmap], CASES),
+        *product([by_pmap], EXCHANGES),
         *(
             pytest.param(parallel, name, marks=pytest.mark.slow)
-            for parallel, name in product([by_shard_map, by_jit_of_spread_rows], EXCHANGES)
+            for parallel, name in [
+                *product([by_pmap], sorted({*CASES} - {*EXCHANGES})),
+                *product([by_shard_map, by_jit_of_spread_rows], EXCHANGES),
+            ]
         ),
     ],
 )

@@ -32,12 +32,16 @@ COLUMNS_OF_AUTO = Case('Auto', '4 x 2', P(None, 'model'))
 QUICK = {
     *((DATA, name) for name in OPTIONS),
     (BOTH, 'hard'),
-    (Case('Explicit', '4 x 2', P(None, 'model')), 'hard'),
-    (Case('Explicit', '4 x 2', P()), 'hard'),
     (Case('Explicit', '1', P('data')), 'hard'),
     (COLUMNS_OF_AUTO, 'hard'),
     (IN_SHARD_MAP[1], 'hard'),
 }
+
+
+def some_slow(case, *quick):
+    """Returns the parameters of a test, which are for the slow tests unless they are quick."""
+    marks = () if case in quick else pytest.mark.slow
+    return pytest.param(*([case] if isinstance(case, Case) else case), marks=marks, id=str(case))
 
 
 @pytest.fixture(autouse=True)
@@ -100,9 +104,7 @@ def on_one_device(name):
 @pytest.mark.parametrize(
     ('case', 'name'),
     [
-        pytest.param(
-            case, name, marks=[] if (case, name) in QUICK else pytest.mark.slow, id=f'{case}-{name}'
-        )
+        some_slow((case, name), *QUICK)
         for case in (*CASES, *IN_SHARD_MAP)
         for name in OPTIONS
         if not (case.in_shard_map and name == 'semihard')
@@ -120,28 +122,29 @@ def test_loss_aux_and_gradient_are_those_of_one_device(case, name):
         assert gradient.sharding.is_equivalent_to(embeddings.sharding, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('case', [DATA, BOTH, COLUMNS_OF_AUTO], ids=str)
 def test_loss_is_called_without_jit_and_its_gradient_in_a_mesh_context(case):
-    rows, options = split_options('hard')
-    embeddings, labels, *found = case.place(EMBEDDINGS, LABELS, *rows.values())
-    rows = dict(zip(rows, found, strict=True))
-    expected, gradient = on_one_device('hard')
+    rows, options = split_options('all')
+    embeddings, labels, weights = case.place(EMBEDDINGS, LABELS, rows['weights'])
+    (expected, _), _ = on_one_device('all')
+    rows = {'weights': weights}
     loss, _ = mt.multi_threshold_loss(embeddings, labels, THRESHOLDS, **options, **rows)
-    np.testing.assert_allclose(loss, expected[0], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(loss, expected, rtol=0, atol=1e-12)
     with jax.set_mesh(case.make_mesh()):
         found = loss_and_gradient(embeddings, labels, rows, **options)
-    chex.assert_trees_all_close(found, (expected, gradient), rtol=0, atol=1e-12)
+    chex.assert_trees_all_close(found, on_one_device('all'), rtol=0, atol=1e-12)
 
 
 def test_rows_that_do_not_go_round_the_devices_are_not_split():
-    """12 rows on 4 x 2 devices are split over 4, and 7 rows over none."""
+    """14 rows on 4 x 2 devices are split over 2 of them, the others repeat the work."""
     loss = jax.jit(lambda *arrays: mt.multi_threshold_loss(*arrays, THRESHOLDS)[0])
-    for count, spec in ((12, P('data', 'model')), (7, P(None, 'model'))):
-        rows = EMBEDDINGS[:count], LABELS[:count]
-        placed = Case('Explicit', '4 x 2', spec).place(*rows)
-        np.testing.assert_allclose(loss(*placed), loss(*rows), rtol=0, atol=1e-12)
+    rows = EMBEDDINGS[:14], LABELS[:14]
+    placed = Case('Explicit', '4 x 2', P(None, 'data')).place(*rows)
+    np.testing.assert_allclose(loss(*placed), loss(*rows), rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_axes_of_both_types_in_one_mesh():
     mesh = jax.make_mesh((4, 2), ('a', 'b'), axis_types=(AxisType.Auto, AxisType.Explicit))
     placed = jax.device_put(EMBEDDINGS, NamedSharding(mesh, P('a', 'b')))
@@ -150,13 +153,7 @@ def test_axes_of_both_types_in_one_mesh():
     chex.assert_trees_all_close(found, expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    'case',
-    [
-        pytest.param(x, id=str(x), marks=[] if x in (DATA, BOTH) else pytest.mark.slow)
-        for x in CASES
-    ],
-)
+@pytest.mark.parametrize('case', [some_slow(x, BOTH) for x in CASES])
 def test_slices_triplets_memory_and_micro_batches_are_those_of_one_device(case):
     def everything(embeddings, labels, mask, memory):
         slices = mt.split_slices(embeddings, SLICES)

@@ -146,7 +146,10 @@ def test_signal_saves_the_current_step(config, uninterrupted, tmp_path, monkeypa
     assert read_metrics(tmp_path / 'metrics.jsonl') == read_metrics(uninterrupted / 'metrics.jsonl')
 
 
-@pytest.mark.parametrize(('first', 'then'), [('pmap', 'shard_map'), ('shard_map', 'pmap')])
+@pytest.mark.parametrize(
+    ('first', 'then'),
+    [('pmap', 'shard_map'), pytest.param('shard_map', 'pmap', marks=pytest.mark.slow)],
+)
 def test_run_that_resumes_with_another_mapping_has_the_same_metrics_and_state(
     config, folder, uninterrupted, tmp_path, monkeypatch, first, then
 ):
