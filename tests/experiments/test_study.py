@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -223,7 +224,8 @@ def test_interrupted_study_lets_the_run_save(tmp_path, monkeypatch):
 
     def stop_when_ready():
         while not (tmp_path / 'ready').exists():
-            pass
+            time.sleep(0.05)
+        time.sleep(0.2)  # The process that waits may still be inside Popen.
         os.kill(os.getpid(), signal.SIGTERM)
 
     try:
