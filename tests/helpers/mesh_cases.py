@@ -83,6 +83,8 @@ IN_SHARD_MAP = [
     Case('Explicit', '4 x 2', P('data', 'model'), in_shard_map=True),
 ]
 
+TABLE = [*IN_SHARD_MAP, *(case for case in CASES if case.mesh != '1')]
+
 
 def work(case):
     """Returns (FLOP, {collective: bytes}) of a device for loss and gradient of the table's batch."""
@@ -132,15 +134,17 @@ def table():
         '| Mesh | Embeddings | Call | Products | All-to-all | All-gather |',
         '|---|---|---|---|---|---|',
     ]
+    return lines + [row(case) for case in TABLE]
+
+
+def row(case):
+    """Returns the line of a case."""
     whole = 2 * NUM_SLICES * BATCH**2 * (SIZE // NUM_SLICES)
-    for case in (*IN_SHARD_MAP, *(case for case in CASES if case.mesh != '1')):
-        products, moved = work(case)
-        axes = ', '.join(map(repr, case.spec))
-        call = '`shard_map`, `axis_name`' if case.in_shard_map else 'plain `jit`'
-        share = f'1/{whole // products}'
-        moves = ' | '.join(f'{moved[kind] / 2**20:.2g} MiB' for kind in COLLECTIVES)
-        lines.append(f'| {case.kind}, {case.mesh} | `P({axes})` | {call} | {share} | {moves} |')
-    return lines
+    products, moved = work(case)
+    axes = ', '.join(map(repr, case.spec))
+    call = '`shard_map`, `axis_name`' if case.in_shard_map else 'plain `jit`'
+    moves = ' | '.join(f'{moved[kind] / 2**20:.2g} MiB' for kind in COLLECTIVES)
+    return f'| {case.kind}, {case.mesh} | `P({axes})` | {call} | 1/{whole // products} | {moves} |'
 
 
 def main():

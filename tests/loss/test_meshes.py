@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from mesh_cases import CASES, IN_SHARD_MAP, PAGE, SPECS, Case, table, work
+from mesh_cases import CASES, IN_SHARD_MAP, PAGE, TABLE, Case, row, work
 
 import mtdml_jax as mt
 
@@ -107,6 +107,8 @@ def on_one_device(name):
         some_slow((case, name), *QUICK)
         for case in (*CASES, *IN_SHARD_MAP)
         for name in OPTIONS
+        # A mesh is found alike with Auto axes and on one device, and results by rows need a split mesh.
+        if (case.kind == 'Explicit' and case.mesh != '1') or name in ('hard', 'all')
         if not (case.in_shard_map and name == 'semihard')
     ],
 )
@@ -230,9 +232,11 @@ def test_plain_jit_splits_work_and_moves_no_more_than_a_shard_map_with_axis_name
 
 
 @pytest.mark.slow
-def test_table_in_the_docs_is_what_is_counted():
-    with jax.enable_x64(False):
-        found = table()
+@pytest.mark.parametrize(
+    'case', [IN_SHARD_MAP[1], BOTH, Case('Auto', '8', P(None, 'data'))], ids=str
+)
+def test_table_in_the_docs_is_what_is_counted(case):
     page = PAGE.read_text().split('<!-- table: meshes -->\n')[1].split('\n<!-- end of table -->')[0]
-    assert page.splitlines() == found
-    assert len(found) == 2 + len(IN_SHARD_MAP) + 2 * sum(len(SPECS[x]) for x in ('8', '4 x 2'))
+    with jax.enable_x64(False):
+        assert page.splitlines()[2 + TABLE.index(case)] == row(case)
+    assert len(page.splitlines()) == 2 + len(TABLE)
