@@ -31,7 +31,7 @@ DISTANCES = {
 
 def check_distance(distance: str) -> Distance:
     """Returns the distance of that name; raises ValueError unless it is one of `DISTANCES`."""
-    if distance not in DISTANCES:
+    if not isinstance(distance, str) or distance not in DISTANCES:
         raise ValueError(f'expected distance to be one of {tuple(DISTANCES)}, found {distance!r}')
     return DISTANCES[distance]
 

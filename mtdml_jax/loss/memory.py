@@ -98,13 +98,15 @@ def remember(
     References:
       Wang et al., "Cross-batch memory for embedding learning", CVPR 2020.
     """
+    memory = as_memory(memory)
     embeddings, labels = as_array(embeddings, 'embeddings'), as_labels(labels)
     check_labels_fit(labels, memory.labels.dtype)
     size, width = memory.embeddings.shape
     num_devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
     batch = embeddings.shape[0] if embeddings.ndim == 2 else 0
-    # A symbolic batch, as in `jax.export`, has no size yet.
-    too_many = isinstance(batch, int) and batch * num_devices > size
+    # What is symbolic, as in `jax.export`, has no size yet.
+    is_symbolic = not (isinstance(batch, int) and isinstance(size, int))
+    too_many = not is_symbolic and batch * num_devices > size
     if embeddings.shape[1:] != (width,) or too_many:
         raise ValueError(
             f'expected embeddings of shape [B, {width}] with B at most {size}, the rows of the memory, '
@@ -114,6 +116,21 @@ def remember(
         raise ValueError(f'expected labels of shape {embeddings.shape[:1]}, found {labels.shape}')
     rows = embeddings, labels, as_mask(mask, labels.shape)
     return _remember(memory, rows, axis_name=axis_name)
+
+
+def as_memory(memory: Memory) -> Memory:
+    """Returns a memory of arrays; raises ValueError if it is none, or if its shapes do not match."""
+    if not isinstance(memory, Memory):
+        raise ValueError(f'expected a Memory, found {type(memory).__name__}')
+    embeddings, next_row = as_array(memory.embeddings, 'memory'), as_labels(memory.next, 'next')
+    labels, filled = as_labels(memory.labels), as_mask(memory.filled, memory.labels.shape, 'filled')
+    shapes_match = embeddings.ndim == 2 and labels.shape == embeddings.shape[:1]
+    if filled is None or next_row.shape or not shapes_match:
+        raise ValueError(
+            f'expected a memory of embeddings [M, E], labels [M] and one next row, found '
+            f'{embeddings.shape}, {labels.shape} and {next_row.shape}'
+        )
+    return Memory(embeddings, labels, filled, next_row)
 
 
 @partial(jax.jit, static_argnames='axis_name', inline=True)

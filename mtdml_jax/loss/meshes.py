@@ -73,6 +73,9 @@ class Layout(NamedTuple):
             first = tuple(axis for axis in _names(spec[0] if spec else None) if axis in split)
             for step in (P(first or None), spec) if first else (spec,):
                 x = jax.sharding.reshard(x, NamedSharding(mesh, step))
+            if spec == P() and AxisType.Auto in mesh.axis_types:
+                # XLA aborts in some programs where such an array is split along the Auto axes.
+                x = jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P()))
             return x
 
         return jax.tree.map(move, tree)

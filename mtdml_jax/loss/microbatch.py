@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mtdml_jax.loss.arguments import as_array
 from mtdml_jax.loss.meshes import rearrange, spec_of
 
 Inputs = TypeVar('Inputs')
@@ -71,6 +72,9 @@ def embed_in_parts(
       2021 (GradCache). Rematerialisation does here what GradCache does by hand: Chen et al., "Training
       deep nets with sublinear memory cost", 2016.
     """
+    inputs = jax.tree.map(
+        lambda x: as_array(x, 'inputs') if isinstance(x, np.ndarray) else x, inputs
+    )
     count = jax.tree.leaves(inputs)[0].shape[0]
     if part_size < 1 or count % part_size:
         raise ValueError(
@@ -94,7 +98,8 @@ def embed_in_parts(
         return rearrange(join, x, rows, *others)
 
     micro_batches = jax.tree.map(split_anywhere, inputs)
-    one_by_one = _unrolled if jax.default_backend() == 'cpu' else jax.lax.map
+    unrolls = jax.default_backend() == 'cpu' and isinstance(num_batches, int)
+    one_by_one = _unrolled if unrolls else jax.lax.map
     found = one_by_one(jax.checkpoint(embed), micro_batches)
     outputs, aux = found if has_aux else (found, None)
     outputs = jax.tree.map(join_anywhere, outputs)

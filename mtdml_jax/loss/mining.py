@@ -49,15 +49,16 @@ export.register_namedtuple_serialization(Triplets, serialized_name='mtdml_jax.Tr
 
 def check_mining(mining: str, minings: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
     """Returns the mining of that name; raises ValueError unless it is one of `minings`."""
-    if mining not in minings:
+    if not isinstance(mining, str) or mining not in minings:
         raise ValueError(f'expected mining to be one of {tuple(minings)}, found {mining!r}')
     return minings[mining]
 
 
 def as_quantile(quantile: ArrayLike) -> jax.Array:
     """Returns the quantile as an array; raises ValueError unless it is a number from 0 to 1."""
+    found = as_number(quantile, 'quantile')
     check_within(quantile, 0, 1, 'quantile')
-    return at_least_float32(as_number(quantile, 'quantile'))
+    return at_least_float32(found)
 
 
 def mine_batch_hard(

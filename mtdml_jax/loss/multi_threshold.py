@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from mtdml_jax.loss.arguments import Arrays, AxisName, as_array, as_labels, as_mask, check_within
 from mtdml_jax.loss.distances import DistanceName, check_distance
 from mtdml_jax.loss.exchange import Share, add_memory, return_to_rows, share_out, sum_shares
-from mtdml_jax.loss.memory import Memory
+from mtdml_jax.loss.memory import Memory, as_memory
 from mtdml_jax.loss.meshes import find_layout
 from mtdml_jax.loss.mining import PAIR_MININGS, PairMining, as_quantile, check_mining, mine_slices
 from mtdml_jax.loss.slicing import check_num_slices, unit_slices
@@ -146,6 +146,7 @@ def multi_threshold_loss(
     embeddings, labels = as_array(embeddings, 'embeddings'), as_labels(labels)
     thresholds = as_array(thresholds, 'thresholds')
     _check_shapes(embeddings, labels, thresholds)
+    memory = None if memory is None else as_memory(memory)
     _check_memory(memory, embeddings, mining)
     if reduction not in REDUCTIONS:
         raise ValueError(f'expected reduction to be one of {REDUCTIONS}, found {reduction!r}')

@@ -121,6 +121,8 @@ def test_batch_without_rows_is_refused(mining):
         ({'quantile': [0.5, 0.5]}, r'quantile as one number, found the shape \(2,\)'),
         ({'softness': jnp.float32(-0.5)}, 'softness from 0 to inf, found -0.5'),
         ({'softness': 'soft'}, 'softness as an array of numbers'),
+        ({'quantile': 'half'}, 'quantile as an array of numbers'),
+        ({'mining': ['hard']}, 'mining to be one of .*, found .*hard'),
         ({'weights': [1, 1, -0.5, 1]}, 'weights from 0 to inf, found -0.5'),
         ({'weights': jnp.array([1, -2.0, 1, 1])}, 'weights from 0 to inf, found -2'),
         (

@@ -122,6 +122,12 @@ def test_eight_devices_give_the_loss_gradient_and_memory_of_one(num_slices):
         (lambda: mt.remember(memory_of(), BATCH[:, :8], LABELS), r'\[B, 24\].*found \(16, 8\)'),
         (lambda: loss_of(BATCH[:, :9], memory=memory_of()), r'\[M, 9\], found \(24, 24\)'),
         (lambda: loss_of(BATCH, memory=memory_of(), mining='all'), 'other than'),
+        (lambda: loss_of(BATCH, memory=tuple(memory_of())), 'expected a Memory, found tuple'),
+        (lambda: mt.remember(None, BATCH, LABELS), 'expected a Memory, found NoneType'),
+        (
+            lambda: loss_of(BATCH, memory=memory_of()._replace(labels=LABELS[:3])),
+            r'filled of shape \(3,\)',
+        ),
     ],
 )
 def test_memory_that_does_not_fit_is_refused(call, message):

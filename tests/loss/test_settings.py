@@ -14,6 +14,7 @@ EMBEDDINGS, LABELS = RNG.normal(size=(24, 16)).astype(np.float32), np.arange(24)
 MASK, WEIGHTS = np.arange(24) > 2, RNG.uniform(0.5, 2, 24).astype(np.float32)
 THRESHOLDS = np.float32([0.2, 0.5, 0.8, 1.1])
 COLUMNS = tuple(EMBEDDINGS.T)
+MEMORY = mt.Memory(EMBEDDINGS, LABELS.astype(np.int32), MASK, np.int32(0))
 CALLS = {
     'hard': lambda e, y: mt.multi_threshold_loss(e, y, THRESHOLDS),
     'semihard': lambda e, y: mt.multi_threshold_loss(
@@ -35,9 +36,13 @@ CALLS = {
     'triplet_loss': lambda e, y: mt.triplet_loss(e, COLUMNS[0][:, None], THRESHOLDS[0]),
     'dual_triplet_loss': lambda e, y: mt.dual_triplet_loss(*COLUMNS[:3], 0.3, softness=0.1),
     'sample_thresholds': lambda e, y: mt.sample_thresholds(4, *mt.threshold_range(7)),
+    'memory on the host': lambda e, y: mt.multi_threshold_loss(
+        e, y, THRESHOLDS, memory=mt.remember(MEMORY, e, y)
+    ),
     'embed_in_parts': lambda e, y: mt.embed_in_parts(
         lambda rows: (rows, rows.mean()), e, 8, has_aux=True
     ),
+    'embed_in_parts on the host': lambda e, y: mt.embed_in_parts(jnp.sqrt, EMBEDDINGS**2, 8),
 }
 
 
