@@ -192,15 +192,21 @@ def seconds(machine, row):
 
 
 def count(jaxpr, devices):
-    """Returns work and bytes of a device in a traced step, by name."""
-    found = dict.fromkeys(('convolutions', 'products', 'received', 'collectives'), 0.0)
-    _add(jaxpr, found, 1, devices)
+    """Returns work and bytes of a device in a traced step, by name, as they stand in the table."""
+    found = work(jaxpr, devices)
     return {
         'gigaflop_of_convolutions': round(found['convolutions'] / 1e9, 3),
         'gigaflop_of_products': round(found['products'] / 1e9, 3),
         'megabytes_received': round(found['received'] / 1e6, 3),
         'traced_collectives': int(found['collectives']),
     }
+
+
+def work(jaxpr, devices):
+    """Returns FLOP of convolutions and of products, bytes received and collectives, by name."""
+    found = dict.fromkeys(('convolutions', 'products', 'received', 'collectives'), 0.0)
+    _add(jaxpr, found, 1, devices)
+    return found
 
 
 def _add(jaxpr, found, times, devices):

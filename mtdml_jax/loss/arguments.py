@@ -55,10 +55,7 @@ def known(x: Any) -> np.ndarray | None:
         return None
     try:
         return np.asarray(jax.device_get(x))
-    except (
-        TypeError,
-        ValueError,
-    ):  # `as_array` reports ragged lists, or there is a tracer among them.
+    except (TypeError, ValueError):  # A ragged list, which `as_array` reports, or one with tracers.
         return None
 
 
@@ -89,6 +86,11 @@ def as_mask(mask: Any, shape: tuple[int, ...], name: str = 'mask') -> jax.Array 
     return mask.astype(bool)
 
 
+def everywhere_if_none(mask: jax.Array | None, count: int) -> jax.Array:
+    """Returns a mask of `count` rows that is True everywhere for None."""
+    return jnp.ones(count, bool) if mask is None else mask
+
+
 def check_within(x: Any, low: float, high: float, name: str, mask: Any = None) -> None:
     """Raises ValueError if numbers whose values are known lie outside [low, high], or are NaN.
 
@@ -103,10 +105,12 @@ def check_within(x: Any, low: float, high: float, name: str, mask: Any = None) -
         raise ValueError(f'expected {name} from {low:g} to {high:g}, found {wrong.flat[0]:g}')
 
 
-def check_labels_fit(labels: Any, held_type: Any, name: str = 'labels') -> None:
+def check_labels_fit(labels: jax.Array | np.ndarray, held_type: Any, name: str = 'labels') -> None:
     """Raises ValueError if labels whose values are known do not fit into a type of integers."""
+    if np.can_cast(labels.dtype, held_type):  # Then nothing need be fetched from a device.
+        return
     values, held = known(labels), jnp.iinfo(held_type)
-    if values is None or not np.issubdtype(values.dtype, np.integer) or not values.size:
+    if values is None or not values.size:
         return
     if values.min() < held.min or values.max() > held.max:
         raise ValueError(
@@ -124,6 +128,11 @@ def of_one_type(labels: jax.Array, others: jax.Array) -> tuple[jax.Array, jax.Ar
 def at_least_float32(x: jax.Array) -> jax.Array:
     """Returns `x` in float32, or as it is in float64: bfloat16 would reorder triplets."""
     return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
+
+
+def as_floating(x: jax.Array) -> jax.Array:
+    """Returns whole numbers in float32, and floating-point numbers as they are."""
+    return x if jnp.issubdtype(x.dtype, jnp.floating) else at_least_float32(x)
 
 
 def _describe(x):

@@ -16,6 +16,7 @@ from mtdml_jax.loss.arguments import (
     as_labels,
     as_mask,
     check_labels_fit,
+    everywhere_if_none,
 )
 from mtdml_jax.loss.meshes import find_layout, spec_of
 
@@ -143,7 +144,7 @@ def _remember(memory, rows, *, axis_name):
 
 def _write(memory, rows, *, axis_name):
     embeddings, labels, mask = rows
-    mask = jnp.ones(labels.shape, bool) if mask is None else mask
+    mask = everywhere_if_none(mask, labels.shape[0])
     if axis_name is not None:
         everywhere = partial(_rows_of_all, axis_name=axis_name)
         embeddings, labels = everywhere(embeddings), everywhere(labels)

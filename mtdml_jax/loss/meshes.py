@@ -10,7 +10,6 @@ from math import prod
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -121,7 +120,7 @@ def rearrange(function: Callable[[jax.Array], jax.Array], x: jax.Array, *axes: A
         return function(x)
     if AxisType.Manual in mesh.axis_types:
         return function(Layout(mesh).place(x, P()))
-    shape = jax.eval_shape(lambda: function(jnp.zeros(x.shape, x.dtype))).shape
+    shape = jax.eval_shape(function, jax.ShapeDtypeStruct(x.shape, x.dtype)).shape
     fitting = [
         names if size % size_of(mesh, names) == 0 else None
         for size, names in zip(shape, axes, strict=True)

@@ -18,6 +18,7 @@ from mtdml_jax.loss.arguments import (
     as_number,
     at_least_float32,
     check_within,
+    everywhere_if_none,
     of_one_type,
 )
 from mtdml_jax.loss.meshes import find_layout
@@ -170,21 +171,19 @@ class Gallery(NamedTuple):
 @partial(jax.jit, static_argnames=('choose', 'tile'), inline=True)
 def _mine_rows(anchors, gallery, quantile, *, choose, tile):
     layout = find_layout(anchors, (gallery, quantile))
-    is_sliced = anchors.slices.ndim == 3
-    vectors, labels, rows, mask = anchors
-    count = labels.shape[0]
+    count = anchors.labels.shape[0]
+    rows = anchors.rows
     if rows is None:
         rows = jnp.arange(count) if gallery is None else jnp.full(count, -1)
-    mask = jnp.ones(count, bool) if mask is None else mask
-    choices = Gallery(vectors, labels, mask) if gallery is None else gallery
-    if choices.mask is None:
-        choices = choices._replace(mask=jnp.ones(choices.labels.shape, bool))
-    gallery = vectors if gallery is None else choices.slices
+    if gallery is None:
+        gallery = Gallery(anchors.slices, anchors.labels, anchors.mask)
+    of_anchors = anchors.labels, rows, everywhere_if_none(anchors.mask, count)
+    of_gallery = gallery.labels, everywhere_if_none(gallery.mask, gallery.labels.shape[0])
     # Slices lead from here on.
-    if is_sliced:
-        vectors, gallery = (jnp.swapaxes(x, 0, 1) for x in (vectors, gallery))
-    else:
-        vectors, gallery = vectors[None], gallery[None]
+    is_sliced = anchors.slices.ndim == 3
+    vectors, choices = (
+        jnp.swapaxes(x, 0, 1) if is_sliced else x[None] for x in (anchors.slices, gallery.slices)
+    )
     # Devices take some slices of all rows, or if these do not go round, some anchors and all choices.
     by_slice, by_anchor = P(layout.axes or None), P(None, layout.axes or None)
     if vectors.shape[0] % layout.num_devices == 0:
@@ -192,12 +191,12 @@ def _mine_rows(anchors, gallery, quantile, *, choose, tile):
     else:
         specs, found = (by_anchor, P(), by_slice, P(), P()), by_anchor
 
-    def mine(vectors, gallery, anchors, of_gallery, quantile):
-        (labels, rows, mask), (gallery_labels, gallery_mask) = anchors, of_gallery
+    def mine(vectors, choices, of_anchors, of_gallery, quantile):
+        (labels, rows, mask), (gallery_labels, gallery_mask) = of_anchors, of_gallery
         return mine_slices(
             vectors,
             labels,
-            gallery=gallery,
+            gallery=choices,
             gallery_labels=gallery_labels,
             gallery_mask=gallery_mask,
             rows=rows,
@@ -206,8 +205,8 @@ def _mine_rows(anchors, gallery, quantile, *, choose, tile):
             tile=tile,
         )
 
-    of_rows = (labels, rows, mask), (choices.labels, choices.mask)
-    triplets = layout.run(mine, (vectors, gallery, *of_rows, quantile), specs, found)
+    arguments = vectors, choices, of_anchors, of_gallery, quantile
+    triplets = layout.run(mine, arguments, specs, found)
     triplets = layout.place(triplets, by_anchor)
     return triplets if is_sliced else jax.tree.map(lambda x: x[0], triplets)
 

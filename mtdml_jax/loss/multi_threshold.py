@@ -11,7 +11,15 @@ from jax import export
 from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 
-from mtdml_jax.loss.arguments import Arrays, AxisName, as_array, as_labels, as_mask, check_within
+from mtdml_jax.loss.arguments import (
+    Arrays,
+    AxisName,
+    as_array,
+    as_labels,
+    as_mask,
+    check_within,
+    everywhere_if_none,
+)
 from mtdml_jax.loss.distances import DistanceName, check_distance
 from mtdml_jax.loss.exchange import Share, add_memory, return_to_rows, share_out, sum_shares
 from mtdml_jax.loss.memory import Memory, as_memory
@@ -198,7 +206,6 @@ def _loss(rows, others, *, distance, dual, mine, axis_name, reduction):
     thresholds = jax.lax.dynamic_slice_in_dim(
         thresholds.astype(slices.dtype), share.first_slice, share.anchors.shape[0]
     )
-    softness = None if softness is None else softness.astype(slices.dtype)
     if mine is all_terms:
         terms = _terms_of_all(share, thresholds, distance, softness)
     else:
@@ -232,11 +239,10 @@ def _slices(embeddings, mask, num_slices):
     Slices lead from here on: the loss of one slice is mapped over them. What stands in a masked row
     could be NaN, whose gradient of 0 would still be NaN.
     """
-    if mask is None:
-        mask = jnp.ones(embeddings.shape[:1], bool)
-    else:
+    if mask is not None:
         embeddings = jnp.where(mask[:, None], embeddings, 0)
-    return jnp.swapaxes(unit_slices(embeddings, num_slices), 0, 1), mask
+    slices = jnp.swapaxes(unit_slices(embeddings, num_slices), 0, 1)
+    return slices, everywhere_if_none(mask, embeddings.shape[0])
 
 
 def _mine(share: Share, choose):
@@ -282,7 +288,7 @@ def _ratio(total, count):
     return jnp.where(counted, total / jnp.where(counted, count, 1), 0)
 
 
-def global_mean(x: jax.Array, where: jax.Array, axis_name: str | None = None) -> jax.Array:
+def global_mean(x: jax.Array, where: jax.Array, axis_name: AxisName | None = None) -> jax.Array:
     """Averages the entries that count over the last axis and all devices; 0 if no entry counts.
 
     Args:

@@ -5,7 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from mtdml_jax.loss.arguments import Arrays, as_array, at_least_float32
+from mtdml_jax.loss.arguments import Arrays, as_array, as_floating, at_least_float32
 from mtdml_jax.loss.meshes import rearrange, spec_of
 
 
@@ -95,12 +95,9 @@ def merge_slices(slices: Arrays) -> jax.Array:
 
 @partial(jax.jit, inline=True)
 def _merge_slices(slices):
-    if not jnp.issubdtype(slices.dtype, jnp.floating):
-        slices = at_least_float32(slices)
-
     def merge(slices):
         batch, num_slices, dim = slices.shape
         return slices.reshape(batch, num_slices * dim) / num_slices**0.5
 
     rows, columns, _ = spec_of(slices)
-    return rearrange(merge, slices, rows, columns)
+    return rearrange(merge, as_floating(slices), rows, columns)

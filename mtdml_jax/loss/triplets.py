@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from mtdml_jax.loss.arguments import Arrays, as_array, as_number, check_within, known
+from mtdml_jax.loss.arguments import Arrays, as_array, as_floating, as_number, check_within, known
 from mtdml_jax.loss.distances import Distance, paired_distance
 from mtdml_jax.loss.mining import Triplets
 from mtdml_jax.loss.tiles import map_tiles
@@ -148,8 +148,7 @@ def _hinge(x, softness):
     """Returns the hinge of `x`; the smooth one where the softness, a number or None, is above 0."""
     if softness is None:
         return jax.nn.relu(x)
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        x = x.astype(jnp.float32)
+    x = as_floating(x)
     softness = softness.astype(x.dtype)
     is_soft = softness > 0
     softness = jnp.where(is_soft, softness, 1)
@@ -235,12 +234,11 @@ def all_terms(
       softness: see `triplet_loss`; None for 0.
     """
     size = gallery.shape[0]
-    positives_at_a_time = anchors_at_a_time = 1
     if isinstance(size, int):
         positives_at_a_time = max(1, min(size, _BLOCK_ENTRIES // size))
         anchors_at_a_time = max(1, _BLOCK_ENTRIES // (size * positives_at_a_time))
     else:
-        positives_at_a_time = 64  # The size is symbolic.
+        positives_at_a_time, anchors_at_a_time = 64, 1  # The size is symbolic.
 
     def anchor_terms(anchor, label, row, counts):
         distances = paired_distance(anchor[None], gallery, distance)

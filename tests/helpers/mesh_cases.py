@@ -14,18 +14,21 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+sys.path.append(str(Path(__file__).absolute().parents[2] / 'experiments' / 'benchmarks'))
 if __name__ == '__main__':
     os.environ['JAX_NUM_CPU_DEVICES'] = '8'
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scaling
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from pages import ROOT
 
 from mtdml_jax import multi_threshold_loss
 
-PAGE = Path(__file__).parents[2] / 'docs' / 'loss.md'
+PAGE = ROOT / 'docs' / 'loss.md'
 MESHES = {'8': ((8,), ('data',)), '4 x 2': ((4, 2), ('data', 'model')), '1': ((1,), ('data',))}
 # The batch of the table.
 BATCH, SIZE, NUM_SLICES = 1024, 512, 8
@@ -55,7 +58,7 @@ class Case(NamedTuple):
         )
 
     def wrap(self, loss):
-        """Returns `loss(embeddings, labels)`, mapped over data if the case says so."""
+        """Returns `loss`, a function of arrays of rows, mapped over data if the case says so."""
         if not self.in_shard_map:
             return loss
         return jax.shard_map(
@@ -97,26 +100,8 @@ def work(case):
         return multi_threshold_loss(embeddings, labels, thresholds, **options)[0]
 
     step = jax.jit(jax.value_and_grad(case.wrap(loss)))
-    products = sum(_products(jax.make_jaxpr(step)(*arrays).jaxpr))
+    products = scaling.work(jax.make_jaxpr(step)(*arrays).jaxpr, jax.device_count())['products']
     return products, _received(step.lower(*arrays).compile().as_text())
-
-
-def _products(jaxpr, times=1):
-    """Yields the FLOP of each product that a device computes, as often as its loop runs."""
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == 'dot_general':
-            ((contracted,), _), _ = equation.params['dimension_numbers']
-            first, result = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
-            yield 2 * times * math.prod(result) * first[contracted]
-        inner = times * equation.params.get('length', 1)
-        parts = [x for x in jax.tree.leaves(list(equation.params.values())) if _is_program(x)]
-        # The branches of a condition are for a CPU and for other devices.
-        for part in parts[:1] if equation.primitive.name == 'cond' else parts:
-            yield from _products(getattr(part, 'jaxpr', part), inner)
-
-
-def _is_program(x):
-    return hasattr(getattr(x, 'jaxpr', x), 'eqns')
 
 
 def _received(program):
@@ -144,7 +129,7 @@ def row(case):
     axes = ', '.join(map(repr, case.spec))
     call = '`shard_map`, `axis_name`' if case.in_shard_map else 'plain `jit`'
     moves = ' | '.join(f'{moved[kind] / 2**20:.2g} MiB' for kind in COLLECTIVES)
-    return f'| {case.kind}, {case.mesh} | `P({axes})` | {call} | 1/{whole // products} | {moves} |'
+    return f'| {case.kind}, {case.mesh} | `P({axes})` | {call} | 1/{whole / products:g} | {moves} |'
 
 
 def main():
@@ -155,5 +140,4 @@ def main():
 
 
 if __name__ == '__main__':
-    sys.path.insert(0, str(Path(__file__).parents[2]))
     main()

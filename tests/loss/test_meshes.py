@@ -54,33 +54,17 @@ def memory_of(embeddings, labels):
     return mt.remember(mt.empty_memory(12, SIZE), embeddings, labels)
 
 
-def loss_and_gradient(embeddings, labels, rows, **options):
-    """Returns ((loss, aux), gradient) with the thresholds and the other options on one device."""
+def loss_and_gradient(embeddings, labels, rows, wrap=lambda loss: loss, **options):
+    """Returns ((loss, aux), gradient) of the loss, which a case may wrap."""
 
-    def loss_of(embeddings):
-        loss, aux = mt.multi_threshold_loss(embeddings, labels, THRESHOLDS, **options, **rows)
-        return jnp.sum(loss), (loss, aux)
-
-    gradient, found = jax.grad(loss_of, has_aux=True)(embeddings)
-    return found, gradient
-
-
-def called_by_rows(case, embeddings, labels, rows, **options):
-    """Calls `loss_and_gradient`, inside the shard_map of the case if it has one."""
-    if not case.in_shard_map:
-        return loss_and_gradient(embeddings, labels, rows, **options)
-
-    def loss_of(embeddings):
-        def mapped(embeddings, labels, rows):
-            return mt.multi_threshold_loss(
-                embeddings, labels, THRESHOLDS, axis_name='data', **options, **rows
-            )
-
-        wrapped = jax.shard_map(
-            mapped, in_specs=P('data'), out_specs=P(), axis_names={'data'}, mesh=case.make_mesh()
+    def loss(embeddings, labels, rows, **axis_name):
+        return mt.multi_threshold_loss(
+            embeddings, labels, THRESHOLDS, **axis_name, **options, **rows
         )
-        loss, aux = wrapped(embeddings, labels, rows)
-        return loss, (loss, aux)
+
+    def loss_of(embeddings):
+        found = wrap(loss)(embeddings, labels, rows)
+        return jnp.sum(found[0]), found
 
     gradient, found = jax.grad(loss_of, has_aux=True)(embeddings)
     return found, gradient
@@ -116,7 +100,9 @@ def test_loss_aux_and_gradient_are_those_of_one_device(case, name):
     rows, options = split_options(name)
     embeddings, labels, *found = case.place(EMBEDDINGS, LABELS, *rows.values())
     rows = dict(zip(rows, found, strict=True))
-    found, gradient = jax.jit(partial(called_by_rows, case, **options))(embeddings, labels, rows)
+    found, gradient = jax.jit(partial(loss_and_gradient, wrap=case.wrap, **options))(
+        embeddings, labels, rows
+    )
     chex.assert_trees_all_close(
         jax.device_get((found, gradient)), on_one_device(name), rtol=0, atol=1e-12
     )

@@ -60,19 +60,19 @@ def test_calls_without_jit_compile_once():
         lambda event, _, **__: compilations.append(event) if 'backend_compile' in event else None
     )
     arrays = jax.device_put((EMBEDDINGS[:, :12], LABELS))
-    names = ('hard', 'all', 'mine_batch_hard', 'slices')
+    functions = CALLS['hard'], CALLS['all'], CALLS['slices'], mt.mine_batch_hard
     thresholds = jnp.float32([0.2, 0.5, 0.9])
 
     def loss(embeddings, labels, softness):
         return mt.multi_threshold_loss(embeddings, labels, thresholds, softness=softness)[0]
 
     def call_all(softness):
-        for name in names:
-            CALLS[name](*arrays) if name != 'mine_batch_hard' else mt.mine_batch_hard(*arrays)
+        for function in functions:
+            function(*arrays)
         jax.grad(loss)(*arrays, softness)
 
     call_all(0.1)
-    assert len(compilations) > len(names)
+    assert len(compilations) > len(functions)
     compilations.clear()
     call_all(0.3)
     assert not compilations
