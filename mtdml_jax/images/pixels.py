@@ -104,10 +104,7 @@ def cut_pixels(
     """Does what `load_pixels` does, for an image that `open_image` returned."""
     if box is not None or preprocessing.crop:
         image = _crop(image, square_around(_size(image), box, preprocessing.crop_margin))
-    side = preprocessing.image_size
-    # The planes may be large, so they are made one after the other.
-    planes = [_resize(plane, side) for plane in _planes(_to_colours(image, preprocessing.channels))]
-    pixels = np.stack(planes, axis=-1) / 255.0
+    pixels = _resize(_to_colours(image, preprocessing.channels), preprocessing.image_size) / 255.0
     mean, std = (np.asarray(x, np.float32) for x in (preprocessing.mean, preprocessing.std))
     return (pixels - mean) / std
 
@@ -296,7 +293,8 @@ def _crop(image, square):
 def _to_colours(image, channels):
     """Converts the image to grey or RGB."""
     if isinstance(image, Image.Image):
-        return image.convert('L' if channels == 1 else 'RGB')
+        mode = 'L' if channels == 1 else 'RGB'
+        return image if image.mode == mode else image.convert(mode)
     if channels == 1 and image.shape[2] == 3:
         image = image @ np.array([[0.299], [0.587], [0.114]], np.float32)
     return np.broadcast_to(image, (*image.shape[:2], channels))
@@ -310,9 +308,14 @@ def _planes(image):
         yield from (Image.fromarray(255 * image[..., i]) for i in range(image.shape[2]))
 
 
-def _resize(plane, side):
-    """Resizes a channel; returns values from 0 to 255, float32 [side, side]."""
-    if plane.size != (side, side):
-        # Resizes in floating point, because resizing in 8 bits rounds twice.
-        plane = plane.convert('F').resize((side, side), Image.Resampling.BILINEAR)
-    return np.asarray(plane, np.float32)
+def _resize(image, side):
+    """Resizes an image of any kind; returns values from 0 to 255, float32 [side, side, channels]."""
+    if isinstance(image, Image.Image) and image.size == (side, side):
+        return np.asarray(image, np.float32).reshape(side, side, -1)
+    # Resizes in floating point, because resizing in 8 bits rounds twice. The planes may be large, so
+    # they are made one after the other.
+    planes = (
+        plane.convert('F').resize((side, side), Image.Resampling.BILINEAR)
+        for plane in _planes(image)
+    )
+    return np.stack([np.asarray(plane) for plane in planes], axis=-1)

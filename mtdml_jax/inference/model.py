@@ -1,11 +1,11 @@
 """A trained model: it predicts expressions, embeds images, and compares faces with enrolled faces."""
 
+import functools
 import itertools
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,9 +14,9 @@ from mtdml_jax.host.errors import UserError, listed
 from mtdml_jax.host.paths import user_path
 from mtdml_jax.images.pixels import ImageLike, load_pixels
 from mtdml_jax.inference.answers import Gallery, Neighbors, Predictions, join_predictions
-from mtdml_jax.inference.batches import as_list, in_batches, one_behind
+from mtdml_jax.inference.batches import as_list, run_batches
 from mtdml_jax.models.classifiers import CLASSIFIERS, Facts, join_slices
-from mtdml_jax.models.forward import make_forward
+from mtdml_jax.models.forward import make_folded_forward
 from mtdml_jax.models.model_file import ModelData, read_model, write_model
 from mtdml_jax.models.neighbors import find_nearest
 from mtdml_jax.models.network import Network
@@ -87,7 +87,6 @@ class Model:
     Attributes:
       settings: the settings in the model file: class names, thresholds, preprocessing, measurements.
       network: the network.
-      variables: {'params', 'batch_stats'} of the network, on the device.
     """
 
     def __init__(self, data: ModelData):
@@ -96,8 +95,13 @@ class Model:
         self._gallery = Gallery(data.gallery, settings.gallery_labels, settings.gallery_names)
         self._enrolling = threading.Lock()
         self.network: Network = data.network
-        self.variables = jax.device_put(data.variables)
-        self._forward = jax.jit(make_forward(self.network, settings.flip))
+        forward, self._folded = make_folded_forward(data)
+        self._forward = jax.jit(forward)
+
+    @functools.cached_property
+    def variables(self) -> Mapping[str, Any]:
+        """{'params', 'batch_stats'} of the network, on the device; predictions use folded copies."""
+        return jax.device_put(self._data.variables)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -302,20 +306,9 @@ class Model:
             raise UserError(f'batch_size: expected at least 1, found {batch_size}')
         if isinstance(images, list):
             _check_images(images, boxes)
-        return self._forward_batches(images, boxes, batch_size)
-
-    def _forward_batches(self, images, boxes, batch_size):
-        boxes = itertools.repeat(None) if boxes is None else boxes
-        with ThreadPoolExecutor() as pool:
-
-            def start(batch):
-                decode = pool.map if len(batch) > 1 else map
-                pixels = np.stack(list(decode(lambda face: self.load_pixels(*face), batch)))
-                return self.forward(pixels, batch_size)
-
-            started = map(start, in_batches(zip(images, boxes, strict=False), batch_size))
-            # Batches of one image answer before the next image is read, so nothing is decoded ahead.
-            yield from (wait() for wait in started) if batch_size == 1 else one_behind(started)
+        faces = zip(images, itertools.repeat(None) if boxes is None else boxes, strict=False)
+        forward = functools.partial(self.forward, batch_size=batch_size)
+        return run_batches(self.load_pixels, forward, faces, batch_size)
 
     def load_pixels(self, image: ImageLike, box: Sequence[float] | None = None) -> np.ndarray:
         """Returns the input of the network for an image, float32 [side, side, channels].
@@ -343,9 +336,12 @@ class Model:
         """
         count = len(pixels)
         size = next((x for x in SIZES if count <= x <= batch_size), batch_size)
-        filled = np.zeros((size, *pixels.shape[1:]), np.float32)
-        filled[:count] = pixels
-        outputs = self._forward(self.variables, filled)
+        filled = pixels.astype(np.float32, copy=False)
+        if count < size:
+            filled = np.concatenate(
+                [filled, np.zeros((size - count, *filled.shape[1:]), np.float32)]
+            )
+        outputs = self._forward(self._folded, filled)
         return lambda: (np.asarray(outputs.slices)[:count], np.asarray(outputs.logits)[:count])
 
     def make_classifier(self, by: str | None = None, k: int = 15) -> ModelClassifier:

@@ -1,6 +1,5 @@
 """Turns a stream of pictures into rows of their faces, in constant memory."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,7 +10,7 @@ from PIL import Image
 
 from mtdml_jax.host.errors import UserError
 from mtdml_jax.images.pixels import cut_pixels, opened
-from mtdml_jax.inference.batches import in_batches, one_behind
+from mtdml_jax.inference.batches import NUM_THREADS, in_batches, one_behind
 from mtdml_jax.inference.media import Picture
 from mtdml_jax.inference.model import Model, ModelClassifier
 from mtdml_jax.inference.rows import NO_FACE, Row
@@ -111,12 +110,11 @@ def _fill(faces, found):
 
 def _map_ahead(function, items):
     """Like `map`, but threads compute a few items ahead."""
-    num_threads = min(os.cpu_count() or 1, 8)
-    with ThreadPoolExecutor(num_threads) as pool:
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
         waiting: deque[Future] = deque()
         for item in items:
             waiting.append(pool.submit(function, item))
-            if len(waiting) > 2 * num_threads:
+            if len(waiting) > 2 * NUM_THREADS:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

@@ -4,8 +4,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from mtdml_jax.loss.slicing import merge_slices, split_slices
+from mtdml_jax.models.fold import fold_norms
+from mtdml_jax.models.model_file import ModelData
 from mtdml_jax.models.network import Network
 
 
@@ -21,16 +24,22 @@ class SliceOutputs(NamedTuple):
     logits: jax.Array
 
 
-def make_forward(network: Network, flip: bool) -> Callable[[Any, jax.Array], SliceOutputs]:
-    """Makes a pure, uncompiled function (variables, images [B, H, W, channels]) -> `SliceOutputs`.
+# A pure, uncompiled function (variables, images [B, H, W, channels]) -> `SliceOutputs`.
+Forward = Callable[[Any, jax.Array], SliceOutputs]
+
+
+def make_forward(network: Network, flip: bool, apply: Callable | None = None) -> Forward:
+    """Makes the forward pass of a network.
 
     Args:
       network: the network.
       flip: whether to average the outputs of an image and its mirror image.
+      apply: computes what `network.apply`, the default, computes.
     """
+    apply = apply or network.apply
 
     def forward_once(variables, images):
-        outputs: Any = network.apply(variables, images, train=False)
+        outputs: Any = apply(variables, images)
         return SliceOutputs(split_slices(outputs.embedding, network.num_slices), outputs.logits)
 
     def forward(variables, images):
@@ -44,3 +53,12 @@ def make_forward(network: Network, flip: bool) -> Callable[[Any, jax.Array], Sli
         return SliceOutputs(slices, (outputs.logits + mirrored.logits) / 2)
 
     return forward
+
+
+def make_folded_forward(data: ModelData) -> tuple[Forward, Any]:
+    """Makes the forward pass of a model file with folded BatchNorm, and its variables, on the device."""
+    pixels, network = data.settings.preprocessing, data.network
+    shape = (1, *[pixels.image_size] * 2, pixels.channels)
+    images = jax.ShapeDtypeStruct(shape, jnp.float32)
+    apply, variables = fold_norms(network, data.variables, images)
+    return make_forward(network, data.settings.flip, apply), jax.device_put(variables)

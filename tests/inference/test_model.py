@@ -1,5 +1,6 @@
 from concurrent.futures import ThreadPoolExecutor
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -48,6 +49,11 @@ def test_probabilities_are_those_of_the_network_whatever_batches_are_filled_up_t
     embeddings = slices.reshape(count, -1) / SLICES**0.5
     np.testing.assert_allclose(found.embeddings, embeddings, atol=1e-5)
     np.testing.assert_allclose(shared.embed(images), embeddings, atol=1e-5)
+
+
+def test_variables_are_those_of_the_file_and_not_the_folded_ones(shared):
+    assert jax.tree.structure(shared.variables) == jax.tree.structure(shared._data.variables)
+    jax.tree.map(np.testing.assert_array_equal, shared.variables, shared._data.variables)
 
 
 def test_flip_averages_an_image_and_its_mirror_image():
