@@ -16,7 +16,7 @@ from mtdml_jax.images.pixels import ImageLike, load_pixels
 from mtdml_jax.inference.answers import Gallery, Neighbors, Predictions, join_predictions
 from mtdml_jax.inference.batches import as_list, run_batches
 from mtdml_jax.models.classifiers import CLASSIFIERS, Facts, join_slices
-from mtdml_jax.models.forward import make_folded_forward
+from mtdml_jax.models.forward import compile_forward
 from mtdml_jax.models.model_file import ModelData, read_model, write_model
 from mtdml_jax.models.neighbors import find_nearest
 from mtdml_jax.models.network import Network
@@ -95,8 +95,7 @@ class Model:
         self._gallery = Gallery(data.gallery, settings.gallery_labels, settings.gallery_names)
         self._enrolling = threading.Lock()
         self.network: Network = data.network
-        forward, self._folded = make_folded_forward(data)
-        self._forward = jax.jit(forward)
+        self._forward = compile_forward(data)
 
     @functools.cached_property
     def variables(self) -> Mapping[str, Any]:
@@ -341,7 +340,7 @@ class Model:
             filled = np.concatenate(
                 [filled, np.zeros((size - count, *filled.shape[1:]), np.float32)]
             )
-        outputs = self._forward(self._folded, filled)
+        outputs = self._forward(filled)
         return lambda: (np.asarray(outputs.slices)[:count], np.asarray(outputs.logits)[:count])
 
     def make_classifier(self, by: str | None = None, k: int = 15) -> ModelClassifier:

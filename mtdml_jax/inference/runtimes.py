@@ -22,7 +22,7 @@ from jax import export
 
 from mtdml_jax.host.errors import UserError, one_line
 from mtdml_jax.loss.slicing import merge_slices
-from mtdml_jax.models.forward import make_forward
+from mtdml_jax.models.forward import make_folded_forward
 from mtdml_jax.models.model_file import KEY, ModelData, to_json
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
@@ -91,7 +91,7 @@ def write_onnx(data: ModelData, path: Path) -> None:
 def _make_answer(data: ModelData) -> Callable[[jax.Array], dict[str, jax.Array]]:
     """Makes the pure function from images to outputs (see above), with the weights as constants."""
     settings = data.settings
-    forward, variables = make_forward(data.network, settings.flip), jax.device_put(data.variables)
+    forward, variables = make_folded_forward(data)
     pixels = settings.preprocessing
     mean, std = (np.asarray(x, np.float32) for x in (pixels.mean, pixels.std))
 

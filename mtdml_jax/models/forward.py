@@ -1,6 +1,7 @@
 """The forward pass from images to unit slices and class scores; training's evaluation uses it too."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +25,9 @@ class SliceOutputs(NamedTuple):
     logits: jax.Array
 
 
+# Most parameters that become constants of the compiled programs, of which there is one for each size of
+# a batch; so they take at most 16 MB in each.
+MOST_CONSTANTS = 2**22
 # A pure, uncompiled function (variables, images [B, H, W, channels]) -> `SliceOutputs`.
 Forward = Callable[[Any, jax.Array], SliceOutputs]
 
@@ -62,3 +66,16 @@ def make_folded_forward(data: ModelData) -> tuple[Forward, Any]:
     images = jax.ShapeDtypeStruct(shape, jnp.float32)
     apply, variables = fold_norms(network, data.variables, images)
     return make_forward(network, data.settings.flip, apply), jax.device_put(variables)
+
+
+def compile_forward(data: ModelData) -> Callable[[jax.Array], SliceOutputs]:
+    """Returns the compiled function images [B, H, W, channels] -> `SliceOutputs` of a model file.
+
+    XLA for CPUs prepares weights that are constants once, and weights that are arguments in every call.
+    With constants one face takes three quarters of the time (models/fer2013.safetensors, jax 0.10).
+    """
+    forward, variables = make_folded_forward(data)
+    count = sum(x.size for x in jax.tree.leaves(variables))
+    if jax.default_backend() == 'cpu' and count <= MOST_CONSTANTS:
+        return jax.jit(partial(forward, variables))
+    return partial(jax.jit(forward), variables)

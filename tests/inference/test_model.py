@@ -11,6 +11,7 @@ import mtdml_jax
 from mtdml_jax.host.errors import UserError
 from mtdml_jax.images.pixels import load_pixels
 from mtdml_jax.inference.model import Model
+from mtdml_jax.models import forward
 
 pytestmark = pytest.mark.usefixtures('resnet4')
 
@@ -49,6 +50,12 @@ def test_probabilities_are_those_of_the_network_whatever_batches_are_filled_up_t
     embeddings = slices.reshape(count, -1) / SLICES**0.5
     np.testing.assert_allclose(found.embeddings, embeddings, atol=1e-5)
     np.testing.assert_allclose(shared.embed(images), embeddings, atol=1e-5)
+
+
+def test_large_model_whose_weights_are_no_constants_answers_the_same(shared, monkeypatch):
+    monkeypatch.setattr(forward, 'MOST_CONSTANTS', 0)
+    images = faces(2)
+    np.testing.assert_allclose(Model(shared._data).embed(images), shared.embed(images), atol=1e-6)
 
 
 def test_variables_are_those_of_the_file_and_not_the_folded_ones(shared):
