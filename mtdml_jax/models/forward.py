@@ -68,7 +68,7 @@ def make_folded_forward(data: ModelData) -> tuple[Forward, Any]:
     return make_forward(network, data.settings.flip, apply), jax.device_put(variables)
 
 
-def compile_forward(data: ModelData) -> Callable[[jax.Array], SliceOutputs]:
+def compile_forward(data: ModelData) -> Callable[[jax.typing.ArrayLike], SliceOutputs]:
     """Returns the compiled function images [B, H, W, channels] -> `SliceOutputs` of a model file.
 
     XLA for CPUs prepares weights that are constants once, and weights that are arguments in every call.
