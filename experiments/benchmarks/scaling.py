@@ -168,7 +168,7 @@ def training(case, num_devices, devices=None):
     rows = images * num_devices
     settings = [f'--config.{setting}' for setting in (*settings, f'data.batch_size={rows}')]
     config = load_config(name, settings)
-    _, state, step = make_training(config, np.full(7, 100), devices=devices, read_pretrained=False)
+    _, state, step = make_training(config, np.full(7, 100), devices=devices)
     side, channels = config.data.image_size, config.data.channels
     batch = {
         'image': jax.ShapeDtypeStruct((rows, side, side, channels), np.float32),

@@ -8,6 +8,7 @@ from mtdml_jax.cli.command import Command, add_config, add_workdir, add_workdir_
 from mtdml_jax.host.compile_cache import use_compile_cache
 from mtdml_jax.host.errors import STOPPED
 from mtdml_jax.host.process import (
+    importing,
     is_first_process,
     join_processes,
     noticing_lost_processes,
@@ -71,7 +72,8 @@ def _prepare(arguments, overrides, command) -> int:
 
     data = load_config(arguments.config, overrides).data
     quieten()
-    from mtdml_jax.data.prepare import prepare
+    with importing():
+        from mtdml_jax.data.prepare import prepare
 
     info = prepare(data).info
     sizes = ', '.join(f'{name} {split.num_examples:,}' for name, split in info.splits.items())
@@ -86,7 +88,8 @@ def _train(arguments, overrides, command) -> int:
     if arguments.distributed:
         join_processes(arguments.distributed)
     _start()
-    from mtdml_jax.training.loop import train
+    with importing():
+        from mtdml_jax.training.loop import train
 
     with noticing_lost_processes():
         if not train(config, arguments.workdir, arguments.profile):
@@ -106,7 +109,8 @@ def _evaluate(arguments, overrides, command) -> int:
 
 
 def _evaluate_and_print(config, workdir, split, command) -> int:
-    from mtdml_jax.reports.evaluate import evaluate
+    with importing():
+        from mtdml_jax.reports.evaluate import evaluate
 
     evaluation = evaluate(config, workdir, split, command)
     if not is_first_process():
@@ -124,7 +128,8 @@ def _crossval(arguments, overrides, command) -> int:
 
     config = load_config(arguments.config, overrides)
     _start()
-    from mtdml_jax.reports.crossval import cross_validate
+    with importing():
+        from mtdml_jax.reports.crossval import cross_validate
 
     pooled = cross_validate(config, arguments.workdir, command)
     if pooled is None:

@@ -5,8 +5,7 @@ import sys
 from mtdml_jax.cli.command import Command, path_argument
 from mtdml_jax.host.compile_cache import use_compile_cache
 from mtdml_jax.host.errors import UserError
-from mtdml_jax.host.process import find_devices, quieten
-from mtdml_jax.models.classifiers import CLASSIFIERS
+from mtdml_jax.host.process import find_devices, importing, quieten
 
 
 def _add_demo(parser):
@@ -48,6 +47,9 @@ def _add_export(parser):
 
 
 def _add_predict(parser):
+    with importing():
+        from mtdml_jax.models.classifiers import CLASSIFIERS
+
     parser.add_argument(
         'paths',
         nargs='+',
@@ -102,9 +104,10 @@ def _export(arguments, overrides, command) -> int:
     style = arguments.format or {'.onnx': 'onnx', '.stablehlo': 'stablehlo'}.get(
         arguments.out.suffix, 'safetensors'
     )
-    from mtdml_jax.inference import runtimes
-    from mtdml_jax.inference.model import find_model
-    from mtdml_jax.models import model_file
+    with importing():
+        from mtdml_jax.inference import runtimes
+        from mtdml_jax.inference.model import find_model
+        from mtdml_jax.models import model_file
 
     data = model_file.read_model(find_model(arguments.workdir or arguments.model))
     if is_smaller:
@@ -112,7 +115,8 @@ def _export(arguments, overrides, command) -> int:
 
         config = apply_overrides(read_config(arguments.workdir), overrides)
         quieten()
-        from mtdml_jax.reports.export import shrink
+        with importing():
+            from mtdml_jax.reports.export import shrink
 
         data = shrink(config, data, slices=_parse_slices(arguments.slices), dtype=arguments.dtype)
     if arguments.license is not None:
@@ -153,7 +157,8 @@ def _predict(arguments, overrides, command) -> int:
         raise UserError(f'unexpected argument {unknown[0]!r}')
     find_devices()
     use_compile_cache()
-    from mtdml_jax.inference.predict import predict_files
+    with importing():
+        from mtdml_jax.inference.predict import predict_files
 
     counts = predict_files(
         paths,

@@ -3,14 +3,14 @@
 import os
 from pathlib import Path
 
-import jax
-
 
 def use_compile_cache() -> None:
     """Keeps compiled programs in the user's cache folder, or in JAX_COMPILATION_CACHE_DIR if it is set.
 
     JAX_ENABLE_COMPILATION_CACHE=false turns the cache off.
     """
+    import jax
+
     if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
         root = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
         folder = Path(root).expanduser() / 'mtdml_jax' / 'compiled'

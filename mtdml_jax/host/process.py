@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 import logging
 import os
 import sys
@@ -140,6 +141,30 @@ def show_devices() -> None:
             f'JAX uses the CPU although {NVIDIA_DRIVER} shows a GPU: pip install "jax[cuda12]"',
             file=sys.stderr,
         )
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Makes imports of heavy libraries within a `with` block about twice as fast.
+
+    The garbage collector does not search the many new objects, none of which is garbage, then or later.
+    TensorFlow, which only reads data here, is imported without Keras, which would import scikit-learn
+    and matplotlib. Keras can be imported afterwards.
+    """
+    # An import of a name that is None fails, and TensorFlow goes on without Keras.
+    hides_keras = 'keras' not in sys.modules
+    if hides_keras:
+        sys.modules['keras'] = None  # type: ignore[assignment]
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if collects:
+            gc.enable()
+        if hides_keras:
+            del sys.modules['keras']
 
 
 def quieten() -> None:

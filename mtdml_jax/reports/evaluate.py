@@ -177,7 +177,7 @@ def load_checkpoint(network: Network, config: ConfigDict, workdir: Path) -> tupl
       UserError: there is no checkpoint.
     """
     optimizer = make_optimizer(config.optim, make_schedule(config.optim, config.train.num_steps))
-    target = create_state(network, optimizer, config, read_pretrained=False)
+    target = create_state(network, optimizer, config, shapes_only=True)
     with checkpoints.open_checkpoints(workdir / 'checkpoints', config.train) as manager:
         step = checkpoints.choose_step(manager, config.eval.checkpoint, config.train.best_metric)
         return checkpoints.restore(manager, step, target)

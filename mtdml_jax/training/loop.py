@@ -72,7 +72,7 @@ def train(
     folder = workdir / 'checkpoints'
     class_counts = np.bincount(train_split.labels, minlength=len(train_split.class_names))
     resumes = checkpoints.has_checkpoint(folder)
-    network, state, train_step = make_training(config, class_counts, read_pretrained=not resumes)
+    network, state, train_step = make_training(config, class_counts, shapes_only=resumes)
     validate = make_validation(network, config, train_split, validation_split)
     with _claimed(workdir, config), checkpoints.open_checkpoints(folder, config.train) as manager:
         info: dict[str, Any] = {}

@@ -21,7 +21,7 @@ def make_training(
     class_counts: np.ndarray,
     *,
     devices: Sequence[jax.Device] | None = None,
-    read_pretrained: bool = True,
+    shapes_only: bool = False,
 ) -> tuple[Network, TrainState, Callable]:
     """Makes what the config describes: the network, its first state, and the mapped step.
 
@@ -29,7 +29,7 @@ def make_training(
       config: the whole config.
       class_counts: number of faces of each class to train on, int [C].
       devices: devices over which the step is mapped, see `make_mapping`; None for all.
-      read_pretrained: see `create_state`.
+      shapes_only: whether the state has shapes in place of arrays, see `create_state`.
 
     Returns:
       (network, state, step). The step is mapped by the `Mapping` of `config.train.mapping`: it takes the
@@ -50,7 +50,7 @@ def make_training(
         devices=None if devices is None else tuple(devices),
         **facts,
     )
-    state = create_state(network, optimizer, config, read_pretrained=read_pretrained)
+    state = create_state(network, optimizer, config, shapes_only=shapes_only)
     return network, state, step
 
 

@@ -45,7 +45,7 @@ def create_state(
     optimizer: optax.GradientTransformation,
     config: 'ConfigDict',
     *,
-    read_pretrained: bool = True,
+    shapes_only: bool = False,
 ) -> TrainState:
     """Returns the state before the first step.
 
@@ -53,19 +53,29 @@ def create_state(
       network: the network.
       optimizer: the optimizer.
       config: the whole config.
-      read_pretrained: whether to read the file `config.model.pretrained`. A state that a checkpoint
-        replaces does not need the file, which may no longer exist.
+      shapes_only: whether to return shapes in place of arrays. A state that a checkpoint replaces
+        needs no more, and not the file `config.model.pretrained`, which may no longer exist.
 
     Raises:
       UserError: the file does not hold this backbone.
     """
-    side = config.data.image_size
-    variables = init_variables(network, config.seed, (side, side, config.data.channels))
-    if read_pretrained and config.model.pretrained:
+    shape = (config.data.image_size, config.data.image_size, config.data.channels)
+    if shapes_only:
+        return jax.eval_shape(
+            lambda: _state_of(_call(network.init, config.seed, shape), optimizer, config)
+        )
+    variables = init_variables(network, config.seed, shape)
+    if config.model.pretrained:
         variables = load_backbone(variables, config.model)
+    return _state_of(variables, optimizer, config)
+
+
+def _state_of(variables, optimizer, config):
+    """Returns the state before the first step of these variables."""
     # Both are the same arrays. The step donates its state and needs two copies; `replicate` makes them.
     ema = variables if config.train.ema_decay else None
-    opt_state = optimizer.init(variables['params'])
+    # One program: without `jit` each shape of an array would be one.
+    opt_state = jax.jit(optimizer.init)(variables['params'])
     size = config.loss.memory_size
     memory = empty_memory(size, config.model.embedding_size) if size else None
     return TrainState(jnp.zeros((), jnp.int32), variables, opt_state, ema, memory)
@@ -75,6 +85,10 @@ def init_variables(network: Network, seed: int, image_shape: tuple[int, ...]) ->
     """Returns the initial {'params', 'batch_stats'} of a network for images [H, W, channels]."""
     # This program runs once, and without optimisation it compiles up to half a minute faster on a CPU.
     init = jax.jit(network.init, compiler_options={'xla_backend_optimization_level': 0})
+    return _call(init, seed, image_shape)
+
+
+def _call(init, seed, image_shape):
     # A backbone may have no BatchNorm.
     return {'batch_stats': {}, **init(jax.random.key(seed), jnp.zeros((1, *image_shape)))}
 

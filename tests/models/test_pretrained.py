@@ -284,7 +284,11 @@ def test_first_state_and_its_running_mean_start_from_the_file(config):
     for variables in (state.variables, state.ema):
         found = variables['params']['backbone']['BasicBlock_0']['BatchNorm_1']['bias']
         np.testing.assert_array_equal(found, bias)
-    random = first_state(config, read_pretrained=False)
+    Path(config.model.pretrained).unlink()
+    shapes = first_state(config, shapes_only=True)
+    chex.assert_trees_all_equal_shapes_and_dtypes(shapes, state)
+    config.model.pretrained = ''
+    random = first_state(config)
     np.testing.assert_array_equal(
         state.variables['params']['embedding']['kernel'],
         random.variables['params']['embedding']['kernel'],

@@ -2,7 +2,6 @@
 
 import numpy as np
 import tensorflow_datasets as tfds
-from sklearn import datasets
 
 from mtdml_jax.data.image_files import face_features
 
@@ -29,6 +28,9 @@ class Digits(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager):
+        # Every run imports this module, and scikit-learn takes a second.
+        from sklearn import datasets
+
         images, labels = datasets.load_digits(return_X_y=True)
         # The values are from 0 to 16.
         images = np.round(images.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
