@@ -10,12 +10,12 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.ad_checkpoint import checkpoint_name
 
-from mtdml_jax.models.layers import Conv, DepthwiseConv
+from mtdml_jax.models.layers import DepthwiseConv
 
 Path = tuple[str, ...]
 # Layers that are linear in their parameters, whose last axis is that of the features. Other subclasses
 # need not be linear.
-LINEAR = (nn.Conv, nn.Dense, Conv, DepthwiseConv)
+LINEAR = (nn.Conv, nn.Dense, DepthwiseConv)
 
 
 def fold_norms(

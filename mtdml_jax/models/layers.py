@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
+from mtdml_jax.models.convolution import convolve
+
 # Last key of a variable's path -> last part of its name in PyTorch.
 ENDS = {
     'kernel': 'weight',
@@ -22,23 +24,14 @@ ENDS = {
 }
 
 
-class Conv(nn.Conv):
-    """`flax.linen.Conv` that makes XLA compute its input only once on CPUs.
-
-    For the gradient of the kernel, XLA for CPUs changes the layout of the input. Without the barrier it
-    fuses the BatchNorm, ReLU and shortcut before the convolution into this change, and so computes them
-    again, slowly.
-    """
-
-    def __call__(self, inputs: jax.Array) -> jax.Array:
-        """Applies the convolution."""
-        if jax.default_backend() == 'cpu':
-            inputs = jax.lax.optimization_barrier(inputs)
-        return super().__call__(inputs)
-
-
 # Makes a convolution whose default padding of 1 fits a 3x3 kernel.
-conv = partial(Conv, use_bias=False, kernel_init=nn.initializers.he_normal(), padding=1)
+conv = partial(
+    nn.Conv,
+    use_bias=False,
+    kernel_init=nn.initializers.he_normal(),
+    padding=1,
+    conv_general_dilated=convolve,
+)
 
 
 class DepthwiseConv(nn.Module):

@@ -1,0 +1,196 @@
+"""Convolutions whose three products are written for CPUs: the same values up to rounding, in less time.
+
+XLA has two libraries for a convolution on a CPU, YNNPACK and Eigen. YNNPACK is slow at gradients of
+kernels, at many channels on small maps, and at kernels of one pixel. JAX cannot choose between them, but
+each of the products can also be written otherwise: as matrix products, or as a convolution that YNNPACK
+does not take. Other devices get XLA's own convolution and gradients; XLA decides when it compiles.
+
+Which form a product gets depends on its shape alone, so the same program gives the same bits.
+experiments/benchmarks/benchmark_convolutions.py times the forms for all shapes of the networks.
+"""
+
+import itertools
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from mtdml_jax.loss.tiles import in_blocks
+
+# Padding below and above an axis.
+Padding = tuple[tuple[int, int], ...]
+_LAYOUT = ('NHWC', 'HWIO', 'NHWC')
+# A map of at most this many pixels is small: its input's gradient is one product with the whole kernel.
+_SMALL_MAP = 16
+# Number of channels, summed over by the product, from which Eigen is faster than YNNPACK. Gradients of
+# inputs need fewer, because what follows them drops Eigen's additional column without a copy.
+_EIGEN_FORWARD, _EIGEN_GRADIENT = 128, 32
+# The gradient of a kernel is summed over blocks of images that fit the cache of a core.
+_BLOCK_BYTES = 2**20
+
+
+def convolve(
+    x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **options: Any
+) -> jax.Array:
+    """Convolves images with a kernel, as `jax.lax.conv_general_dilated`; for `flax.linen.Conv`.
+
+    It can be differentiated in reverse mode any number of times, and vmapped. Forward mode raises
+    TypeError.
+
+    Args:
+      x: images, [B, H, W, C].
+      kernel: [height, width, C, features].
+      strides: strides of both axes.
+      padding: zeros below and above both axes.
+      **options: other arguments of `jax.lax.conv_general_dilated`. With dilation, groups, or types other
+        than float32, XLA's own convolution computes the result.
+
+    Returns:
+      [B, H', W', features].
+    """
+    plain = partial(lax.conv_general_dilated, window_strides=strides, padding=padding, **options)
+    dilation = (*(options.get('lhs_dilation') or ()), *(options.get('rhs_dilation') or ()))
+    is_plain = set(dilation) <= {1} and options.get('feature_group_count', 1) == 1
+    if not is_plain or x.ndim != 4 or not x.dtype == kernel.dtype == jnp.float32:
+        return plain(x, kernel)
+    return _convolve(x, kernel, tuple(strides), tuple(map(tuple, padding)))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolve(x, kernel, strides, padding):
+    return _forward(x, kernel, strides, padding)[0]
+
+
+def _forward(x, kernel, strides, padding):
+    """Returns (result, what the gradients need)."""
+    # Without the barrier XLA for CPUs fuses the BatchNorm, ReLU and shortcut before the convolution into
+    # each of the copies that its products need, and so computes them again, slowly.
+    x = lax.platform_dependent(x, cpu=lax.optimization_barrier, default=lambda x: x)
+    forms = {'cpu': _forward_on_cpu, 'default': _by_xla}
+    forms = {name: partial(form, strides=strides, padding=padding) for name, form in forms.items()}
+    return lax.platform_dependent(x, kernel, **forms), (x, kernel)
+
+
+def _backward(strides, padding, kept, gradient):
+    """Returns the gradients of the input and of the kernel."""
+
+    def on_cpu(x, kernel, gradient):
+        return (
+            _gradient_of_input(x, kernel, gradient, strides, padding),
+            _gradient_of_kernel(x, kernel, gradient, strides, padding),
+        )
+
+    def by_xla(x, kernel, gradient):
+        return jax.vjp(partial(_by_xla, strides=strides, padding=padding), x, kernel)[1](gradient)
+
+    return lax.platform_dependent(*kept, gradient, cpu=on_cpu, default=by_xla)
+
+
+_convolve.defvjp(_forward, _backward)
+
+
+def _by_xla(x, kernel, strides, padding):
+    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=_LAYOUT)
+
+
+def _by_eigen(x, kernel, padding, width):
+    """Convolves with stride 1 by Eigen: YNNPACK takes no result that is wider than the input."""
+    rows, (low, high) = padding
+    return _by_xla(x, kernel, (1, 1), (rows, (low, high + 1)))[:, :, :width]
+
+
+def _forward_on_cpu(x, kernel, strides, padding):
+    if _is_pointwise(kernel, padding):
+        return _contract(x[:, :: strides[0], :: strides[1]], kernel[0, 0], 3, 0)
+    keeps_width = strides == (1, 1) and sum(padding[1]) == kernel.shape[1] - 1
+    if keeps_width and kernel.shape[2] >= _EIGEN_FORWARD:
+        return _by_eigen(x, kernel, padding, x.shape[2])
+    return _by_xla(x, kernel, strides, padding)
+
+
+def _gradient_of_input(x, kernel, gradient, strides, padding):
+    height, width = x.shape[1:3]
+    if _is_pointwise(kernel, padding):
+        product = _contract(gradient, kernel[0, 0], 3, 1)
+        ends = [
+            (0, side - (n - 1) * s - 1, s - 1)
+            for side, n, s in zip((height, width), gradient.shape[1:3], strides, strict=True)
+        ]
+        return lax.pad(product, 0.0, ((0, 0, 0), *ends, (0, 0, 0)))
+    (top, _), (left, _) = padding
+    if strides == (1, 1) and height * width <= _SMALL_MAP:
+        products = lax.optimization_barrier(_contract(gradient, kernel, 3, 3))
+        return sum(
+            _cut(_cut(products[:, :, :, i, j], 1, top - i, height), 2, left - j, width)
+            for i, j in itertools.product(*map(range, kernel.shape[:2]))
+        )
+    sides = zip(kernel.shape[:2], padding, strict=True)
+    if strides == (1, 1) and kernel.shape[3] >= _EIGEN_GRADIENT:
+        mirrored = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+        padding = [(n - 1 - low, n - 1 - high) for n, (low, high) in sides]
+        return _by_eigen(gradient, mirrored, padding, width)
+    forward = partial(_by_xla, kernel=kernel, strides=strides, padding=padding)
+    return jax.linear_transpose(forward, x)(gradient)[0]
+
+
+def _gradient_of_kernel(x, kernel, gradient, strides, padding):
+    if _is_pointwise(kernel, padding):
+        x = lax.optimization_barrier(x[:, :: strides[0], :: strides[1]])
+        return _sum_products(x, gradient)[None, None]
+    products = partial(
+        _products_by_row, shape=kernel.shape, strides=strides, starts=[low for low, _ in padding]
+    )
+    batch = x.shape[0]
+    if isinstance(batch, int):
+        # An image and the copies that its products need. A block also outweighs the sum it is added to.
+        bytes_of_image = x.dtype.itemsize * (3 * x[0].size + 4 * gradient[0].size)
+        block = max(_BLOCK_BYTES, 4 * kernel.nbytes) // bytes_of_image
+        if block < batch:
+            blocks = [in_blocks(array, max(1, block)) for array in (x, gradient)]
+            return jnp.sum(lax.map(lambda block: products(*block), blocks), axis=0)
+    return products(x, gradient)
+
+
+def _products_by_row(x, gradient, shape, strides, starts):
+    """Returns the gradient of a kernel, one product for each row of the kernel.
+
+    The columns of the kernel are put side by side as channels, of the gradient if the stride is 1.
+    """
+    height, width, channels, features = shape
+    (top, left), (rows, columns) = starts, gradient.shape[1:3]
+    if strides == (1, 1):
+        shifted = [_cut(gradient, 2, left - j, x.shape[2]) for j in range(width)]
+        shifted = lax.optimization_barrier(jnp.concatenate(shifted, axis=-1))
+        row_of = [lax.optimization_barrier(_cut(x, 1, i - top, rows)) for i in range(height)]
+        products = jnp.stack([_sum_products(row, shifted) for row in row_of])
+        return products.reshape(height, channels, width, features).swapaxes(1, 2)
+    found = []
+    for i in range(height):
+        row = _cut(x, 1, i - top, rows, strides[0])
+        cut = [_cut(row, 2, j - left, columns, strides[1]) for j in range(width)]
+        found.append(_sum_products(lax.optimization_barrier(jnp.concatenate(cut, -1)), gradient))
+    return jnp.stack(found).reshape(shape)
+
+
+def _is_pointwise(kernel, padding):
+    return kernel.shape[:2] == (1, 1) and all(x == 0 for sides in padding for x in sides)
+
+
+def _cut(x, axis, start, size, stride=1):
+    """Returns the places start, start + stride, ... of an axis, `size` of them, with zeros outside."""
+    stop = start + stride * (size - 1) + 1
+    low, high = max(0, -start), max(0, stop - x.shape[axis])
+    sides = [(low, high, 0) if n == axis else (0, 0, 0) for n in range(x.ndim)]
+    return lax.slice_in_dim(lax.pad(x, 0.0, sides), start + low, stop + low, stride, axis)
+
+
+def _contract(x, y, axis_of_x, axis_of_y):
+    return lax.dot_general(x, y, (((axis_of_x,), (axis_of_y,)), ((), ())))
+
+
+def _sum_products(x, y):
+    """[..., C] and [..., F] -> [C, F], summed over all other axes."""
+    x, y = (z.reshape(-1, z.shape[-1]) for z in (x, y))
+    return _contract(x, y, 0, 0)
