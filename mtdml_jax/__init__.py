@@ -39,6 +39,8 @@ else:
     }
 
     def __getattr__(name):
+        if name == 'loss':
+            return importlib.import_module(f'{__name__}.loss')
         if name not in _HOMES:
             raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
         found = getattr(importlib.import_module(f'{__name__}.loss.{_HOMES[name]}'), name)

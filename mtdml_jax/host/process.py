@@ -154,7 +154,7 @@ def importing() -> Iterator[None]:
     # An import of a name that is None fails, and TensorFlow goes on without Keras.
     hides_keras = 'keras' not in sys.modules
     if hides_keras:
-        sys.modules['keras'] = None  # type: ignore[assignment]
+        sys.modules['keras'] = None  # type: ignore[assignment]  # Python allows None.
     collects = gc.isenabled()
     gc.disable()
     try:

@@ -50,11 +50,10 @@ def convolve(
     Returns:
       [B, H', W', features].
     """
-    plain = partial(lax.conv_general_dilated, window_strides=strides, padding=padding, **options)
     dilation = (*(options.get('lhs_dilation') or ()), *(options.get('rhs_dilation') or ()))
     is_plain = set(dilation) <= {1} and options.get('feature_group_count', 1) == 1
     if not is_plain or x.ndim != 4 or not x.dtype == kernel.dtype == jnp.float32:
-        return plain(x, kernel)
+        return lax.conv_general_dilated(x, kernel, strides, padding, **options)
     return _convolve(x, kernel, tuple(strides), tuple(map(tuple, padding)))
 
 

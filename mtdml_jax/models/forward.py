@@ -38,9 +38,9 @@ def make_forward(network: Network, flip: bool, apply: Callable | None = None) ->
     Args:
       network: the network.
       flip: whether to average the outputs of an image and its mirror image.
-      apply: computes what `network.apply`, the default, computes.
+      apply: computes the outputs of variables and images; the default is `network.apply`.
     """
-    apply = apply or network.apply
+    apply = apply or partial(network.apply, train=False)
 
     def forward_once(variables, images):
         outputs: Any = apply(variables, images)

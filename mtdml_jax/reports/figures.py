@@ -315,20 +315,20 @@ def confusion_figure(confusion: np.ndarray, class_names: list[str]) -> str:
     return _draw(paint, 4.4, 4.2)
 
 
-def tsne_points(
-    embeddings: np.ndarray, labels: np.ndarray, points: int, seed: int
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Computes a t-SNE map of the embeddings in the plane, by one core.
+def tsne_figure(
+    embeddings: np.ndarray, labels: np.ndarray, class_names: list[str], points: int, seed: int
+) -> str | None:
+    """Draws a t-SNE map of the embeddings in the plane, coloured by class.
 
     Args:
       embeddings: array of embeddings, with shape [N, E].
       labels: class of each row, int [N].
+      class_names: names of the classes.
       points: largest number of rows to show; they are drawn at random.
       seed: seed of the draw and of t-SNE.
 
     Returns:
-      Points [M, 2] and their classes [M], or None if there are fewer than 10 rows or all rows are one
-      point.
+      A data URI, or None if there are fewer than 10 rows or all rows are one point.
 
     References:
       van der Maaten and Hinton, "Visualizing data using t-SNE", JMLR 2008.
@@ -340,12 +340,7 @@ def tsne_points(
     perplexity = min(30.0, (len(chosen) - 1) / 3)
     # Half the default number of iterations is enough: the groups have formed by then, and further
     # iterations only spread them.
-    tsne = TSNE(perplexity=perplexity, max_iter=500, random_state=seed)
-    return tsne.fit_transform(embeddings), labels
-
-
-def tsne_figure(plane: np.ndarray, labels: np.ndarray, class_names: list[str]) -> str:
-    """Draws a t-SNE map, coloured by class, as a data URI; `tsne_points` computes its points."""
+    plane = TSNE(perplexity=perplexity, max_iter=500, random_state=seed).fit_transform(embeddings)
 
     def paint(figure, axes):
         for label, name in enumerate(class_names):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from html import escape
 from pathlib import Path
@@ -86,14 +85,10 @@ def write_report(
       seed: seed of the t-SNE map.
     """
     names = evaluation['class_names']
-    # t-SNE computes without Python's lock, while the other figures are drawn.
-    with ThreadPoolExecutor(1) as pool:
-        tsne = pool.submit(
-            figures.tsne_points, queries.embeddings, queries.labels, tsne_points, seed
-        )
-        plots = figures.draw_figures(history, evaluation)
-    found = tsne.result()
-    plots['tsne'] = figures.tsne_figure(*found, names) if found else None
+    plots = figures.draw_figures(history, evaluation)
+    plots['tsne'] = figures.tsne_figure(
+        queries.embeddings, queries.labels, names, tsne_points, seed
+    )
     content = {
         **_run_content(config, evaluation),
         'tsne_points': f'{min(tsne_points, len(queries.labels)):,}',
