@@ -10,6 +10,7 @@ experiments/benchmarks/benchmark_convolutions.py times the forms for all shapes 
 """
 
 import itertools
+import math
 from functools import partial
 from typing import Any
 
@@ -44,14 +45,15 @@ def convolve(
       kernel: [height, width, C, features].
       strides: strides of both axes.
       padding: zeros below and above both axes.
-      **options: other arguments of `jax.lax.conv_general_dilated`. With dilation, groups, or types other
-        than float32, XLA's own convolution computes the result.
+      **options: other arguments of `jax.lax.conv_general_dilated`. With dilation, groups, a precision, a
+        name as padding, or types other than float32, XLA's own convolution computes the result.
 
     Returns:
       [B, H', W', features].
     """
     dilation = (*(options.get('lhs_dilation') or ()), *(options.get('rhs_dilation') or ()))
     is_plain = set(dilation) <= {1} and options.get('feature_group_count', 1) == 1
+    is_plain &= options.get('precision') is None and not isinstance(padding, str)
     if not is_plain or x.ndim != 4 or not x.dtype == kernel.dtype == jnp.float32:
         return lax.conv_general_dilated(x, kernel, strides, padding, **options)
     return _convolve(x, kernel, tuple(strides), tuple(map(tuple, padding)))
@@ -144,7 +146,8 @@ def _gradient_of_kernel(x, kernel, gradient, strides, padding):
     batch = x.shape[0]
     if isinstance(batch, int):
         # An image and the copies that its products need. A block also outweighs the sum it is added to.
-        bytes_of_image = x.dtype.itemsize * (3 * x[0].size + 4 * gradient[0].size)
+        size = 3 * math.prod(x.shape[1:]) + 4 * math.prod(gradient.shape[1:])
+        bytes_of_image = x.dtype.itemsize * size
         block = max(_BLOCK_BYTES, 4 * kernel.nbytes) // bytes_of_image
         if block < batch:
             blocks = [in_blocks(array, max(1, block)) for array in (x, gradient)]

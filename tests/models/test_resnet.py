@@ -7,9 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 
-from mtdml_jax.models.layers import Conv
 from mtdml_jax.models.resnet import RESNETS, ResNet
 
 # A width of 4 channels: what does not depend on the width compiles in no time.
@@ -97,21 +95,6 @@ def test_bfloat16_computes_so_but_keeps_parameters_statistics_and_features_in_fl
     assert features.dtype == jnp.float32
     outputs = [x for x in jax.tree.leaves(maps) if x.ndim == 4]
     assert {x.dtype for x in outputs} == {jnp.dtype(jnp.bfloat16)}
-
-
-def test_convolution_is_that_of_flax_with_its_gradients():
-    x = np.random.default_rng(0).normal(size=(2, 6, 6, 3)).astype(np.float32)
-
-    def outcome(kind):
-        module = kind(4, (3, 3), strides=2, padding=1)
-        variables = module.init(jax.random.key(0), x)
-
-        def loss(variables, x):
-            return jnp.sum(jnp.sin(module.apply(variables, x)))
-
-        return variables, jax.value_and_grad(loss, argnums=(0, 1))(variables, x)
-
-    chex.assert_trees_all_close(outcome(Conv), outcome(nn.Conv), rtol=1e-5, atol=1e-6)
 
 
 def random_images(batch=8, side=8, seed=0):
