@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import AxisType
 
 from mtdml_jax.loss.tiles import in_blocks
 
@@ -57,6 +58,16 @@ def convolve(
     is_plain &= options.get('precision') is None and not isinstance(padding, str)
     if not is_plain or x.ndim != 4 or not x.dtype == kernel.dtype == jnp.float32:
         return plain(x, kernel)
+    types = jax.typeof(x), jax.typeof(kernel)
+    if any(AxisType.Explicit in kind.sharding.mesh.axis_types for kind in types):
+        return plain(x, kernel)  # JAX knows how to spread its products, but not ours, over devices.
+    # In a `shard_map` both must vary over the same axes, so that all gradients do.
+    varying = [kind.manual_axis_type.varying for kind in types]
+    missing = [tuple(frozenset.union(*varying) - axes) for axes in varying]
+    x, kernel = (
+        lax.pcast(array, axes, to='varying') if axes else array
+        for array, axes in zip((x, kernel), missing, strict=True)
+    )
     return _convolve(x, kernel, tuple(strides), tuple(map(tuple, padding)))
 
 
@@ -120,7 +131,7 @@ def _gradient_of_input(x, kernel, gradient, strides, padding):
             (0, side - (n - 1) * s - 1, s - 1)
             for side, n, s in zip((height, width), gradient.shape[1:3], strides, strict=True)
         ]
-        return lax.pad(product, 0.0, ((0, 0, 0), *ends, (0, 0, 0)))
+        return lax.pad(product, product.dtype.type(0), ((0, 0, 0), *ends, (0, 0, 0)))
     (top, _), (left, _) = padding
     if strides == (1, 1) and height * width <= _SMALL_MAP:
         products = lax.optimization_barrier(_contract(gradient, kernel, 3, 3))
@@ -186,7 +197,9 @@ def _cut(x, axis, start, size, stride=1):
     stop = start + stride * (size - 1) + 1
     low, high = max(0, -start), max(0, stop - x.shape[axis])
     sides = [(low, high, 0) if n == axis else (0, 0, 0) for n in range(x.ndim)]
-    return lax.slice_in_dim(lax.pad(x, 0.0, sides), start + low, stop + low, stride, axis)
+    return lax.slice_in_dim(
+        lax.pad(x, x.dtype.type(0), sides), start + low, stop + low, stride, axis
+    )
 
 
 def _contract(x, y, axis_of_x, axis_of_y):
