@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import AxisType
 
 from mtdml_jax.loss.tiles import in_blocks
 
@@ -46,17 +47,33 @@ def convolve(
       strides: strides of both axes.
       padding: zeros below and above both axes.
       **options: other arguments of `jax.lax.conv_general_dilated`. With dilation, groups, a precision, a
-        name as padding, or types other than float32, XLA's own convolution computes the result.
+        name as padding, types other than float32, or arrays on a mesh with explicit axes, XLA's own
+        convolution computes the result.
 
     Returns:
       [B, H', W', features].
     """
     dilation = (*(options.get('lhs_dilation') or ()), *(options.get('rhs_dilation') or ()))
-    is_plain = set(dilation) <= {1} and options.get('feature_group_count', 1) == 1
-    is_plain &= options.get('precision') is None and not isinstance(padding, str)
-    if not is_plain or x.ndim != 4 or not x.dtype == kernel.dtype == jnp.float32:
+    is_ours = set(dilation) <= {1} and options.get('feature_group_count', 1) == 1
+    is_ours &= options.get('precision') is None and not isinstance(padding, str)
+    is_ours &= x.ndim == 4 and x.dtype == kernel.dtype == jnp.float32
+    if not is_ours or _is_spread(x, kernel):
         return lax.conv_general_dilated(x, kernel, strides, padding, **options)
     return _convolve(x, kernel, tuple(strides), tuple(map(tuple, padding)))
+
+
+def _is_spread(x, kernel):
+    """Whether only JAX knows how the gradients are spread over devices.
+
+    So it is on a mesh with explicit axes, and in a `shard_map` that checks over which axes values vary,
+    unless both arrays vary over the same axes.
+    """
+    types = jax.typeof(x), jax.typeof(kernel)
+    varying = [
+        kind.vma if hasattr(kind, 'vma') else kind.manual_axis_type.varying for kind in types
+    ]
+    is_explicit = any(AxisType.Explicit in kind.sharding.mesh.axis_types for kind in types)
+    return is_explicit or varying[0] != varying[1]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -119,7 +136,7 @@ def _gradient_of_input(x, kernel, gradient, strides, padding):
             (0, side - (n - 1) * s - 1, s - 1)
             for side, n, s in zip((height, width), gradient.shape[1:3], strides, strict=True)
         ]
-        return lax.pad(product, 0.0, ((0, 0, 0), *ends, (0, 0, 0)))
+        return lax.pad(product, product.dtype.type(0), ((0, 0, 0), *ends, (0, 0, 0)))
     (top, _), (left, _) = padding
     if strides == (1, 1) and height * width <= _SMALL_MAP:
         products = lax.optimization_barrier(_contract(gradient, kernel, 3, 3))
@@ -185,7 +202,9 @@ def _cut(x, axis, start, size, stride=1):
     stop = start + stride * (size - 1) + 1
     low, high = max(0, -start), max(0, stop - x.shape[axis])
     sides = [(low, high, 0) if n == axis else (0, 0, 0) for n in range(x.ndim)]
-    return lax.slice_in_dim(lax.pad(x, 0.0, sides), start + low, stop + low, stride, axis)
+    return lax.slice_in_dim(
+        lax.pad(x, x.dtype.type(0), sides), start + low, stop + low, stride, axis
+    )
 
 
 def _contract(x, y, axis_of_x, axis_of_y):
