@@ -77,13 +77,9 @@ GPU_NETWORKS = {
 }
 
 
-def prepare_ours(network, batch, dtype='float32', *, micro_batch=0):
-    """(step, arguments): our compiled training step and its first state and batch."""
-    import jax
-
+def make_config(network, batch, dtype='float32', *, micro_batch=0):
+    """The config of our training step."""
     from mtdml_jax.config import load_config
-    from mtdml_jax.training.devices import make_mapping
-    from mtdml_jax.training.setup import make_training
 
     overrides = {
         'data.batch_size': batch,
@@ -96,7 +92,17 @@ def prepare_ours(network, batch, dtype='float32', *, micro_batch=0):
         'model.dtype': dtype,
     }
     path = str(ROOT / 'configs' / 'default.py')
-    config = load_config(path, [f'--config.{key}={value}' for key, value in overrides.items()])
+    return load_config(path, [f'--config.{key}={value}' for key, value in overrides.items()])
+
+
+def prepare_ours(network, batch, dtype='float32', *, micro_batch=0):
+    """(step, arguments): our compiled training step and its first state and batch."""
+    import jax
+
+    from mtdml_jax.training.devices import make_mapping
+    from mtdml_jax.training.setup import make_training
+
+    config = make_config(network, batch, dtype, micro_batch=micro_batch)
     _, state, step = make_training(config, np.ones(CLASSES, int))
     shape = (batch, network.side, network.side, network.channels)
     images = np.random.default_rng(0).standard_normal(shape, np.float32)
