@@ -60,28 +60,24 @@ def shapes_of(network, batch):
 
 def products_of(shape_of_x, shape_of_kernel, strides, padding):
     """Product -> (our function, XLA's, their arguments)."""
-    draw, options = (
-        np.random.default_rng(0).standard_normal,
-        {'strides': strides, 'padding': padding},
-    )
+    draw = np.random.default_rng(0).standard_normal
     x, kernel = (draw(shape, np.float32) for shape in (shape_of_x, shape_of_kernel))
-    plain = partial(convolution._by_xla, **options)
+    plain, forward, for_input, for_kernel = (
+        partial(getattr(convolution, name), strides=strides, padding=padding)
+        for name in ('_by_xla', '_forward_on_cpu', '_gradient_of_input', '_gradient_of_kernel')
+    )
     both = x, kernel, draw(jax.eval_shape(plain, x, kernel).shape, np.float32)
 
     def of_input(x, kernel, gradient):
-        return jax.vjp(lambda x: plain(x, kernel), x)[1](gradient)
+        return jax.vjp(lambda x: plain(x, kernel), x)[1](gradient)[0]
 
     def of_kernel(x, kernel, gradient):
-        return jax.vjp(lambda kernel: plain(x, kernel), kernel)[1](gradient)
+        return jax.vjp(lambda kernel: plain(x, kernel), kernel)[1](gradient)[0]
 
     return {
-        'result': (partial(convolution._forward_on_cpu, **options), plain, (x, kernel)),
-        'gradient of x': (partial(convolution._gradient_of_input, **options), of_input, both),
-        'gradient of kernel': (
-            partial(convolution._gradient_of_kernel, **options),
-            of_kernel,
-            both,
-        ),
+        'result': (forward, plain, both[:2]),
+        'gradient of x': (for_input, of_input, both),
+        'gradient of kernel': (for_kernel, of_kernel, both),
     }
 
 
@@ -107,14 +103,9 @@ def compare(name, rounds):
                 continue
             seconds = time_in_turns(calls_of(*functions), rounds)
             chosen, best = OURS if OURS in seconds else XLA, min(seconds, key=seconds.get)
-            x, kernel, strides, _ = ('x'.join(map(str, sizes)) for sizes in shapes)
-            row = {
-                'network': name,
-                'x': x,
-                'kernel': kernel,
-                'strides': strides,
-                'product': product,
-            }
+            row = {'network': name, 'product': product}
+            sizes = ('x'.join(map(str, sizes)) for sizes in shapes[:3])
+            row |= zip(('x', 'kernel', 'strides'), sizes, strict=True)
             row |= {'chosen': chosen, 'ms': 1e3 * seconds[chosen], 'xla_ms': 1e3 * seconds[XLA]}
             row |= {'fastest': best, 'fastest_ms': 1e3 * seconds[best]}
             yield row | {'ratio': seconds[chosen] / seconds[best]}
