@@ -216,6 +216,7 @@ def measure_on_gpu(name, key, queue):
         queue.put(
             row | {'gigabytes': peak_memory(name) / 1e9, 'seconds': time.perf_counter() - start}
         )
+        warm_run.cache_clear()  # The next batch size finds the memory free.
 
 
 def compare_on_gpu(small, deadline):
