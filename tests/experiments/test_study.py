@@ -328,11 +328,11 @@ def test_cells_of_the_studies_are_valid_and_see_equally_many_faces(name):
             assert config.model.embedding_size == 256
 
 
-def test_single_thresholds_of_the_study_of_convergence_are_shares_of_the_valid_range():
-    cells = {cell.name: cell.settings for cell in STUDIES['convergence'].cells}
-    # 10 digits: sqrt(20 / 9).
-    assert cells['dual-0.5']['loss.thresholds'] == (0.745,)
-    assert cells['all-norm-0.9']['loss.thresholds'] == (1.342,)
+def test_single_thresholds_of_the_study_of_posed_faces_are_shares_of_the_valid_range():
+    cells = {cell.name: cell.settings for cell in STUDIES['gpu_posed'].cells}
+    # 7 classes: sqrt(14 / 6) = 1.5275.
+    assert cells['single-0.5']['loss.thresholds'] == (0.764,)
+    assert cells['single-0.9']['loss.thresholds'] == (1.375,)
 
 
 @pytest.mark.parametrize('name', STUDIES)
