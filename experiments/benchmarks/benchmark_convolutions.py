@@ -39,7 +39,7 @@ FORMS = {
     'Eigen': {'_EIGEN_FORWARD': 0, '_EIGEN_GRADIENT': 0, '_SMALL_MAP': 0},
     'one product': {'_SMALL_MAP': NEVER},
     'no blocks': {'_BLOCK_BYTES': NEVER},
-    **{f'blocks of {k} KiB': {'_BLOCK_BYTES': k * 2**10} for k in (256, 4096)},
+    **{f'blocks of {k} MiB': {'_BLOCK_BYTES': k * 2**20, '_WHOLE_BLOCKS': 0} for k in (1, 4, 16)},
 }
 
 

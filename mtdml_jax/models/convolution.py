@@ -28,9 +28,11 @@ _LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 _SMALL_MAP = 16
 # Number of channels, summed over by the product, from which Eigen is faster than YNNPACK. Gradients of
 # inputs need fewer, because what follows them drops Eigen's additional column without a copy.
-_EIGEN_FORWARD, _EIGEN_GRADIENT = 128, 32
-# The gradient of a kernel is summed over blocks of images that fit the cache of a core.
-_BLOCK_BYTES = 2**20
+_EIGEN_FORWARD, _EIGEN_GRADIENT = 64, 32
+# The gradient of a kernel is summed over blocks of images that fit the caches, if there would be more
+# than _WHOLE_BLOCKS blocks: each block costs the start of its operations.
+_BLOCK_BYTES = 2**23
+_WHOLE_BLOCKS = 3
 
 
 def convolve(
@@ -166,7 +168,7 @@ def _gradient_of_kernel(x, kernel, gradient, strides, padding):
         size = 3 * math.prod(x.shape[1:]) + 4 * math.prod(gradient.shape[1:])
         bytes_of_image = x.dtype.itemsize * size
         block = max(_BLOCK_BYTES, 4 * kernel.nbytes) // bytes_of_image
-        if block < batch:
+        if _WHOLE_BLOCKS * block < batch:
             blocks = [in_blocks(array, max(1, block)) for array in (x, gradient)]
             return jnp.sum(lax.map(lambda block: products(*block), blocks), axis=0)
     return products(x, gradient)
