@@ -74,8 +74,10 @@ LOSSES = {
 
 
 def _thresholds():
-    settings = {'cross-entropy': CROSS_ENTROPY}
-    settings['cross-entropy-slices-8'] = {**CROSS_ENTROPY, 'model.num_slices': 8}
+    settings = {
+        'cross-entropy': CROSS_ENTROPY,
+        'cross-entropy-slices-8': {**CROSS_ENTROPY, 'model.num_slices': 8},
+    }
     for name, loss in LOSSES.items():
         changes = {f'single-{t}': one_threshold(t) for t in THRESHOLDS}
         if name != 'ordinary':
@@ -135,8 +137,10 @@ def batches_of(samples_per_class):
 
 
 def _minings():
-    changes = {f'weight-{w}': {'loss.metric_weight': w} for w in (0.3, 3.0)}
-    changes['softness-0.3'] = {'loss.softness': 0.3}
+    changes = {
+        **{f'weight-{w}': {'loss.metric_weight': w} for w in (0.3, 3.0)},
+        'softness-0.3': {'loss.softness': 0.3},
+    }
     settings = {'cross-entropy': CROSS_ENTROPY, **MININGS}
     for name, change in changes.items():
         settings |= {f'{x}-{name}': {**MININGS[x], **change} for x in ('hard', 'all')}
@@ -183,8 +187,12 @@ def _gpu_posed():
 
 def _gpu_faces():
     single = {f'single-{t}': one_threshold(t) for t in (0.1, 0.5, 1.0)}
-    losses = {'cross-entropy': CROSS_ENTROPY, **single, 'slices-8': {}}
-    losses['slices-8-all'] = LOSSES['all']
+    losses = {
+        'cross-entropy': CROSS_ENTROPY,
+        **single,
+        'slices-8': {},
+        'slices-8-all': LOSSES['all'],
+    }
     return cells_of({name: {**ON_GPU, **x} for name, x in losses.items()})
 
 

@@ -61,6 +61,11 @@ class Preprocessing(NamedTuple):
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of the network's input for an image: (side, side, channels)."""
+        return self.image_size, self.image_size, self.channels
+
 
 def load_pixels(
     image: ImageLike, preprocessing: Preprocessing, box: Sequence[float] | None = None

@@ -75,8 +75,7 @@ def _load_all(pool, load, faces):
         return [load(*face) for face in faces]
     # Each thread gets one part of the faces, because a task takes longer than a small image.
     share = -(-len(faces) // NUM_THREADS)
-    parts = (faces[i : i + share] for i in range(0, len(faces), share))
-    found = pool.map(lambda part: [load(*face) for face in part], parts)
+    found = pool.map(lambda part: [load(*face) for face in part], in_batches(faces, share))
     return list(itertools.chain.from_iterable(found))
 
 

@@ -170,8 +170,7 @@ def _check_onnx(data, content):
 
 
 def _images(data, count):
-    pixels = data.settings.preprocessing
-    return jax.ShapeDtypeStruct((count, *[pixels.image_size] * 2, pixels.channels), jnp.uint8)
+    return jax.ShapeDtypeStruct((count, *data.settings.preprocessing.shape), jnp.uint8)
 
 
 def _settings_json(data):

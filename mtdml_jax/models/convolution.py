@@ -21,8 +21,6 @@ from jax.sharding import AxisType
 
 from mtdml_jax.loss.tiles import in_blocks
 
-# Padding below and above an axis.
-Padding = tuple[tuple[int, int], ...]
 _LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 # A map of at most this many pixels is small: its input's gradient is one product with the whole kernel.
 _SMALL_MAP = 16
@@ -88,9 +86,10 @@ def _forward(x, kernel, strides, padding):
     # Without the barrier XLA for CPUs fuses the BatchNorm, ReLU and shortcut before the convolution into
     # each of the copies that its products need, and so computes them again, slowly.
     x = lax.platform_dependent(x, cpu=lax.optimization_barrier, default=lambda x: x)
-    forms = {'cpu': _forward_on_cpu, 'default': _by_xla}
-    forms = {name: partial(form, strides=strides, padding=padding) for name, form in forms.items()}
-    return lax.platform_dependent(x, kernel, **forms), (x, kernel)
+    on_cpu, by_xla = (
+        partial(form, strides=strides, padding=padding) for form in (_forward_on_cpu, _by_xla)
+    )
+    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=by_xla), (x, kernel)
 
 
 def _backward(strides, padding, kept, gradient):
@@ -146,8 +145,8 @@ def _gradient_of_input(x, kernel, gradient, strides, padding):
             _cut(_cut(products[:, :, :, i, j], 1, top - i, height), 2, left - j, width)
             for i, j in itertools.product(*map(range, kernel.shape[:2]))
         )
-    sides = zip(kernel.shape[:2], padding, strict=True)
     if strides == (1, 1) and kernel.shape[3] >= _EIGEN_GRADIENT:
+        sides = zip(kernel.shape[:2], padding, strict=True)
         mirrored = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
         padding = [(n - 1 - low, n - 1 - high) for n, (low, high) in sides]
         return _by_eigen(gradient, mirrored, padding, width)

@@ -61,9 +61,8 @@ def make_forward(network: Network, flip: bool, apply: Callable | None = None) ->
 
 def make_folded_forward(data: ModelData) -> tuple[Forward, Any]:
     """Makes the forward pass of a model file with folded BatchNorm, and its variables, on the device."""
-    pixels, network = data.settings.preprocessing, data.network
-    shape = (1, *[pixels.image_size] * 2, pixels.channels)
-    images = jax.ShapeDtypeStruct(shape, jnp.float32)
+    network = data.network
+    images = jax.ShapeDtypeStruct((1, *data.settings.preprocessing.shape), jnp.float32)
     apply, variables = fold_norms(network, data.variables, images)
     return make_forward(network, data.settings.flip, apply), jax.device_put(variables)
 

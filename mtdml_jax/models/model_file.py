@@ -199,10 +199,10 @@ def _check_settings(settings):
 
 def _shapes(path, settings):
     """Returns {name of an array: its shape}."""
-    num_classes, pixels = len(settings.class_names), settings.preprocessing
+    num_classes = len(settings.class_names)
     try:
         network = make_network(settings.network, num_classes)
-        image = jax.ShapeDtypeStruct((1, *[pixels.image_size] * 2, pixels.channels), jnp.float32)
+        image = jax.ShapeDtypeStruct((1, *settings.preprocessing.shape), jnp.float32)
         variables = jax.eval_shape(network.init, jax.random.key(0), image)
     except (ValueError, TypeError, OverflowError) as error:
         raise UserError(f'{path}: no network can be made of its settings ({error})') from error

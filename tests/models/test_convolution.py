@@ -97,7 +97,6 @@ def test_blocks_of_images_sum_to_the_gradient_of_the_batch(monkeypatch, strides,
     size = 4 * (3 * np.prod(images[1:]) + 4 * np.prod(outputs))
     monkeypatch.setattr(convolution, '_BLOCK_BYTES', int(size) * images_of_block)
     monkeypatch.setattr(convolution, '_WHOLE_BLOCKS', 0)
-    jax.clear_caches()
     check(images, (3, 3, 2, 3), strides, ONE)
 
 
