@@ -22,6 +22,9 @@ CASES = {
     'pointwise, strides, even sides': ((2, 6, 4, 3), (1, 1, 3, 4), (2, 2), NONE),
     'one pixel, padded': ((2, 5, 6, 3), (1, 1, 3, 4), (2, 1), ((1, 0), (0, 2))),
     'few channels': ((2, 5, 7, 3), (3, 3, 3, 4), (1, 1), ONE),
+    'few channels, even sides': ((2, 6, 8, 3), (3, 3, 3, 2), (1, 1), ONE),
+    'few channels, asymmetric': ((2, 7, 4, 4), (2, 3, 4, 3), (2, 3), ((0, 2), (3, 1))),
+    'one channel': ((2, 6, 5, 1), (3, 3, 1, 2), (2, 2), ONE),
     'small map': ((3, 4, 3, 5), (3, 3, 5, 4), (1, 1), ONE),
     'small map, asymmetric': ((3, 2, 5, 4), (2, 3, 4, 5), (1, 1), ((0, 2), (3, 1))),
     'many channels': ((2, 4, 5, 128), (3, 3, 128, 2), (1, 1), ONE),
@@ -34,6 +37,12 @@ CASES = {
     'one image': ((1, 6, 6, 3), (3, 3, 3, 4), (1, 1), ONE),
     'no image': ((0, 6, 6, 3), (3, 3, 3, 4), (1, 1), ONE),
 }
+
+
+@pytest.fixture(autouse=True)
+def own_gradients(monkeypatch):
+    """The gradients of small kernels are ours with each version of jax."""
+    monkeypatch.setattr(convolution, '_XLA_GRADIENT', 0)
 
 
 def plain(x, kernel, strides, padding, **options):
@@ -93,11 +102,24 @@ def test_result_and_gradients_are_those_of_loops(case):
 @pytest.mark.parametrize('images_of_block', [1, 2, 5])
 def test_blocks_of_images_sum_to_the_gradient_of_the_batch(monkeypatch, strides, images_of_block):
     images = (5, 9, 9, 2)
-    outputs = (9, 9, 3) if strides == (1, 1) else (5, 5, 3)
-    size = 4 * (3 * np.prod(images[1:]) + 4 * np.prod(outputs))
+    smaller = (9, 9, 2) if strides == (1, 1) else (5, 5, 3)
+    size = 4 * 7 * np.prod(smaller)
     monkeypatch.setattr(convolution, '_BLOCK_BYTES', int(size) * images_of_block)
     monkeypatch.setattr(convolution, '_WHOLE_BLOCKS', 0)
     check(images, (3, 3, 2, 3), strides, ONE)
+
+
+@pytest.mark.parametrize(('channels', 'count'), [(8, 1), (1, 3)])
+def test_small_gradients_of_kernels_are_those_of_xla_but_for_images(monkeypatch, channels, count):
+    monkeypatch.setattr(convolution, '_XLA_GRADIENT', 2**24)
+    case = ((2, 5, 7, channels), (3, 3, channels, 4), (1, 1), ONE)
+    check(*case)
+    arrays = random(*case[:2], (2, 5, 7, 4))
+    found = jax.jit(partial(convolution._gradient_of_kernel, strides=(1, 1), padding=ONE)).lower(
+        *arrays
+    )
+    text = found.as_text()
+    assert text.count('stablehlo.convolution') + text.count('stablehlo.dot_general') == count
 
 
 @pytest.mark.parametrize(
@@ -180,7 +202,7 @@ def test_same_arrays_give_the_same_bits():
 
 
 def test_not_a_number_reaches_the_outputs_that_see_it():
-    x, kernel = random((2, 9, 9, 3), (3, 3, 3, 4))
+    x, kernel = random((2, 9, 9, 3), (3, 3, 3, 20))
     x[1, 4, 4, 0] = np.nan
     is_nan = np.isnan(ours_and_xla[0](x, kernel)).all(axis=-1)
     assert is_nan[1, 3:6, 3:6].all()
