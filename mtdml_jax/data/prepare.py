@@ -42,8 +42,8 @@ def prepare(data: ConfigDict) -> tfds.core.DatasetBuilder:
         return _prepare(data)
 
 
-def find_features(data: ConfigDict) -> tfds.features.FeaturesDict:
-    """Returns the features of `data.name`, which are known before the data set is prepared.
+def find_features(data: ConfigDict) -> dict[str, tfds.features.FeatureConnector]:
+    """Returns name -> feature of `data.name`; they are known before the data set is prepared.
 
     Args:
       data: the section `data` of the config.
@@ -52,7 +52,7 @@ def find_features(data: ConfigDict) -> tfds.features.FeaturesDict:
       UserError: see `make_builder`.
     """
     with _explaining(data):
-        return make_builder(data).info.features
+        return dict(make_builder(data).info.features)
 
 
 @contextlib.contextmanager

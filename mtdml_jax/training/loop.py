@@ -21,7 +21,7 @@ from mtdml_jax.data.prepare import find_features, prepare
 from mtdml_jax.data.protocol import has_validation, load_protocol_split
 from mtdml_jax.host.errors import UserError
 from mtdml_jax.host.process import check_processes_agree, code_digest
-from mtdml_jax.models import Network
+from mtdml_jax.models import Network, make_network
 from mtdml_jax.models.neighbors import neighbor_votes
 from mtdml_jax.scoring.embed import make_embedder
 from mtdml_jax.scoring.retrieval import retrieval_scores
@@ -72,13 +72,15 @@ def train(
     resumes = checkpoints.has_checkpoint(folder)
     load_splits = functools.cache(lambda: load_training_splits(config.data))
     class_counts = _count_classes(config, load_splits)
-    network, state, train_step = make_training(config, class_counts, shapes_only=resumes)
+    _, state, train_step = make_training(config, class_counts, shapes_only=resumes)
     # For several processes, pmap compiles a step only when it is called.
     is_ahead = not resumes and jax.process_count() == 1
     compiled = _compile_ahead(config, train_step, state) if is_ahead else None
     train_split, validation_split = load_splits()
     # If there is no split to evaluate, the run fails now and not after hours of training.
     load_protocol_split(config.data, config.eval.split)
+    # The evaluation after training makes the same network, and so finds its compiled program.
+    network = make_network(config.model, len(class_counts))
     validate = make_validation(network, config, train_split, validation_split)
     with _claimed(workdir, config), checkpoints.open_checkpoints(folder, config.train) as manager:
         info: dict[str, Any] = {}
@@ -116,8 +118,7 @@ def _count_classes(config, load_splits):
 
     The step then depends on C alone, which is known before the data are prepared.
     """
-    features = find_features(config.data)
-    label = features['label'] if 'label' in features else None
+    label = find_features(config.data).get('label')
     if config.loss.class_weights == 'none' and hasattr(label, 'names'):
         return np.zeros(len(label.names), int)
     train_split, _ = load_splits()

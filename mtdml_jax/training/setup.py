@@ -32,8 +32,7 @@ def make_training(
       shapes_only: whether the state has shapes in place of arrays, see `create_state`.
 
     Returns:
-      (network, state, step). The network is that of an evaluation: its BatchNorm averages over no mapped
-      axis. The step is mapped by the `Mapping` of `config.train.mapping`: it takes the
+      (network, state, step). The step is mapped by the `Mapping` of `config.train.mapping`: it takes the
       state from its `replicate` and a batch from its `split`. It returns the next state and the metrics,
       both replicated.
 
@@ -87,9 +86,7 @@ def _make_step(config, *, num_classes, thresholds, class_weights, devices):
     step = make_train_step(
         joint_loss, optimizer, schedule, config.train.ema_decay, AXIS, loss.memory_start
     )
-    mapped = make_mapping(config.train.mapping, devices).map_step(step)
-    # An evaluation after training makes the same network, and so finds its compiled program.
-    return make_network(model, num_classes), optimizer, mapped
+    return network, optimizer, make_mapping(config.train.mapping, devices).map_step(step)
 
 
 def make_thresholds(config: ConfigDict, num_classes: int) -> jax.Array:
