@@ -118,9 +118,9 @@ def _count_classes(config, load_splits):
 
     The step then depends on C alone, which is known before the data are prepared.
     """
-    label = find_features(config.data).get('label')
-    if config.loss.class_weights == 'none' and hasattr(label, 'names'):
-        return np.zeros(len(label.names), int)
+    names = getattr(find_features(config.data).get('label'), 'names', None)
+    if config.loss.class_weights == 'none' and names:
+        return np.zeros(len(names), int)
     train_split, _ = load_splits()
     return np.bincount(train_split.labels, minlength=len(train_split.class_names))
 
