@@ -1,6 +1,7 @@
 """The training loop: it reads batches, takes steps, validates, and writes metrics and checkpoints."""
 
 import contextlib
+import functools
 import logging
 import zlib
 from collections.abc import Callable
@@ -69,12 +70,15 @@ def train(
     check_processes_agree(lambda: _shared_facts(config))
     folder = workdir / 'checkpoints'
     resumes = checkpoints.has_checkpoint(folder)
-    compiled = None if resumes else _compile_ahead(config, mapping)
-    train_split, validation_split = load_training_splits(config.data)
+    load_splits = functools.cache(lambda: load_training_splits(config.data))
+    class_counts = _count_classes(config, load_splits)
+    _, state, train_step = make_training(config, class_counts, shapes_only=resumes)
+    # For several processes, pmap compiles a step only when it is called.
+    is_ahead = not resumes and jax.process_count() == 1
+    compiled = _compile_ahead(config, train_step, state) if is_ahead else None
+    train_split, validation_split = load_splits()
     # If there is no split to evaluate, the run fails now and not after hours of training.
     load_protocol_split(config.data, config.eval.split)
-    class_counts = np.bincount(train_split.labels, minlength=len(train_split.class_names))
-    _, state, train_step = make_training(config, class_counts, shapes_only=resumes)
     # The evaluation after training makes the same network, and so finds its compiled program.
     network = make_network(config.model, len(class_counts))
     validate = make_validation(network, config, train_split, validation_split)
@@ -109,19 +113,20 @@ def train(
     return step == config.train.num_steps
 
 
-def _compile_ahead(config, mapping) -> Future | None:
-    """Compiles the step of a new run in the background, while data are prepared and read.
+def _count_classes(config, load_splits):
+    """Returns the number of training faces of each class, int [C]; zeros if classes have no weights.
 
-    Returns None if the step is not known yet, because classes have weights or a label has no names, or
-    if there are several processes, for which pmap compiles a step only when it is called.
+    The step then depends on C alone, which is known before the data are prepared.
     """
-    features = find_features(config.data)
-    names = getattr(features.get('label'), 'names', None)
-    if config.loss.class_weights != 'none' or not names or jax.process_count() > 1:
-        return None
-    train_step: Any
-    # `make_training` returns the same step when it makes the state, since it keeps the latest steps.
-    _, state, train_step = make_training(config, np.ones(len(names), int), shapes_only=True)
+    names = getattr(find_features(config.data).get('label'), 'names', None)
+    if config.loss.class_weights == 'none' and names:
+        return np.zeros(len(names), int)
+    train_split, _ = load_splits()
+    return np.bincount(train_split.labels, minlength=len(train_split.class_names))
+
+
+def _compile_ahead(config, train_step, state) -> Future:
+    """Compiles the step of a new run in the background, while data are prepared and read."""
     data, rows = config.data, (config.data.batch_size,)
     is_small_first = round(data.early_share * config.train.num_steps) > 0
     side = data.early_image_size if is_small_first else data.image_size
@@ -130,10 +135,11 @@ def _compile_ahead(config, mapping) -> Future | None:
         'label': jax.ShapeDtypeStruct(rows, np.int32),
         'mask': jax.ShapeDtypeStruct(rows, bool),
     }
+    features = find_features(data)
     if 'votes' in features:
         shape = (*rows, *features['votes'].shape)
         batch['votes'] = jax.ShapeDtypeStruct(shape, features['votes'].np_dtype)
-    shapes = mapping.shapes(state, batch)
+    shapes = make_mapping(config.train.mapping).shapes(state, batch)
     return ThreadPoolExecutor(1).submit(lambda: train_step.lower(*shapes).compile())
 
 
