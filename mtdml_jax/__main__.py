@@ -17,6 +17,7 @@ from mtdml_jax.host.errors import (
     UserError,
     one_line,
 )
+from mtdml_jax.host.process import hasten_imports
 from mtdml_jax.host.system import restart_with_huge_pages
 
 COMMANDS: dict[str, Command] = {
@@ -98,6 +99,7 @@ def run() -> int:
     command = COMMANDS.get(sys.argv[1]) if sys.argv[1:] else None
     if command and command.is_training:
         restart_with_huge_pages()
+    hasten_imports()
     return main()
 
 

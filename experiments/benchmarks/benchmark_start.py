@@ -24,10 +24,12 @@ from record import record
 
 def measure(name, steps, folder, started=None):
     """Trains in this process; returns the seconds to the end of the first step, and the share."""
+    from mtdml_jax.host import process
+
+    process.hasten_imports()
     import jax
 
     from mtdml_jax.config import load_config
-    from mtdml_jax.host import process
     from mtdml_jax.host.compile_cache import use_compile_cache
     from mtdml_jax.training.loop import train
 

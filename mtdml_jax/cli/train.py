@@ -8,7 +8,6 @@ from mtdml_jax.cli.command import Command, add_config, add_workdir, add_workdir_
 from mtdml_jax.host.compile_cache import use_compile_cache
 from mtdml_jax.host.errors import STOPPED
 from mtdml_jax.host.process import (
-    importing,
     is_first_process,
     join_processes,
     noticing_lost_processes,
@@ -72,8 +71,7 @@ def _prepare(arguments, overrides, command) -> int:
 
     data = load_config(arguments.config, overrides).data
     quieten()
-    with importing():
-        from mtdml_jax.data.prepare import prepare
+    from mtdml_jax.data.prepare import prepare
 
     info = prepare(data).info
     sizes = ', '.join(f'{name} {split.num_examples:,}' for name, split in info.splits.items())
@@ -88,8 +86,7 @@ def _train(arguments, overrides, command) -> int:
     if arguments.distributed:
         join_processes(arguments.distributed)
     _start()
-    with importing():
-        from mtdml_jax.training.loop import train
+    from mtdml_jax.training.loop import train
 
     with noticing_lost_processes():
         if not train(config, arguments.workdir, arguments.profile):
@@ -109,8 +106,7 @@ def _evaluate(arguments, overrides, command) -> int:
 
 
 def _evaluate_and_print(config, workdir, split, command) -> int:
-    with importing():
-        from mtdml_jax.reports.evaluate import evaluate
+    from mtdml_jax.reports.evaluate import evaluate
 
     evaluation = evaluate(config, workdir, split, command)
     if not is_first_process():
@@ -128,8 +124,7 @@ def _crossval(arguments, overrides, command) -> int:
 
     config = load_config(arguments.config, overrides)
     _start()
-    with importing():
-        from mtdml_jax.reports.crossval import cross_validate
+    from mtdml_jax.reports.crossval import cross_validate
 
     pooled = cross_validate(config, arguments.workdir, command)
     if pooled is None:

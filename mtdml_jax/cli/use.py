@@ -5,7 +5,7 @@ import sys
 from mtdml_jax.cli.command import Command, path_argument
 from mtdml_jax.host.compile_cache import use_compile_cache
 from mtdml_jax.host.errors import UserError
-from mtdml_jax.host.process import find_devices, importing, quieten
+from mtdml_jax.host.process import find_devices, quieten
 
 
 def _add_demo(parser):
@@ -47,8 +47,7 @@ def _add_export(parser):
 
 
 def _add_predict(parser):
-    with importing():
-        from mtdml_jax.models.classifiers import CLASSIFIERS
+    from mtdml_jax.models.classifiers import CLASSIFIERS
 
     parser.add_argument(
         'paths',
@@ -104,10 +103,9 @@ def _export(arguments, overrides, command) -> int:
     style = arguments.format or {'.onnx': 'onnx', '.stablehlo': 'stablehlo'}.get(
         arguments.out.suffix, 'safetensors'
     )
-    with importing():
-        from mtdml_jax.inference import runtimes
-        from mtdml_jax.inference.model import find_model
-        from mtdml_jax.models import model_file
+    from mtdml_jax.inference import runtimes
+    from mtdml_jax.inference.model import find_model
+    from mtdml_jax.models import model_file
 
     data = model_file.read_model(find_model(arguments.workdir or arguments.model))
     if is_smaller:
@@ -115,8 +113,7 @@ def _export(arguments, overrides, command) -> int:
 
         config = apply_overrides(read_config(arguments.workdir), overrides)
         quieten()
-        with importing():
-            from mtdml_jax.reports.export import shrink
+        from mtdml_jax.reports.export import shrink
 
         data = shrink(config, data, slices=_parse_slices(arguments.slices), dtype=arguments.dtype)
     if arguments.license is not None:
@@ -157,8 +154,7 @@ def _predict(arguments, overrides, command) -> int:
         raise UserError(f'unexpected argument {unknown[0]!r}')
     find_devices()
     use_compile_cache()
-    with importing():
-        from mtdml_jax.inference.predict import predict_files
+    from mtdml_jax.inference.predict import predict_files
 
     counts = predict_files(
         paths,

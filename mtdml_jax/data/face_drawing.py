@@ -23,6 +23,9 @@ import numpy as np
 SIZE = 48  # Height and width of a picture in pixels.
 _STEPS = np.arange(SIZE, dtype=np.float32) - (SIZE - 1) / 2  # Pixels from the centre.
 
+# Row or column after and before each one; the edge repeats itself.
+_NEXT, _LAST = (np.clip(np.arange(SIZE) + step, 0, SIZE - 1) for step in (1, -1))
+
 # Numbers of the random streams. They differ because NumPy treats [a, b] and [a, b, 0] as the same key.
 _IDENTITY_STREAM, _PICTURE_STREAM = 1, 2
 
@@ -121,7 +124,8 @@ def _person(seed, identity):
 
 def _draw_numbers(rng, kind, ranges):
     # These are Python floats, because NumPy's floats would turn the arrays into float64.
-    return kind(*(low + rng.random() * (high - low) for low, high in ranges))
+    drawn = rng.random(len(ranges)).tolist()
+    return kind(*(low + x * (high - low) for x, (low, high) in zip(drawn, ranges, strict=True)))
 
 
 def _scene(view):
@@ -351,8 +355,7 @@ def _expose(scene, view, rng):
     toward = math.cos(view.light_angle) * scene.x + math.sin(view.light_angle) * scene.y
     grey = scene.grey * (1 + view.light_slope * _clip(toward, -1.3, 1.3))
     grey = view.gain * _clip(grey, 0, 1.5) ** view.gamma
-    around = np.pad(grey, 1, mode='edge')
-    neighbours = around[2:, 1:-1] + around[:-2, 1:-1] + around[1:-1, 2:] + around[1:-1, :-2]
+    neighbours = grey[_NEXT] + grey[_LAST] + grey[:, _NEXT] + grey[:, _LAST]
     grey = grey + view.blur * (neighbours - 4 * grey)
     grey = grey + view.noise * rng.standard_normal(grey.shape, dtype=np.float32)
     return np.round(255 * _clip(grey, 0, 1)).astype(np.uint8)

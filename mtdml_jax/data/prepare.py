@@ -38,8 +38,28 @@ def prepare(data: ConfigDict) -> tfds.core.DatasetBuilder:
       UserError: if the data set is unknown, if source files are missing, wrong or unreadable, or if the
         prepared data are damaged.
     """
-    try:
+    with _explaining(data):
         return _prepare(data)
+
+
+def find_features(data: ConfigDict) -> dict[str, tfds.features.FeatureConnector]:
+    """Returns name -> feature of `data.name`; they are known before the data set is prepared.
+
+    Args:
+      data: the section `data` of the config.
+
+    Raises:
+      UserError: see `make_builder`.
+    """
+    with _explaining(data):
+        return dict(make_builder(data).info.features)
+
+
+@contextlib.contextmanager
+def _explaining(data):
+    """Raises UserError for prepared data that are damaged, and for source files that cannot be read."""
+    try:
+        yield
     except json_format.ParseError as error:
         raise damaged(data, user_path(data.prepared_dir) / f'{data.name}*', error) from error
     except OSError as error:
@@ -61,10 +81,9 @@ def _prepare(data):
         download = tfds.download.DownloadConfig(manual_dir=user_path(data.dir))
         # A log cannot overwrite its lines, so it gets no progress bar.
         tfds.display_progress_bar(sys.stderr.isatty())
-        is_ours = isinstance(builder, FaceBuilder)
-        with _telling(builder), contextlib.nullcontext() if is_ours else downloading(data):
+        with _telling(builder) if _is_ours(builder) else downloading(data):
             builder.download_and_prepare(download_config=download)
-    if not is_ours:
+    if not _is_ours(builder):
         try:
             check_builder(builder)
         except UserError:
@@ -73,11 +92,13 @@ def _prepare(data):
     return builder
 
 
+def _is_ours(builder):
+    """Whether a set is drawn by this package, or its images are checked while they are prepared."""
+    return isinstance(builder, FaceBuilder) or type(builder).__module__.startswith(__package__)
+
+
 def _telling(builder):
     """Prints what is prepared for a set of ours, in place of TFDS's message about a download."""
-    is_package = type(builder).__module__.startswith(__package__)
-    if not is_package and not isinstance(builder, FaceBuilder):
-        return contextlib.nullcontext()
     print(f'{builder.name}: preparing its images once, in {builder.data_path}', file=sys.stderr)
     return contextlib.redirect_stdout(io.StringIO())
 

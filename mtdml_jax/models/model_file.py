@@ -203,7 +203,7 @@ def _shapes(path, settings):
     try:
         network = make_network(settings.network, num_classes)
         image = jax.ShapeDtypeStruct((1, *settings.preprocessing.shape), jnp.float32)
-        variables = jax.eval_shape(network.init, jax.random.key(0), image)
+        variables = jax.eval_shape(network.init, jax.eval_shape(jax.random.key, 0), image)
     except (ValueError, TypeError, OverflowError) as error:
         raise UserError(f'{path}: no network can be made of its settings ({error})') from error
     size = settings.network.embedding_size

@@ -28,7 +28,8 @@ class Mapping(NamedTuple):
         copies: a later step may overwrite memory that a NumPy array borrows.
       shapes: returns the shapes that the mapped step takes, for `step.lower` and `jax.make_jaxpr`. Its
         arguments are the state before it is replicated and the rows of all devices, {name: [B, ...]};
-        both may be shapes.
+        both may be shapes. With one process, a later call of the step runs the program that
+        `step.lower(*shapes).compile()` made.
     """
 
     map_step: Callable[[Callable], Callable]
@@ -72,10 +73,11 @@ def _by_pmap(devices):
         return jax.tree.map(lambda x: np.array(x.addressable_data(0))[0], tree)
 
     def shapes(state, batch):
-        count = jax.device_count() if devices is None else len(devices)
+        mesh = Mesh(np.array(jax.devices() if devices is None else devices), (AXIS,))
+        count, each = mesh.size, NamedSharding(mesh, PartitionSpec(AXIS))
 
         def replicated(x):
-            return jax.ShapeDtypeStruct((count, *x.shape), x.dtype)
+            return jax.ShapeDtypeStruct((count, *x.shape), x.dtype, sharding=each)
 
         def spread(x):
             rows, *rest = x.shape
@@ -118,7 +120,12 @@ def _by_shard_map(devices):
         return jax.tree.map(lambda x: np.array(x.addressable_data(0)), tree)
 
     def shapes(state, batch):
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (state, batch))
+        def on(sharding, tree):
+            return jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+            )
+
+        return on(everywhere, state), on(by_rows, batch)
 
     return Mapping(map_step, replicate, split, on_host, shapes)
 

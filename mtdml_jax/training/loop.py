@@ -1,9 +1,11 @@
 """The training loop: it reads batches, takes steps, validates, and writes metrics and checkpoints."""
 
 import contextlib
+import functools
 import logging
 import zlib
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,11 @@ from ml_collections import ConfigDict
 
 from mtdml_jax.config import LOCATION_KEYS, check_config, claim_workdir, flatten
 from mtdml_jax.data.pipeline import Split, check_trainable, train_batches
-from mtdml_jax.data.prepare import prepare
+from mtdml_jax.data.prepare import find_features, prepare
 from mtdml_jax.data.protocol import has_validation, load_protocol_split
 from mtdml_jax.host.errors import UserError
 from mtdml_jax.host.process import check_processes_agree, code_digest
-from mtdml_jax.models import Network
+from mtdml_jax.models import Network, make_network
 from mtdml_jax.models.neighbors import neighbor_votes
 from mtdml_jax.scoring.embed import make_embedder
 from mtdml_jax.scoring.retrieval import retrieval_scores
@@ -66,13 +68,19 @@ def train(
     check_config(config, jax.device_count())
     mapping = make_mapping(config.train.mapping)
     check_processes_agree(lambda: _shared_facts(config))
-    train_split, validation_split = load_training_splits(config.data)
+    folder = workdir / 'checkpoints'
+    resumes = checkpoints.has_checkpoint(folder)
+    load_splits = functools.cache(lambda: load_training_splits(config.data))
+    class_counts = _count_classes(config, load_splits)
+    _, state, train_step = make_training(config, class_counts, shapes_only=resumes)
+    # For several processes, pmap compiles a step only when it is called.
+    is_ahead = not resumes and jax.process_count() == 1
+    compiled = _compile_ahead(config, train_step, state) if is_ahead else None
+    train_split, validation_split = load_splits()
     # If there is no split to evaluate, the run fails now and not after hours of training.
     load_protocol_split(config.data, config.eval.split)
-    folder = workdir / 'checkpoints'
-    class_counts = np.bincount(train_split.labels, minlength=len(train_split.class_names))
-    resumes = checkpoints.has_checkpoint(folder)
-    network, state, train_step = make_training(config, class_counts, shapes_only=resumes)
+    # The evaluation after training makes the same network, and so finds its compiled program.
+    network = make_network(config.model, len(class_counts))
     validate = make_validation(network, config, train_split, validation_split)
     with _claimed(workdir, config), checkpoints.open_checkpoints(folder, config.train) as manager:
         info: dict[str, Any] = {}
@@ -82,7 +90,8 @@ def train(
         log = RunLog(workdir, step, info, config)
         with log, Profile(workdir, profile) as trace, catch_signals() as stopping:
             batches = map(mapping.split, log.watch(_batches(train_split, config, step)))
-            for step, state, metrics in _take_steps(train_step, state, batches, trace, step):  # noqa: B020
+            steps = _take_steps(train_step, state, batches, trace, step, compiled)
+            for step, state, metrics in steps:
                 log.add(metrics)
                 if on_step:
                     on_step(step, metrics)
@@ -104,9 +113,41 @@ def train(
     return step == config.train.num_steps
 
 
-def _take_steps(train_step, state, batches, trace, last_step):
+def _count_classes(config, load_splits):
+    """Returns the number of training faces of each class, int [C]; zeros if classes have no weights.
+
+    The step then depends on C alone, which is known before the data are prepared.
+    """
+    names = getattr(find_features(config.data).get('label'), 'names', None)
+    if config.loss.class_weights == 'none' and names:
+        return np.zeros(len(names), int)
+    train_split, _ = load_splits()
+    return np.bincount(train_split.labels, minlength=len(train_split.class_names))
+
+
+def _compile_ahead(config, train_step, state) -> Future:
+    """Compiles the step of a new run in the background, while data are prepared and read."""
+    data, rows = config.data, (config.data.batch_size,)
+    is_small_first = round(data.early_share * config.train.num_steps) > 0
+    side = data.early_image_size if is_small_first else data.image_size
+    batch = {
+        'image': jax.ShapeDtypeStruct((*rows, side, side, data.channels), np.float32),
+        'label': jax.ShapeDtypeStruct(rows, np.int32),
+        'mask': jax.ShapeDtypeStruct(rows, bool),
+    }
+    features = find_features(data)
+    if 'votes' in features:
+        shape = (*rows, *features['votes'].shape)
+        batch['votes'] = jax.ShapeDtypeStruct(shape, features['votes'].np_dtype)
+    shapes = make_mapping(config.train.mapping).shapes(state, batch)
+    return ThreadPoolExecutor(1).submit(lambda: train_step.lower(*shapes).compile())
+
+
+def _take_steps(train_step, state, batches, trace, last_step, compiled):
     """Takes a step for each batch without waiting for its result; yields (number, state, metrics)."""
     for step, batch in enumerate(batches, start=last_step + 1):
+        if compiled:
+            compiled.result()  # Until then, a call would compile the step once more.
         trace.before(step)
         state, metrics = train_step(state, batch)
         trace.after(step, metrics)

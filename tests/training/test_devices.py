@@ -66,4 +66,18 @@ def test_shapes_are_those_that_the_step_takes(name, expected):
     arguments = mapping.replicate(STATE), mapping.split(BATCH)
     for shape, x in zip(jax.tree.leaves(shapes), jax.tree.leaves(arguments), strict=True):
         assert (shape.shape, shape.dtype) == (x.shape, x.dtype)
-    assert mapping.map_step(step).lower(*shapes).compile()
+
+
+@every_mapping
+def test_step_that_was_compiled_for_the_shapes_is_not_traced_again(name):
+    traced = []
+
+    def noting(state, batch):
+        traced.append(batch)
+        return step(state, batch)
+
+    mapping = make_mapping(name)
+    mapped = mapping.map_step(noting)
+    assert mapped.lower(*mapping.shapes(STATE, BATCH)).compile()
+    mapped(mapping.replicate(STATE), mapping.split(BATCH))
+    assert len(traced) == 1

@@ -14,7 +14,7 @@ from mtdml_jax.models import make_network
 from mtdml_jax.reports.evaluate import load_checkpoint
 from mtdml_jax.scoring.embed import make_embedder
 from mtdml_jax.training import loop
-from mtdml_jax.training.devices import AXIS
+from mtdml_jax.training.devices import AXIS, make_mapping
 from mtdml_jax.training.metrics import read_metrics
 from mtdml_jax.training.setup import make_training
 
@@ -77,6 +77,29 @@ def test_each_step_calls_back_once_with_its_number_and_its_metrics_on_all_device
     lines = read_metrics(workdir / 'metrics.jsonl')
     losses = [float(metrics['loss'][0]) for _, metrics in called]
     assert losses == [line['train/loss'] for line in lines if 'train/loss' in line]
+
+
+@pytest.mark.parametrize('early', [0.0, 0.5])
+def test_new_run_compiles_the_step_ahead_for_the_shapes_of_its_first_batch(folder, early):
+    lowered = []
+
+    class Step:
+        def lower(self, *shapes):
+            lowered.extend(shapes)
+            return self
+
+        def compile(self):
+            raise ValueError('compiled')
+
+    sides = f'--config.data.early_share={early}', '--config.data.early_image_size=12'
+    config = small_config(folder, *sides)
+    with pytest.raises(ValueError, match='compiled'):
+        loop._compile_ahead(config, Step(), {}).result()
+    batch = next(loop.train_batches(loop.load_protocol_split(config.data, 'train'), config))
+    mapping = make_mapping(config.train.mapping)
+    assert {name: (x.shape, x.dtype) for name, x in lowered[1].items()} == {
+        name: (x.shape, x.dtype) for name, x in mapping.split(batch).items()
+    }
 
 
 def test_another_seed_gives_other_metrics(folder, uninterrupted, tmp_path):
