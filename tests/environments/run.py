@@ -113,7 +113,7 @@ def installer(name: str) -> list[str]:
     python = python_of(name)
     if shutil.which('uv') and not ENVIRONMENTS[name].only_pip:
         return ['uv', 'pip', 'install', '--python', python]
-    # Compiling is half of the work of pip, and most files are never imported.
+    # Python compiles what is imported; pip would compile everything.
     return [python, '-m', 'pip', 'install', '--no-compile']
 
 
