@@ -71,10 +71,11 @@ notebooks: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet ipykernel nbmake
 	$(BIN)/python -m pytest -o addopts=--nbmake docs/notebooks
 
+# Python compiles what is imported; pip would compile everything: 93 s instead of 58.
 $(VENV)/.installed: setup.cfg
 	@echo 'Installing into $(VENV), which takes some minutes.'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[test]'
 	touch $@
 
 package: dist/.built

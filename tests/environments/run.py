@@ -4,10 +4,12 @@
     python tests/environments/run.py onnx              # runs the tests of parity_onnx.py in it
 
 `make parity` and the other targets of the Makefile call both, and install only what is out of date.
-`ENVIRONMENTS` holds all settings: the packages, the options of pytest and the files.
+`ENVIRONMENTS` holds all settings: the packages, the options of pytest and the files. Where uv is on the
+path, it installs instead of pip.
 """
 
 import argparse
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,11 +27,13 @@ class Environment(NamedTuple):
         version of jax that was installed before.
       tests: the arguments of Python that run the tests in the project's folder.
       starts_empty: whether an environment of an earlier installation is deleted first.
+      only_pip: whether pip installs even where uv is on the path.
     """
 
     installs: tuple[tuple[str, ...], ...]
     tests: tuple[str, ...]
     starts_empty: bool = False
+    only_pip: bool = False
 
 
 HERE = 'tests/environments'
@@ -37,7 +41,8 @@ HERE = 'tests/environments'
 # every process 8 devices.
 PYTEST = ('-m', 'pytest', '--noconftest', '-o', 'addopts=--strict-markers')
 ENVIRONMENTS = {
-    # torch is installed first, because pytorch-metric-learning accepts any version of it.
+    # torch is installed first, because pytorch-metric-learning accepts any version of it. Settings
+    # of pip may lead it to a torch for CPUs; uv would take gigabytes of CUDA.
     'parity': Environment(
         installs=(
             ('torch==2.13.0',),
@@ -45,6 +50,7 @@ ENVIRONMENTS = {
             ('--editable', '.', 'flax>=0.11', 'pytest'),
         ),
         tests=(*PYTEST, '-rP', f'{HERE}/parity_pml.py', f'{HERE}/parity_backbones.py'),
+        only_pip=True,
     ),
     'onnx': Environment(
         installs=(('--editable', '.[onnx]', 'pytest'),), tests=(*PYTEST, f'{HERE}/parity_onnx.py')
@@ -73,8 +79,9 @@ ENVIRONMENTS = {
         ),
         tests=(*PYTEST, f'{HERE}/types_of_users.py'),
     ),
-    'wheel': Environment((('{wheel}[predict]',),), (f'{HERE}/installed.py',), starts_empty=True),
-    'sdist': Environment((('{sdist}[predict]',),), (f'{HERE}/installed.py',), starts_empty=True),
+    # Installed as most users do.
+    'wheel': Environment((('{wheel}[predict]',),), (f'{HERE}/installed.py',), True, only_pip=True),
+    'sdist': Environment((('{sdist}[predict]',),), (f'{HERE}/installed.py',), True, only_pip=True),
     # `make docs` builds the documentation there.
     'docs': Environment(installs=(('.[docs]',),), tests=()),
     'hosts': Environment((), (*PYTEST, '-m', 'not slow', f'{HERE}/several_hosts.py')),
@@ -101,6 +108,15 @@ def resolve(argument: str, python: str) -> str:
     return argument
 
 
+def installer(name: str) -> list[str]:
+    """The command that installs packages into an environment."""
+    python = python_of(name)
+    if shutil.which('uv') and not ENVIRONMENTS[name].only_pip:
+        return ['uv', 'pip', 'install', '--python', python]
+    # Python compiles what is imported; pip would compile everything.
+    return [python, '-m', 'pip', 'install', '--no-compile']
+
+
 def install(name: str) -> None:
     """Makes an environment with the Python of this process and installs its packages."""
     environment, python = ENVIRONMENTS[name], python_of(name)
@@ -108,8 +124,7 @@ def install(name: str) -> None:
     subprocess.run([sys.executable, '-m', 'venv', *clear, ROOT / f'.venv-{name}'], check=True)
     for arguments in environment.installs:
         resolved = [resolve(argument, python) for argument in arguments]
-        command = [python, '-m', 'pip', 'install', '--quiet', *resolved]
-        subprocess.run(command, cwd=ROOT, check=True)
+        subprocess.run([*installer(name), '--quiet', *resolved], cwd=ROOT, check=True)
 
 
 def run_tests(name: str) -> int:
