@@ -34,9 +34,9 @@ _FEW_CHANNELS, _CACHE_BYTES = 16, 2**20
 # than _WHOLE_BLOCKS blocks: each block costs the start of its operations.
 _BLOCK_BYTES = 2**23
 _WHOLE_BLOCKS = 3
-# The gradient of a kernel with at most this many multiplications for each of its pixels is XLA's, but not
-# for the few channels of images. With jax 0.12 it is as fast, without copies. With jax 0.10 it takes twice
-# the time.
+# The gradient of a kernel with at most this many multiplications for each of its pixels is XLA's, but
+# not for the few channels of images. With jax 0.12 it is as fast, without copies. With jax 0.10 it takes
+# twice the time.
 _XLA_GRADIENT = 2**24 if jax.__version_info__ >= (0, 12) else 0
 _IMAGE_CHANNELS = 4
 
