@@ -147,7 +147,8 @@ def hasten_imports() -> None:
     """Makes imports of heavy libraries faster, for the rest of the process.
 
     The garbage collector seldom searches their many objects, none of which is garbage. TensorFlow, which
-    only reads data here, is imported without Keras, which would import scikit-learn and matplotlib.
+    only reads data here, is imported without Keras, which would import scikit-learn and matplotlib. So
+    the process cannot import Keras. Only commands call this.
     """
     gc.set_threshold(50_000, 20, 20)
     # An import of a name that is None fails, and TensorFlow goes on without Keras.
