@@ -9,6 +9,7 @@ Which form a product gets depends on its shape alone, so the same program gives 
 experiments/benchmarks/benchmark_convolutions.py times the forms for all shapes of the networks.
 """
 
+import functools
 import itertools
 import math
 from functools import partial
@@ -68,6 +69,44 @@ def convolve(
     if not is_ours or _is_spread(x, kernel):
         return lax.conv_general_dilated(x, kernel, strides, padding, **options)
     return _convolve(x, kernel, tuple(strides), tuple(map(tuple, padding)))
+
+
+def convolve_depthwise(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """Convolves each channel with a kernel of its own; sides are padded by half of the kernel.
+
+    XLA's depthwise convolution is slow on CPUs, which sum over the places of the kernel instead. A
+    training step then takes a fifth of the time, and a forward pass an eighth (MobileNetV3-small, 48 px,
+    jax 0.10).
+
+    Args:
+      x: images, [B, H, W, C].
+      kernel: [size, size, 1, C]; the size is odd.
+      stride: stride of both axes.
+
+    Returns:
+      [B, ceil(H / stride), ceil(W / stride), C].
+    """
+    size, half = kernel.shape[0], kernel.shape[0] // 2
+
+    def on_cpu(x, kernel):
+        height, width = (-(-side // stride) for side in x.shape[1:3])
+        sides = ((0, 0), (half, half), (half, half), (0, 0))
+        padded = jnp.pad(lax.optimization_barrier(x), sides)
+        products = (
+            _cut(_cut(padded, 1, i, height, stride), 2, j, width, stride) * kernel[i, j, 0]
+            for i, j in itertools.product(range(size), repeat=2)
+        )
+        return functools.reduce(jnp.add, products)
+
+    def by_xla(x, kernel):
+        strides, padding, groups = (stride, stride), [(half, half)] * 2, x.shape[3]
+        return lax.conv_general_dilated(
+            x, kernel, strides, padding, dimension_numbers=_LAYOUT, feature_group_count=groups
+        )
+
+    if _is_spread(x, kernel):
+        return by_xla(x, kernel)
+    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=by_xla)
 
 
 def _is_spread(x, kernel):

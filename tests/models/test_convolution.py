@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mtdml_jax.models import convolution
-from mtdml_jax.models.convolution import convolve
+from mtdml_jax.models.convolution import convolve, convolve_depthwise
 
 LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 ONE = ((1, 1), (1, 1))
@@ -228,6 +228,14 @@ def test_other_devices_compute_the_convolutions_of_xla(platform, case):
     )
     assert ours == xla
     assert len(ours) == 3
+
+
+@pytest.mark.parametrize(('platform', 'convolutions'), [('cpu', 0), ('cuda', 1), ('tpu', 1)])
+def test_the_device_that_runs_a_depthwise_convolution_decides_its_form(platform, convolutions):
+    arrays = random((2, 5, 6, 3), (3, 3, 1, 3))
+    traced = jax.jit(partial(convolve_depthwise, stride=2)).trace(*arrays)
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert text.count('stablehlo.convolution') == convolutions
 
 
 def test_cpus_compute_matrix_products():
