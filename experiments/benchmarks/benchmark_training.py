@@ -302,6 +302,8 @@ def main():
     parser.add_argument('--side', type=int, default=48, help='pixels')
     parser.add_argument('--batch', type=int, default=64)
     options = parser.parse_args()
+    if options.backbone == 'ir50' and (options.widths, options.stem) != ([64], 'small'):
+        parser.error('ir50 has --widths 64 and --stem small: the network of PyTorch has no others')
     channels = 1 if options.backbone == 'resnet18' else 3
     for width in options.widths:
         network = Network(options.backbone, width, options.stem, options.side, channels)
