@@ -151,8 +151,12 @@ PLAIN = {
     'parts': 'Batch: {batch} | in parts of: {part} | ms an image: {ms_an_image:.1f} '
     '| peak MB: {megabytes:.0f} | MB that XLA plans: {planned_megabytes:.0f}',
     'faults': 'Fault: {fault} | runs | ended with the same bits: {same_bits}',
-    'runtimes': 'Runtime: {runtime} | MB: {megabytes:.2f} | ms for one face, median: {ms_1:.1f} '
-    '| 95th percentile: {ms_1_p95:.1f} | ms for 64: {ms_64:.0f}',
+    'runtimes': (
+        'runtimes',
+        'Runtime: {runtime} | MB: {megabytes:.2f} | ms for one face, median: {ms_1:.1f} '
+        '| 95th percentile: {ms_1_p95:.1f} | ms for 64: {ms_64:.0f}',
+        {'commit': '6023c4d'},
+    ),
     'fewer_slices': 'Slices: {num_slices} | MB: {megabytes} | ms for one face: {ms_1:.1f} '
     '| ms for 64: {ms_64:.0f} | softmax: {softmax} ({softmax_low} to {softmax_high}) | kNN: {knn}',
     'using': 'What: {what} | measured: {value} {unit} | lowest: {low} | highest: {high}',
@@ -208,7 +212,7 @@ TABLES: dict[str, Callable[[], str]] = {
         'contestant',
         ('ours', 'PyTorch', 'PyTorch, channels_last'),
         '{images_per_second} ({ratio_to_pytorch})',
-        python='3.12.1',
+        commit='4db2e40',
     ),
 }
 

@@ -306,8 +306,7 @@ def main():
         parser.error('ir50 has --widths 64 and --stem small: the network of PyTorch has no others')
     channels = 1 if options.backbone == 'resnet18' else 3
     for width in options.widths:
-        network = Network(options.backbone, width, options.stem, options.side, channels)
-        compare(network, options)
+        compare(Network(options.backbone, width, options.stem, options.side, channels), options)
 
 
 if __name__ == '__main__':
