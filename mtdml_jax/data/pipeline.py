@@ -229,11 +229,15 @@ def train_batches(
 
         return _iterate(range(first, last), make_batch, split, data, rows_of)
 
-    num_steps = config.train.num_steps
-    switch = round(data.early_share * num_steps)
+    num_steps, switch = config.train.num_steps, num_early_steps(config)
     if start_step < switch:
         yield from batches(start_step, switch, data.early_image_size)
     yield from batches(max(start_step, switch), num_steps, data.image_size)
+
+
+def num_early_steps(config: ConfigDict) -> int:
+    """Returns the number of first steps whose images have `config.data.early_image_size`."""
+    return round(config.data.early_share * config.train.num_steps)
 
 
 def eval_batches(

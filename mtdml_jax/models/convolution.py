@@ -5,14 +5,14 @@ kernels, at many channels on small maps, and at kernels of one pixel. JAX cannot
 each of the products can also be written otherwise: as matrix products, or as a convolution that YNNPACK
 does not take. Other devices get XLA's own convolution and gradients; XLA decides when it compiles.
 
-Which form a product gets depends on its shape alone, so the same program gives the same bits.
+Which form a product gets depends on its shape and on the version of jax, so the same program gives the
+same bits.
 experiments/benchmarks/benchmark_convolutions.py times the forms for all shapes of the networks.
 """
 
-import functools
 import itertools
 import math
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -96,7 +96,7 @@ def convolve_depthwise(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Arra
             _cut(_cut(padded, 1, i, height, stride), 2, j, width, stride) * kernel[i, j, 0]
             for i, j in itertools.product(range(size), repeat=2)
         )
-        return functools.reduce(jnp.add, products)
+        return reduce(jnp.add, products)
 
     def by_xla(x, kernel):
         strides, padding, groups = (stride, stride), [(half, half)] * 2, x.shape[3]

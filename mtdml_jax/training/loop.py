@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from mtdml_jax.config import LOCATION_KEYS, check_config, claim_workdir, flatten
-from mtdml_jax.data.pipeline import Split, check_trainable, train_batches
+from mtdml_jax.data.pipeline import Split, check_trainable, num_early_steps, train_batches
 from mtdml_jax.data.prepare import find_features, prepare
 from mtdml_jax.data.protocol import has_validation, load_protocol_split
 from mtdml_jax.host.errors import UserError
@@ -71,11 +71,12 @@ def train(
     folder = workdir / 'checkpoints'
     resumes = checkpoints.has_checkpoint(folder)
     load_splits = functools.cache(lambda: load_training_splits(config.data))
-    class_counts = _count_classes(config, load_splits)
+    features = find_features(config.data)
+    class_counts = _count_classes(config, features, load_splits)
     _, state, train_step = make_training(config, class_counts, shapes_only=resumes)
     # For several processes, pmap compiles a step only when it is called.
     is_ahead = not resumes and jax.process_count() == 1
-    compiled = _compile_ahead(config, train_step, state) if is_ahead else None
+    compiled = _compile_ahead(config, features, mapping, train_step, state) if is_ahead else None
     train_split, validation_split = load_splits()
     # If there is no split to evaluate, the run fails now and not after hours of training.
     load_protocol_split(config.data, config.eval.split)
@@ -113,33 +114,31 @@ def train(
     return step == config.train.num_steps
 
 
-def _count_classes(config, load_splits):
+def _count_classes(config, features, load_splits):
     """Returns the number of training faces of each class, int [C]; zeros if classes have no weights.
 
     The step then depends on C alone, which is known before the data are prepared.
     """
-    names = getattr(find_features(config.data).get('label'), 'names', None)
+    names = getattr(features.get('label'), 'names', None)
     if config.loss.class_weights == 'none' and names:
         return np.zeros(len(names), int)
     train_split, _ = load_splits()
     return np.bincount(train_split.labels, minlength=len(train_split.class_names))
 
 
-def _compile_ahead(config, train_step, state) -> Future:
+def _compile_ahead(config, features, mapping, train_step, state) -> Future:
     """Compiles the step of a new run in the background, while data are prepared and read."""
     data, rows = config.data, (config.data.batch_size,)
-    is_small_first = round(data.early_share * config.train.num_steps) > 0
-    side = data.early_image_size if is_small_first else data.image_size
+    side = data.early_image_size if num_early_steps(config) else data.image_size
     batch = {
         'image': jax.ShapeDtypeStruct((*rows, side, side, data.channels), np.float32),
         'label': jax.ShapeDtypeStruct(rows, np.int32),
         'mask': jax.ShapeDtypeStruct(rows, bool),
     }
-    features = find_features(data)
     if 'votes' in features:
         shape = (*rows, *features['votes'].shape)
         batch['votes'] = jax.ShapeDtypeStruct(shape, features['votes'].np_dtype)
-    shapes = make_mapping(config.train.mapping).shapes(state, batch)
+    shapes = mapping.shapes(state, batch)
     return ThreadPoolExecutor(1).submit(lambda: train_step.lower(*shapes).compile())
 
 

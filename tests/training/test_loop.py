@@ -93,10 +93,10 @@ def test_new_run_compiles_the_step_ahead_for_the_shapes_of_its_first_batch(folde
 
     sides = f'--config.data.early_share={early}', '--config.data.early_image_size=12'
     config = small_config(folder, *sides)
+    mapping, features = make_mapping(config.train.mapping), loop.find_features(config.data)
     with pytest.raises(ValueError, match='compiled'):
-        loop._compile_ahead(config, Step(), {}).result()
+        loop._compile_ahead(config, features, mapping, Step(), {}).result()
     batch = next(loop.train_batches(loop.load_protocol_split(config.data, 'train'), config))
-    mapping = make_mapping(config.train.mapping)
     assert {name: (x.shape, x.dtype) for name, x in lowered[1].items()} == {
         name: (x.shape, x.dtype) for name, x in mapping.split(batch).items()
     }
