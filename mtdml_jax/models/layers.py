@@ -34,6 +34,32 @@ conv = partial(
 )
 
 
+def max_pool(x: jax.Array) -> jax.Array:
+    """Takes the maximum of 3x3 places with stride 2, without padding.
+
+    XLA for CPUs is slow at the gradient of a max-pool. There, the maximum is taken of three rows, and
+    then of three columns. Where two places hold the maximum, each gets a part of the gradient.
+
+    Args:
+      x: [B, H, W, C], with H and W at least 3.
+
+    Returns:
+      [B, (H - 1) // 2, (W - 1) // 2, C].
+    """
+
+    def on_cpu(x):
+        for axis in (1, 2):
+            size = 2 * ((x.shape[axis] - 1) // 2)
+            places = (jax.lax.slice_in_dim(x, i, i + size - 1, 2, axis) for i in range(3))
+            x = functools.reduce(jnp.maximum, places)
+        return x
+
+    def by_xla(x):
+        return nn.max_pool(x, (3, 3), strides=(2, 2))
+
+    return jax.lax.platform_dependent(x, cpu=on_cpu, default=by_xla)
+
+
 class DepthwiseConv(nn.Module):
     """Separate convolution of each channel: [B, H, W, C] -> [B, H/strides, W/strides, C].
 

@@ -27,6 +27,9 @@ CASES = {
     'one channel': ((2, 6, 5, 1), (3, 3, 1, 2), (2, 2), ONE),
     'small map': ((3, 4, 3, 5), (3, 3, 5, 4), (1, 1), ONE),
     'small map, asymmetric': ((3, 2, 5, 4), (2, 3, 4, 5), (1, 1), ((0, 2), (3, 1))),
+    'tiny map': ((3, 3, 2, 5), (3, 3, 5, 4), (1, 1), ONE),
+    'tiny map, strides': ((3, 7, 6, 5), (3, 3, 5, 4), (2, 2), NONE),
+    'tiny map, asymmetric': ((3, 4, 7, 5), (2, 3, 5, 4), (2, 3), ((0, 2), (3, 1))),
     'many channels': ((2, 4, 5, 128), (3, 3, 128, 2), (1, 1), ONE),
     'many channels, asymmetric': ((2, 4, 5, 128), (3, 2, 128, 2), (1, 1), ((2, 1), (0, 1))),
     'many features': ((2, 5, 7, 3), (3, 3, 3, 32), (1, 1), ONE),
@@ -236,6 +239,15 @@ def test_the_device_that_runs_a_depthwise_convolution_decides_its_form(platform,
     traced = jax.jit(partial(convolve_depthwise, stride=2)).trace(*arrays)
     text = traced.lower(lowering_platforms=(platform,)).as_text()
     assert text.count('stablehlo.convolution') == convolutions
+
+
+@pytest.mark.parametrize('strides', [(1, 1), (2, 2)])
+def test_tiny_results_and_their_gradients_are_products_on_cpus(strides):
+    arrays = random(
+        (2, 3, 3, 32), (3, 3, 32, 64), (2, 3, 3, 64) if strides == (1, 1) else (2, 2, 2, 64)
+    )
+    found = products(partial(convolve, strides=strides, padding=ONE), arrays, 'cpu')
+    assert not any('convolution' in line for line in found)
 
 
 def test_cpus_compute_matrix_products():
