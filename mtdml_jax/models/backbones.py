@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from flax import linen as nn
 
-from mtdml_jax.models import ir, mobilenet, resnet
+from mtdml_jax.models import dlib_resnet, ir, mobilenet, resnet
 
 
 class Backbone(NamedTuple):
@@ -20,11 +20,14 @@ class Backbone(NamedTuple):
         variables}, with the first convolution's kernel first; None if there are no checkpoints.
       advise: function (shape of that kernel in a file, its shape here) -> settings with which the shapes
         agree, such as 'config.model.stem=small'.
+      to_grey: function (arrays of a file for three channels, by those names) -> arrays with which a grey
+        image in one channel has the same features; None if `data.channels` must be those of the file.
     """
 
     make: Callable[..., nn.Module]
     torch_names: Callable[[Any], dict[str, tuple[str, ...]]] | None = None
     advise: Callable[[tuple[int, ...], tuple[int, ...]], list[str]] = lambda found, expected: []
+    to_grey: Callable[[Any], dict[str, Any]] | None = None
 
 
 _RESNET = Backbone(resnet.make_resnet, resnet.torch_names, resnet.advise)
@@ -32,4 +35,7 @@ BACKBONES = {
     **dict.fromkeys(resnet.RESNETS, _RESNET),
     'mobilenet_v3_small': Backbone(mobilenet.make_mobilenet, mobilenet.torch_names),
     'ir50': Backbone(ir.make_ir, ir.torch_names),
+    'dlib_resnet': Backbone(
+        dlib_resnet.make_dlib_resnet, dlib_resnet.torch_names, to_grey=dlib_resnet.to_grey
+    ),
 }

