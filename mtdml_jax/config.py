@@ -60,7 +60,7 @@ BOUNDS = {
 CHOICES = {
     'data.channels': (1, 3),
     'data.sampling': ('class', 'instance', 'sqrt'),
-    'model.batch_norm': ('batch', 'device', 'running'),
+    'model.batch_norm': ('batch', 'device', 'running', 'recalibrated'),
     'loss.mining': MININGS,
     'loss.reduction': ('mean', 'active_mean'),
     'train.mapping': ('pmap', 'shard_map'),

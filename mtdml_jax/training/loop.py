@@ -16,13 +16,20 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from mtdml_jax.config import LOCATION_KEYS, check_config, claim_workdir, flatten
-from mtdml_jax.data.pipeline import Split, check_trainable, num_early_steps, train_batches
+from mtdml_jax.data.pipeline import (
+    Split,
+    check_trainable,
+    eval_batches,
+    num_early_steps,
+    train_batches,
+)
 from mtdml_jax.data.prepare import find_features, prepare
 from mtdml_jax.data.protocol import has_validation, load_protocol_split
 from mtdml_jax.host.errors import UserError
 from mtdml_jax.host.process import check_processes_agree, code_digest
 from mtdml_jax.models import Network, make_network
 from mtdml_jax.models.neighbors import neighbor_votes
+from mtdml_jax.models.recalibrate import recalibrate
 from mtdml_jax.scoring.embed import make_embedder
 from mtdml_jax.scoring.retrieval import retrieval_scores
 from mtdml_jax.training import checkpoints
@@ -33,6 +40,9 @@ from mtdml_jax.training.setup import make_training
 from mtdml_jax.training.stopping import catch_signals
 
 logger = logging.getLogger(__name__)
+
+# Number of training faces on which BatchNorm's statistics are measured (`model.batch_norm`).
+NUM_MEASURED = 512
 
 
 def train(
@@ -87,6 +97,8 @@ def train(
         info: dict[str, Any] = {}
         if resumes:
             state, info = checkpoints.restore_latest(manager, state)
+        elif config.model.batch_norm == 'recalibrated':
+            state = _recalibrated(network, state, train_split, config)
         step, state = int(state.step), mapping.replicate(state)
         log = RunLog(workdir, step, info, config)
         with log, Profile(workdir, profile) as trace, catch_signals() as stopping:
@@ -124,6 +136,15 @@ def _count_classes(config, features, load_splits):
         return np.zeros(len(names), int)
     train_split, _ = load_splits()
     return np.bincount(train_split.labels, minlength=len(train_split.class_names))
+
+
+def _recalibrated(network, state, train_split, config):
+    """Returns the first state with BatchNorm's statistics measured on faces, without augmentation."""
+    rows = np.random.default_rng(config.seed).permutation(len(train_split.labels))
+    faces = train_split.take(np.sort(rows[:NUM_MEASURED]))
+    (batch,) = eval_batches(faces, config.data, len(faces.labels))
+    variables = recalibrate(network, state.variables, batch['image'])
+    return state.replace(variables=variables, ema=None if state.ema is None else variables)
 
 
 def _compile_ahead(config, features, mapping, train_step, state) -> Future:

@@ -1,0 +1,65 @@
+"""Puts BatchNorm back into a pretrained network: new statistics, with which outputs stay the same."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+
+def recalibrate(network: nn.Module, variables: Mapping[str, Any], images: Any) -> Any:
+    """Returns the variables with each BatchNorm's statistics measured on these images.
+
+    Scale and bias are rewritten with them, so that the network with running statistics computes what it
+    did. The statistics of a batch of such images are then near the running ones, so training that uses
+    them starts from the pretrained function. Otherwise, each layer of a network that was trained on
+    images of another kind, or whose BatchNorm became a scale and shift, gets inputs of another scale.
+
+    A BatchNorm without scale or without bias keeps its statistics.
+
+    Args:
+      network: the network; `network.apply(variables, images, train=False)` uses running statistics.
+      variables: {'params', 'batch_stats'} of the network.
+      images: [B, H, W, channels].
+    """
+    measured, epsilons = _measure(network, variables, images)
+    leaves = flatten_dict(variables, keep_empty_nodes=True)
+    for path, (mean, var) in measured.items():
+        places = [('params', *path, x) for x in ('scale', 'bias')]
+        if not all(place in leaves for place in places):
+            continue
+        old_mean, old_var = (leaves['batch_stats', *path, x] for x in ('mean', 'var'))
+        scale, bias = (leaves[place] for place in places)
+        factor = scale * jax.lax.rsqrt(old_var + epsilons[path])
+        leaves |= {
+            ('batch_stats', *path, 'mean'): mean,
+            ('batch_stats', *path, 'var'): var,
+            places[0]: factor * jnp.sqrt(var + epsilons[path]),
+            places[1]: bias + (mean - old_mean) * factor,
+        }
+    return unflatten_dict(leaves)
+
+
+def _measure(network, variables, images):
+    """Returns {path of a BatchNorm: (mean, variance) of its input, float32 [C]} and {path: epsilon}."""
+    epsilons = {}
+
+    def forward(variables, images):
+        measured = {}
+
+        def measure(call, args, options, context):
+            module = context.module
+            if isinstance(module, nn.BatchNorm) and context.method_name == '__call__':
+                x = args[0].astype(jnp.float32)
+                axes = tuple(range(x.ndim - 1))
+                measured[module.path] = jnp.mean(x, axes), jnp.var(x, axes)
+                epsilons[module.path] = module.epsilon
+            return call(*args, **options)
+
+        with nn.intercept_methods(measure):
+            network.apply(variables, images, train=False)
+        return measured
+
+    return jax.jit(forward)(variables, images), epsilons
