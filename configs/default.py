@@ -110,27 +110,33 @@ def get_config() -> ConfigDict:
     augment.erasing_area = 0.15
 
     config.model = model = ConfigDict()
-    # 'resnet10', 'resnet18', 'resnet34', 'resnet50', 'mobilenet_v3_small' or 'ir50'.
+    # 'resnet10', 'resnet18', 'resnet34', 'resnet50', 'mobilenet_v3_small', 'ir50' or 'dlib_resnet'.
     model.backbone = 'resnet18'
     # Multiplies the channels of all layers: 64, 128, 256 and 512 in the four stages of a ResNet.
     model.width_factor = 0.5
     # How early feature maps shrink. The last map has an eighth of the image's side with 'cifar', a
     # sixteenth with 'small' (for up to 64 px; a quarter of the work), and a 32nd with 'imagenet' (for
     # 224 px; 7x7 convolution and max-pool in a ResNet). The published 'ir50', for 112 px, is 'small';
-    # it has no 'imagenet'.
+    # it has no 'imagenet'. 'dlib_resnet' has a stem of its own, whatever is set here.
     model.stem = 'small'
-    # File of weights that the backbone starts from; '' for random weights. The weights must have the
-    # names of torchvision (ResNets, MobileNetV3) or face.evoLVe (IR-50), after any prefix. The file may
-    # be .npz, .pkl with a dict of NumPy arrays, or .pth, .pth.tar or .pt, which need PyTorch. Most
-    # weights need stem 'imagenet', width_factor 1.0, and the channels, image_size, mean and std in
-    # `data` with which they were trained. models/pretrained.py lists the settings that a file does not
-    # contain.
+    # File of weights that the backbone starts from; '' for random weights; 'dlib' for the file of the
+    # package face_recognition_models. The weights must have the names of torchvision (ResNets,
+    # MobileNetV3) or face.evoLVe (IR-50), after any prefix. The file may be .npz, .pkl with a dict of
+    # NumPy arrays, dlib's .dat, or .pth, .pth.tar and .pt, which need PyTorch.
+    # models/pretrained.py lists what a file does not say about its network.
     model.pretrained = ''
+    # Family of the weights: 'torchvision', 'face_evolve', 'dlib', or 'dlib_grey' for images of one
+    # channel. On the command line, it sets image_size, channels, mean and std in `data`, and the
+    # network, as these weights need them. configs/_families.py has the values; other arguments change
+    # them again.
+    model.pretrained_family = ''
     # Source of BatchNorm's statistics in training. 'batch': the images that are embedded together, in
     # the micro-batches of all devices. 'device': the images of each device alone, so that no device
     # waits for the others; the mean over devices is kept. 'running': the statistics that the weights
     # have, for example from pretraining; they never change, so micro-batches give the gradient of the
-    # whole batch.
+    # whole batch. 'recalibrated': as 'batch', but before the first step the statistics are measured on
+    # training faces, and scale and bias are rewritten so that the network computes what it did. It is
+    # for weights of another kind of image, or whose BatchNorm had become a scale and shift.
     model.batch_norm = 'batch'
     # Size E of the embedding; must be divisible by num_slices.
     model.embedding_size = 256

@@ -13,21 +13,17 @@ on the real data set.
 from ml_collections import ConfigDict
 
 from mtdml_jax.configs import default
+from mtdml_jax.configs._families import use_family
 
 
 def get_config() -> ConfigDict:
     """ResNet-18 on 224 px RGB images, about 9 faces of each class in a batch, joint loss, 40 epochs."""
     config = default.get_config()
+    use_family(config, 'torchvision')
     config.data.name = 'raf_db'
     config.data.validation_share = 0.1
-    config.data.image_size = 224
-    config.data.channels = 3
-    config.data.mean = (0.485, 0.456, 0.406)
-    config.data.std = (0.229, 0.224, 0.225)
     config.data.batch_size = 64
     config.augment.erasing = 0.5
-    config.model.width_factor = 1.0
-    config.model.stem = 'imagenet'
     config.model.embedding_size = 512
     config.optim.learning_rate = 3e-4
     config.optim.warmup = 0.1

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict, config_flags
 
 from mtdml_jax import configs
 from mtdml_jax.configs import default
+from mtdml_jax.configs._families import FAMILIES, use_family
 from mtdml_jax.host.errors import UserError, check_choice
 from mtdml_jax.host.files import write_whole
 from mtdml_jax.loss.multi_threshold import MININGS
@@ -102,6 +103,8 @@ def _find_config(path):
 def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     """Applies arguments such as '--config.train.num_steps=500'; values keep the type of their key.
 
+    `--config.model.pretrained_family` sets the keys of the family that no other argument sets.
+
     Raises:
       UserError: a key is unknown (the message suggests the closest key), an argument is not an override,
         or a value is wrong.
@@ -122,6 +125,11 @@ def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
         raise UserError(f'command line: {error}') from error
     if rest[1:]:
         raise UserError(f'unexpected argument {rest[1]!r}')
+    given = config_flags.get_override_values(holder['config'])
+    if family := given.get('model.pretrained_family'):
+        check_choice('model.pretrained_family', family, FAMILIES)
+        use_family(holder.config, family)
+        holder.config.update_from_flattened_dict(given)
     return holder.config
 
 

@@ -40,9 +40,22 @@ def test_each_config_of_the_project_has_the_keys_of_the_default():
         assert {key for key, _ in flatten(load_config(str(path)))} == keys, path.name
 
 
+@pytest.mark.parametrize('order', [1, -1])
+def test_family_of_weights_sets_what_no_other_argument_sets(order):
+    overrides = ['--config.model.pretrained_family=face_evolve', '--config.data.image_size=96']
+    config = load_config(CONFIG, overrides[::order])
+    assert (config.model.backbone, config.model.stem, config.data.mean) == ('ir50', 'small', (0.5,))
+    assert config.data.image_size == 96
+    assert config.data.batch_size == load_config(CONFIG).data.batch_size
+
+
 @pytest.mark.parametrize(
     ('override', 'message'),
     [
+        (
+            '--config.model.pretrained_family=caffe',
+            "model.pretrained_family: expected one of .*dlib, .*, found 'caffe'",
+        ),
         (
             '--config.optim.lerning_rate=1',
             "'optim.lerning_rate'; did you mean 'optim.learning_rate'",

@@ -23,8 +23,9 @@ BLOCKS = (
 # Smallest side of images in pixels of which the max-pool leaves a map.
 MIN_SIDE = 11
 # Means of red, green and blue that are subtracted from pixels in [0, 255] before they are divided by
-# SCALE; and the mean for images of one channel.
-MEANS, GREY_MEAN, SCALE = (122.782, 117.001, 104.298), 114.694, 256.0
+# SCALE. Their mean is subtracted from images of one channel.
+MEANS, SCALE = (122.782, 117.001, 104.298), 256.0
+GREY_MEAN = sum(MEANS) / 3
 
 
 class Block(nn.Module):

@@ -71,7 +71,7 @@ def load_backbone(variables: Any, model: 'ConfigDict') -> Any:
     Raises:
       UserError: the file cannot be read, or it does not contain exactly this backbone.
     """
-    find_names, path = BACKBONES[model.backbone].torch_names, _find_file(model.pretrained)
+    find_names, path = BACKBONES[model.backbone].torch_names, find_file(model.pretrained)
     if find_names is None:
         known = ', '.join(name for name, x in BACKBONES.items() if x.torch_names)
         raise UserError(
@@ -108,8 +108,12 @@ def load_backbone(variables: Any, model: 'ConfigDict') -> Any:
     return unflatten_dict(flat | {place: _in_flax(backbone[x]) for x, place in places.items()})
 
 
-def _find_file(pretrained):
-    """Returns the path of the file that `config.model.pretrained` names."""
+def find_file(pretrained: str) -> Path:
+    """Returns the path of the file that `config.model.pretrained` names.
+
+    Raises:
+      UserError: the file is that of a package which is not installed.
+    """
     if pretrained != DLIB:
         return user_path(pretrained)
     spec = importlib.util.find_spec(DLIB_PACKAGE)
@@ -369,7 +373,8 @@ def _advice(backbone, shapes, arrays, model):
             )
             found = [_under(prefix, arrays, names).keys() for prefix in _prefixes(arrays, names)]
             if names.keys() in found:
-                settings.append(f'config.model.backbone={other}')
+                family = f'config.model.pretrained_family={known.family}'
+                settings.append(family if known.family else f'config.model.backbone={other}')
     first = next(iter(shapes))
     found, expected = backbone.get(first, np.zeros(())).shape, shapes[first]
     if len(found) == len(expected) == 4:

@@ -1,9 +1,10 @@
-"""Compares our backbones with PyTorch networks that have the same weights.
+"""Compares our backbones with PyTorch networks that have the same weights, and with dlib's network.
 
     make parity
 
 runs the tests of this file too. The PyTorch networks have the parameter names of torchvision and
-face.evoLVe, and random weights and running statistics. Neither of the two packages is needed.
+face.evoLVe, and random weights and running statistics. Neither of the two packages is needed. dlib's
+network has the weights of the package face_recognition_models.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import sys
 from functools import partial
 from types import SimpleNamespace
 
+import dlib
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,7 +28,8 @@ from torch_resnet import NETWORKS, TorchResNet
 
 from mtdml_jax.host.errors import UserError
 from mtdml_jax.models.backbones import BACKBONES
-from mtdml_jax.models.pretrained import load_backbone, read_arrays
+from mtdml_jax.models.dlib_resnet import GREY_MEAN, MEANS, SCALE
+from mtdml_jax.models.pretrained import DLIB, find_file, load_backbone, read_arrays
 
 # Our name -> PyTorch's network, its stem, and the sides of images. The second side gives feature maps
 # with odd sides, where paddings differ most.
@@ -58,14 +61,13 @@ def random_network(name='resnet18'):
     return network
 
 
-def load(path, name='resnet18'):
+def load(path, name='resnet18', channels=3):
     """Returns our backbone and its variables, which are read from a file."""
-    model = SimpleNamespace(
-        backbone=name, stem=PEERS[name][1], width_factor=1.0, pretrained=str(path)
-    )
+    model = SimpleNamespace(backbone=name, width_factor=1.0, pretrained=str(path))
+    model.stem = PEERS[name][1] if name in PEERS else ''
     module = BACKBONES[name].make(model, dtype=jnp.float32, axis_name=None)
     init = partial(module.init, train=False)
-    shapes = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    shapes = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 64, 64, channels)))
     blank = {
         kind: {'backbone': jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), tree)}
         for kind, tree in shapes.items()
@@ -95,6 +97,38 @@ def test_features_are_those_of_pytorch(name, side, tmp_path):
         f'(largest feature {largest:.2f}, spread over images {spread:.2f})'
     )
     assert difference < 1e-4 * largest
+    assert difference < 1e-3 * spread
+
+
+def faces_like_chips():
+    """Twenty images of 150 px, the last ten of them grey, in the place of dlib's aligned faces.
+
+    Blurred noise of several sizes has the contrast of photographs. No face is needed for the parity.
+    """
+    rng = np.random.default_rng(0)
+    images = np.zeros((20, 150, 150, 3), np.float32)
+    for side in (3, 6, 15, 50):
+        noise = rng.normal(size=(20, side, side, 3), scale=30)
+        images += jax.image.resize(noise, images.shape, 'bilinear')
+    images = np.clip(images + rng.uniform(60, 190, (20, 1, 1, 3)), 0, 255).astype(np.uint8)
+    images[10:] = images[10:, :, :, :1]
+    return images
+
+
+@pytest.mark.parametrize('channels', [3, 1])
+def test_descriptors_are_those_of_dlib(channels):
+    images = faces_like_chips()[10 * (channels == 1) :]
+    file = find_file(DLIB)
+    network = dlib.face_recognition_model_v1(str(file))
+    expected = np.array([network.compute_face_descriptor(image) for image in images])
+    module, variables = load(DLIB, 'dlib_resnet', channels)
+    means = np.float32(MEANS if channels == 3 else GREY_MEAN)
+    pixels = (images[..., :channels] - means) / np.float32(SCALE)
+    features = jax.jit(partial(module.apply, train=False))(variables, pixels)
+    found = np.asarray(features) @ read_arrays(file)['fc.weight'].T
+    difference, spread = np.max(np.abs(found - expected)), np.mean(np.std(expected, axis=0))
+    print(f'dlib_resnet, {channels} channels: {difference:.1e} (spread over images {spread:.2f})')
+    assert difference < 1e-4
     assert difference < 1e-3 * spread
 
 

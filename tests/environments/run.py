@@ -48,6 +48,8 @@ ENVIRONMENTS = {
             ('torch==2.13.0',),
             ('pytorch-metric-learning==2.9.0',),
             ('--editable', '.', 'flax>=0.11', 'pytest'),
+            # dlib itself would be compiled for minutes.
+            ('dlib-bin==20.0.1.post1', 'face_recognition_models==0.3.0'),
         ),
         tests=(*PYTEST, '-rP', f'{HERE}/parity_pml.py', f'{HERE}/parity_backbones.py'),
         only_pip=True,

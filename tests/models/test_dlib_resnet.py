@@ -145,5 +145,5 @@ def test_the_word_dlib_without_the_package_says_how_to_install_it(monkeypatch):
 
 def test_weights_for_another_backbone_name_the_setting(tmp_path):
     model = model_section('resnet18', pretrained=file_of(tmp_path, **SMALL))
-    with pytest.raises(UserError, match='Set config.model.backbone=dlib_resnet'):
+    with pytest.raises(UserError, match='Set config.model.pretrained_family=dlib$'):
         load_backbone(blank_variables(model), model)

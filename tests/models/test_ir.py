@@ -100,7 +100,9 @@ def test_backbone_computes_what_the_arrays_of_the_file_compute(tmp_path, capsys)
 def test_weights_of_another_kind_are_refused_with_the_setting_for_it(tmp_path):
     path = file_of(tmp_path, backbone='ir50', stem='small')
     model = model_section('resnet10', pretrained=path)
-    with pytest.raises(UserError, match=r'285 \(.*\) unexpected\. Set config.model.backbone=ir50$'):
+    with pytest.raises(
+        UserError, match=r'285 \(.*\) unexpected\. Set config.model.pretrained_family=face_evolve$'
+    ):
         load_backbone(blank_variables(model), model)
 
 

@@ -5,6 +5,7 @@ import signal
 import chex
 import numpy as np
 import pytest
+from backbone_files import file_of
 from filelock import FileLock
 from small_data import CONFIG, csv_rows, png, small_config, small_overrides, write_csv
 
@@ -124,6 +125,26 @@ def test_resumed_run_after_a_crash_ends_with_the_same_bits(
     chex.assert_trees_all_equal(final_state(config, tmp_path), final_state(config, uninterrupted))
     # The lines after the checkpoint of step 3 were written again.
     assert read_metrics(tmp_path / 'metrics.jsonl') == read_metrics(uninterrupted / 'metrics.jsonl')
+
+
+@pytest.mark.slow
+def test_run_from_recalibrated_weights_resumes_with_the_same_bits(folder, tmp_path, monkeypatch):
+    weights = file_of(tmp_path, channels=1, backbone='resnet4', stem='small')
+    settings = f'--config.model.pretrained={weights}', '--config.eval.checkpoint=latest'
+    recalibrated = small_config(folder, *settings, '--config.model.batch_norm=recalibrated')
+    assert loop.train(recalibrated, tmp_path / 'whole')
+    with monkeypatch.context() as patch:
+        interrupt_before(patch, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        assert not loop.train(recalibrated, tmp_path / 'stopped')
+    weights.unlink()
+    assert loop.train(recalibrated, tmp_path / 'stopped')
+    chex.assert_trees_all_equal(
+        *(final_state(recalibrated, tmp_path / name) for name in ('whole', 'stopped'))
+    )
+    file_of(tmp_path, channels=1, backbone='resnet4', stem='small')
+    assert loop.train(small_config(folder, *settings), tmp_path / 'other')
+    first, other = (read_metrics(tmp_path / x / 'metrics.jsonl')[0] for x in ('whole', 'other'))
+    assert first['train/loss'] != other['train/loss']
 
 
 @pytest.mark.slow
