@@ -26,6 +26,7 @@ from torch_ir import TorchIR
 from torch_mobilenet import TorchMobileNet
 from torch_resnet import NETWORKS, TorchResNet
 
+from mtdml_jax.data.face_drawing import EXPRESSIONS, draw_face
 from mtdml_jax.host.errors import UserError
 from mtdml_jax.models.backbones import BACKBONES
 from mtdml_jax.models.dlib_resnet import GREY_MEAN, MEANS, SCALE
@@ -100,24 +101,19 @@ def test_features_are_those_of_pytorch(name, side, tmp_path):
     assert difference < 1e-3 * spread
 
 
-def faces_like_chips():
-    """Twenty images of 150 px, the last ten of them grey, in the place of dlib's aligned faces.
-
-    Blurred noise of several sizes has the contrast of photographs. No face is needed for the parity.
-    """
-    rng = np.random.default_rng(0)
-    images = np.zeros((20, 150, 150, 3), np.float32)
-    for side in (3, 6, 15, 50):
-        noise = rng.normal(size=(20, side, side, 3), scale=30)
-        images += jax.image.resize(noise, images.shape, 'bilinear')
-    images = np.clip(images + rng.uniform(60, 190, (20, 1, 1, 3)), 0, 255).astype(np.uint8)
-    images[10:] = images[10:, :, :, :1]
-    return images
+def faces():
+    """Twenty drawn faces of 150 px, the last ten of them grey, in the place of dlib's aligned chips."""
+    expressions = [*EXPRESSIONS]
+    drawn = [draw_face(0, n, expressions[n % len(expressions)], n) for n in range(20)]
+    grey = jax.image.resize(np.float32(drawn), (20, 150, 150), 'bilinear')[..., None]
+    tints = np.random.default_rng(0).uniform(0.5, 1, (20, 1, 1, 3))
+    tints[10:] = 1
+    return np.clip(grey * tints, 0, 255).astype(np.uint8)
 
 
 @pytest.mark.parametrize('channels', [3, 1])
 def test_descriptors_are_those_of_dlib(channels):
-    images = faces_like_chips()[10 * (channels == 1) :]
+    images = faces()[10 * (channels == 1) :]
     file = find_file(DLIB)
     network = dlib.face_recognition_model_v1(str(file))
     expected = np.array([network.compute_face_descriptor(image) for image in images])
