@@ -17,8 +17,9 @@ import numpy as np
 from mtdml_jax.models.dlib_resnet import BLOCKS
 
 EPSILON, DESCRIPTOR_SIZE = 1e-5, 128
+# Layers that only name the output of another one, and have nothing in the file but their version.
+_NAMES_ONLY = ('tag', 'skip')
 # Longest integer of the format, in bytes; longest text of this network.
-NAMES_ONLY = ('tag', 'skip')
 _INTEGER_BYTES, _TEXT_BYTES = 8, 64
 
 
@@ -30,7 +31,7 @@ class _Layer(NamedTuple):
 
 
 def _layers() -> Iterator[_Layer]:
-    """Yields the layers from the first to the last; 'tag' and 'skip' only name the output of a layer."""
+    """Yields the layers from the first to the last."""
 
     def conv(features, size, stride, padding):
         yield _Layer('con_4', (features, size, size, stride, stride, padding, padding))
@@ -79,7 +80,7 @@ class _Stream:
 
     def expect(self, expected, found, what):
         if found != expected:
-            raise ValueError(f'expected {what} {expected}, found {found}')
+            raise ValueError(f'expected {what} {expected!r}, found {found!r}')
 
     def text(self, expected):
         size = self.integer()
@@ -121,14 +122,14 @@ def read_dlib(path: Path) -> dict[str, np.ndarray]:
     stream.skip_numbers(2)  # The margin, and the distance of two persons.
     layers = list(_layers())
     for layer in reversed(layers):
-        version = 3 if layer is layers[0] else 1 if layer.kind in NAMES_ONLY else 2
+        version = 3 if layer is layers[0] else 1 if layer.kind in _NAMES_ONLY else 2
         stream.expect(version, stream.integer(), 'a layer of version')
     stream.text('input_rgb_image_sized')
     stream.skip_numbers(3)  # The means that are subtracted, see `dlib_resnet.MEANS`.
     stream.expect((150, 150), stream.integers(2), 'images of the size')
     channels, number = 3, 0
     for layer in layers:
-        if layer.kind in NAMES_ONLY:
+        if layer.kind in _NAMES_ONLY:
             continue
         stream.text(layer.kind)
         match layer.kind:

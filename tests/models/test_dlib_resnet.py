@@ -66,11 +66,11 @@ def test_file_has_the_kernels_and_each_bias_scale_and_shift_is_a_batch_norm(path
         (lambda data: b'\x89PNG\r\n\x1a\n' + data, 'an integer of 9 bytes'),
         (
             lambda data: data.replace(text('loss_metric_2'), text('loss_mmod')),
-            'expected the layer loss_metric_2, found loss_mmod',
+            "expected the layer 'loss_metric_2', found 'loss_mmod'",
         ),
         (
             lambda data: data.replace(text('affine_'), text('bn_con2'), 1),
-            'expected the layer affine_, found bn_con2',
+            "expected the layer 'affine_', found 'bn_con2'",
         ),
         (
             lambda data: data.replace(integer(3, 3, 2, 2, 0, 0), integer(3, 3, 2, 2, 1, 1), 1),
