@@ -57,15 +57,9 @@ def draw_slices():
         axes.text(index + 0.47, 0.55, f'τ {threshold:.2f}', ha='center', va='center')
     axes.text(0, 2.2, 'one embedding of a face, cut into slices of length one')
     axes.annotate('', (7.9, 0.2), (0, 0.2), arrowprops={'arrowstyle': '->', 'color': GREY})
-    axes.text(0, -0.12, '0: any order will do', va='center', color=GREY)
-    axes.text(
-        7.94,
-        -0.12,
-        '1.53: seven classes as far apart as can be',
-        ha='right',
-        color=GREY,
-        va='center',
-    )
+    style = {'va': 'center', 'color': GREY}
+    axes.text(0, -0.12, '0: any order will do', **style)
+    axes.text(7.94, -0.12, '1.53: seven classes as far apart as can be', ha='right', **style)
     axes.set(xlim=(-0.1, 8.1), ylim=(-0.35, 2.45))
     axes.axis('off')
     return figure
@@ -87,11 +81,8 @@ def draw_dual():
     )
     for axes, centre, title, colour in panels:
         axes.add_patch(Circle(centre, 1 + threshold, fill=False, color=colour, lw=1.5, ls='--'))
-        for name, point, place in (
-            ('a', anchor, (-12, 6)),
-            ('p', positive, (-4, 8)),
-            ('n', negative, (6, 4)),
-        ):
+        places = (-12, 6), (-4, 8), (6, 4)
+        for name, point, place in zip('apn', (anchor, positive, negative), places, strict=True):
             axes.plot(*point, 'o', ms=9, c=ORANGE if name == 'n' else BLUE)
             axes.annotate(name, point, place, textcoords='offset points', size=12)
         axes.plot(*zip(anchor, positive, strict=True), c=BLUE, lw=1.5)

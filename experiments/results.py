@@ -173,22 +173,6 @@ PLAIN = {
 }
 # Table of a page -> function that makes it.
 TABLES: dict[str, Callable[[], str]] = {
-    'thresholds': lambda: study('thresholds', OVER, BOTH, THRESHOLDS, 'cross-entropy'),
-    'parts_of_the_loss': lambda: study('ablation', OVER, WITH_CENTROID, PARTS, 'cross-entropy'),
-    'minings': lambda: study('mining', OVER, BOTH, MININGS, 'cross-entropy'),
-    'memory_faces': lambda: study(
-        'memory_faces', 'Points by a memory of 64 batches', BOTH, MEMORY_FACES
-    ),
-    'precision': lambda: study(
-        'precision', 'Points over float32', BOTH, 'bfloat16: bfloat16', 'float32'
-    ),
-    'memory_digits': lambda: study(
-        'memory_digits', 'Points by a memory', WITHOUT_HEAD, MEMORY_DIGITS
-    ),
-    'ingredients': lambda: study(
-        'ingredients', 'Points over the recipe', BOTH, INGREDIENTS, 'recipe'
-    ),
-    'convergence': lambda: study('convergence', '', WITHOUT_HEAD, CONVERGENCE),
     'loss': lambda: crosstable(
         'loss',
         'Batch: {batch} | : {measure}',
@@ -283,6 +267,18 @@ CONVERGENCE = """
     one slice at 0.9, all triplets: all-0.9
 """
 
+# Table of a page -> study, and what `study` takes.
+OF_STUDIES = {
+    'thresholds': ('thresholds', OVER, BOTH, THRESHOLDS, 'cross-entropy'),
+    'parts_of_the_loss': ('ablation', OVER, WITH_CENTROID, PARTS, 'cross-entropy'),
+    'minings': ('mining', OVER, BOTH, MININGS, 'cross-entropy'),
+    'memory_faces': ('memory_faces', 'Points by a memory of 64 batches', BOTH, MEMORY_FACES),
+    'precision': ('precision', 'Points over float32', BOTH, 'bfloat16: bfloat16', 'float32'),
+    'memory_digits': ('memory_digits', 'Points by a memory', WITHOUT_HEAD, MEMORY_DIGITS),
+    'ingredients': ('ingredients', 'Points over the recipe', BOTH, INGREDIENTS, 'recipe'),
+    'convergence': ('convergence', '', WITHOUT_HEAD, CONVERGENCE),
+}
+TABLES |= {name: partial(study, *arguments) for name, arguments in OF_STUDIES.items()}
 for _name, _columns in PLAIN.items():
     _file, _columns, _wanted = (_name, _columns, {}) if isinstance(_columns, str) else _columns
     TABLES[_name] = partial(table, _file, _columns, **_wanted)

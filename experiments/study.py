@@ -62,9 +62,7 @@ def run_study(study: Study, argv: Sequence[str] | None = None) -> int:
         figure = options.output / 'figures' / f'{study.name}.png'
         figure.parent.mkdir(parents=True, exist_ok=True)
         study.draw(rows, figure)
-        shown = [
-            x for x in rows if _is_chosen(x['cell'], options) or x['cell'] == options.reference
-        ]
+        shown = [x for x in rows if x['cell'] in (*options.cells, options.reference)]
         if shown:
             print(summary(shown, options.reference, study.converged))
     return 0
@@ -72,13 +70,8 @@ def run_study(study: Study, argv: Sequence[str] | None = None) -> int:
 
 def _finished(study, results):
     """Returns the rows of finished runs, in the order of the study's cells."""
-    places = {cell.name: place for place, cell in enumerate(study.cells)}
-    rows = [x for x in read_rows(results) if x['status'] == 'done' and x['cell'] in places]
-    return sorted(rows, key=lambda row: places[row['cell']])
-
-
-def _is_chosen(cell, options):
-    return fnmatch.fnmatchcase(cell, options.cells)
+    rows = [row for row in read_rows(results) if row['status'] == 'done']
+    return [row for cell in study.cells for row in rows if row['cell'] == cell.name]
 
 
 def _parse(study, argv):
@@ -95,9 +88,7 @@ def _parse(study, argv):
     parser.add_argument('--data', type=_absolute, metavar='DIR', help='config.data.dir')
     parser.add_argument('--output', type=_absolute, default=ROOT / 'experiments', metavar='DIR')
     parser.add_argument('--jobs', type=int, default=1, help='runs at a time')
-    parser.add_argument(
-        '--until', type=float, default=math.inf, help='no new run after time.time()'
-    )
+    parser.add_argument('--until', type=float, default=math.inf, help='no run after time.time()')
     parser.add_argument('--list', action='store_true', help='print the commands only')
     names = [cell.name for cell in study.cells]
     parser.add_argument('--reference', default=study.reference, choices=names, metavar='CELL')
@@ -107,8 +98,9 @@ def _parse(study, argv):
     wrong = [x for x in others if not x.startswith('--config.') or '=' not in x]
     if wrong:
         parser.error(f'unexpected argument {wrong[0]!r}')
-    if not fnmatch.filter(names, options.cells):
-        parser.error(f'--cells: nothing matches {options.cells!r}; there are {", ".join(names)}')
+    pattern, options.cells = options.cells, fnmatch.filter(names, options.cells)
+    if not options.cells:
+        parser.error(f'--cells: nothing matches {pattern!r}; there are {", ".join(names)}')
     extra = dict(x.removeprefix('--config.').split('=', 1) for x in others)
     return options, ({'data.dir': options.data} if options.data else {}) | extra
 
@@ -119,7 +111,7 @@ def _absolute(path):
 
 def _run_all(study, options, extra, results):
     """Runs what has no row yet, or prints the commands."""
-    cells = [x for x in study.cells if _is_chosen(x.name, options)]
+    cells = [x for x in study.cells if x.name in options.cells]
     present = {(row['cell'], int(row['seed'])): row['command'] for row in read_rows(results)}
     portable = {key: value for key, value in extra.items() if key not in LOCATION_KEYS}
     missing = []

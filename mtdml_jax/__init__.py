@@ -8,7 +8,7 @@ with batch-hard mining, so nobody has to search for "the" threshold. It follows 
 `import mtdml_jax` imports nothing heavy: the first use of a name imports jax, and `load` also flax.
 `python -m mtdml_jax` trains. `load` loads a trained model:
 
-    model = mtdml_jax.load('models/fer2013.safetensors')
+    model = mtdml_jax.load('fer2013')
     model.predict('face.png').names
 """
 

@@ -10,9 +10,8 @@ training waits for the pipeline. Adds rows to results/data.csv.
 
 import collections
 import itertools
-import time
 
-from harness import make_parser, medians_in_turns
+from harness import make_parser, medians_in_turns, timed
 from record import record
 
 ROUNDS, PIPELINE_BATCHES, STEPS = 5, 200, 10
@@ -20,9 +19,7 @@ ROUNDS, PIPELINE_BATCHES, STEPS = 5, 200, 10
 
 def rate(consume, batches, count):
     """Batches a second of a function that consumes `count` of them."""
-    start = time.perf_counter()
-    consume(itertools.islice(batches, count))
-    return count / (time.perf_counter() - start)
+    return count / timed(lambda: consume(itertools.islice(batches, count)))
 
 
 def prepare(config):

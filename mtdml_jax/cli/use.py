@@ -7,9 +7,16 @@ from mtdml_jax.host.compile_cache import use_compile_cache
 from mtdml_jax.host.errors import UserError
 from mtdml_jax.host.process import find_devices, quieten
 
+# What --model takes.
+MODEL = 'a model file, the folder of a run, or a model of the package, such as fer2013'
+
 
 def _add_demo(parser):
-    parser.add_argument('--model', required=True, help='a model file, or the folder of a run')
+    parser.add_argument(
+        '--model',
+        action='append',
+        help=f'{MODEL}; may be given several times; default: all models of the package',
+    )
     parser.add_argument('--host', default='127.0.0.1', help='default: this machine alone')
     parser.add_argument('--port', type=int, default=7860)
     parser.add_argument(
@@ -23,9 +30,7 @@ def _add_demo(parser):
 def _add_export(parser):
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument('--workdir', type=path_argument, help='folder of an evaluated run')
-    source.add_argument(
-        '--model', type=path_argument, help='a model file, to write it in another format'
-    )
+    source.add_argument('--model', help=f'{MODEL}, to write it in another format')
     parser.add_argument('--out', type=path_argument, required=True, metavar='FILE')
     parser.add_argument(
         '--format',
@@ -55,7 +60,7 @@ def _add_predict(parser):
         metavar='PATH',
         help="images, videos, folders, patterns ('*.png'); - reads paths from standard input",
     )
-    parser.add_argument('--model', required=True, help='a model file, or the folder of a run')
+    parser.add_argument('--model', required=True, help=MODEL)
     parser.add_argument(
         '--faces',
         default='none',
@@ -104,7 +109,7 @@ def _export(arguments, overrides, command) -> int:
         arguments.out.suffix, 'safetensors'
     )
     from mtdml_jax.inference import runtimes
-    from mtdml_jax.inference.model import find_model
+    from mtdml_jax.inference.find import find_model
     from mtdml_jax.models import model_file
 
     data = model_file.read_model(find_model(arguments.workdir or arguments.model))
@@ -178,11 +183,24 @@ def _demo(arguments, overrides, command) -> int:
     use_compile_cache()
     from mtdml_jax.demo.page import serve
     from mtdml_jax.inference.faces import find_faces
-    from mtdml_jax.inference.model import load
 
     detect = find_faces if arguments.faces == 'detect' else None
-    serve(load(arguments.model), arguments.host, arguments.port, detect)
+    serve(_load_models(arguments.model), arguments.host, arguments.port, detect)
     return 0
+
+
+def _load_models(names):
+    """Loads the models that the page offers; without names those of the package, the best one first."""
+    from mtdml_jax.demo.page_session import measured_accuracy
+    from mtdml_jax.inference.find import shipped_models
+    from mtdml_jax.inference.model import load
+
+    if names:
+        return {name: load(name) for name in names}
+    models = {name: load(path) for name, path in shipped_models().items()}
+    if not models:
+        raise UserError('the package has no models: --model=MODEL names one')
+    return dict(sorted(models.items(), key=lambda item: -(measured_accuracy(item[1]) or 0)))
 
 
 EXPORT = Command(_export, 'write the model of a run as one file', _add_export)

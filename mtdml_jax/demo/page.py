@@ -26,14 +26,17 @@ from mtdml_jax.demo.page_html import (
 from mtdml_jax.demo.page_session import (
     MAX_NAME,
     Detect,
+    Models,
     Session,
+    choose_model,
+    describe_models,
     enroll,
     nearest_faces,
     read_faces,
+    start_session,
 )
 from mtdml_jax.host.errors import UserError
 from mtdml_jax.inference.drawing import draw_boxes
-from mtdml_jax.inference.model import Model
 from mtdml_jax.inference.verdicts import slice_verdicts
 
 if TYPE_CHECKING:
@@ -46,11 +49,12 @@ NO_FACE = 'No face was found in this picture.'
 WHOLE_PICTURE = 'Faces are not searched for: the whole picture is taken as the face.'
 
 
-def make_page(model: Model, detect: Detect | None = None) -> 'Blocks':
+def make_page(models: Models, detect: Detect | None = None) -> 'Blocks':
     """Makes the page, which `serve` or another server can serve.
 
     Args:
-      model: the model; faces that visitors enrol are not added to it.
+      models: name -> model. Visitors choose one of several; at first it is the first one. Faces that
+        visitors enrol are not added to a model.
       detect: finds faces in an upright picture of mode L or RGB. It returns left, top, width and height
         of each face in pixels, like `faces.find_faces`. None takes the whole picture as the face.
 
@@ -63,8 +67,8 @@ def make_page(model: Model, detect: Detect | None = None) -> 'Blocks':
         analytics_enabled=False,
         delete_cache=(LEFT_SECONDS, LEFT_SECONDS),
     ) as page:
-        parts = _lay_out(gr, model)
-        _connect(gr, model, detect, parts)
+        parts = _lay_out(gr, models)
+        _connect(gr, models, detect, parts)
 
         def forget(request: gr.Request):  # type: ignore[name-defined]  # Gradio reads the annotation.
             page.state_holder.session_data.pop(request.session_hash, None)
@@ -77,6 +81,8 @@ class _Parts(NamedTuple):
     """The components of the page that handlers read or write."""
 
     session: Any
+    header: Any
+    model: Any
     upload: Any
     message: Any
     picture: Any
@@ -95,10 +101,18 @@ class _Parts(NamedTuple):
         return [self.label, self.picture, self.probabilities, self.nearest, self.slices]
 
 
-def _lay_out(gr, model) -> _Parts:
+def _lay_out(gr, models) -> _Parts:
     """Adds the components to the page that is being made."""
     view = partial(gr.HTML, apply_default_css=False, js_on_load=None)
-    view(show_header(model.settings))
+    first, *others = models
+    header = view(show_header(models[first].settings))
+    model = gr.Radio(
+        describe_models(models),
+        value=first,
+        label='Model',
+        info='It knows the faces that you enrol while it is chosen.',
+        visible=bool(others),
+    )
     session = gr.State()
     with gr.Row():
         with gr.Column(scale=5, min_width=320):
@@ -115,9 +129,11 @@ def _lay_out(gr, model) -> _Parts:
         with gr.Column(scale=5, min_width=320, visible=False) as column:
             faces = gr.Radio(label='Face, the largest first', visible=False)
             probabilities, nearest = view(), view()
-            label, name, enroll_button = _lay_out_form(gr, model.class_names)
+            label, name, enroll_button = _lay_out_form(gr, models[first].class_names)
     return _Parts(
         session=session,
+        header=header,
+        model=model,
         upload=upload,
         message=message,
         picture=picture,
@@ -152,74 +168,99 @@ def _lay_out_form(gr, class_names):
     return label, name, gr.Button('Enrol', variant='primary')
 
 
-def _connect(gr, model, detect, parts):
+def _connect(gr, models, detect, parts):
     """Connects the components with their handlers."""
     session, views = parts.session, parts.views
+    # Handlers that change a session wait for one another, so that none undoes what another did.
+    changes = {'concurrency_id': 'changes', 'api_visibility': 'private'}
     # Gradio's own decoding would raise its own errors. Without it Gradio still checks that the file is
     # an upload.
     parts.upload.input(
-        partial(_show, model, detect),
+        partial(_show, models, detect),
         [parts.upload, session],
         [parts.upload, session, parts.message, parts.column, parts.faces, *views],
         preprocess=False,
-        api_visibility='private',
+        **changes,
+    )
+    parts.model.input(
+        partial(_choose, models, detect),
+        [session, parts.model, parts.faces],
+        [parts.header, session, parts.message, parts.column, parts.faces, *views],
+        **changes,
     )
     parts.faces.input(
-        partial(_render, model), [session, parts.faces], views, api_visibility='private'
+        partial(_render, models), [session, parts.faces], views, api_visibility='private'
     )
     gr.on(
         [parts.enroll_button.click, parts.name.submit],
         _enroll,
         [session, parts.faces, parts.label, parts.name],
         [session, parts.message, parts.nearest, parts.name],
-        api_visibility='private',
+        **changes,
     )
 
 
-def _show(model, detect, upload, session):
+def _show(models, detect, upload, session):
     """Returns the upload, session, message, column, faces and views for a new picture."""
     import gradio as gr
 
     if upload is None:  # The upload was emptied, for example by a change to the camera.
         return gr.skip()
-    session = Session((session or model).gallery)
+    session, error = session or start_session(models), None
     try:
-        session = read_faces(model, detect, _take(upload), session.gallery)
-        is_error, note = False, WHOLE_PICTURE if detect is None else ''
-        if not session.boxes:
-            note = NO_FACE
-    except UserError as error:
-        is_error, note = True, f'This picture cannot be shown: {error}'
-    captions = session.captions
+        session = read_faces(models, detect, _take(upload), session)
+    except UserError as found:
+        session = Session(session.chosen, session.galleries)
+        error = f'This picture cannot be shown: {found}'
+    # The upload is emptied, because its file was deleted.
+    return None, *_present(models, detect, session, 0, error)
+
+
+def _choose(models, detect, session, name, row):
+    """Returns the header, session, message, column, faces and views for another model."""
+    session = choose_model(models, session or start_session(models), name)
+    return show_header(models[name].settings), *_present(models, detect, session, row or 0)
+
+
+def _present(models, detect, session, row, error=None):
+    """Returns the session, message, column, faces and views, with a face chosen."""
+    import gradio as gr
+
+    captions, note = session.captions, ''
+    if session.picture and not captions:
+        note = NO_FACE
+    elif session.picture and detect is None:
+        note = WHOLE_PICTURE
     faces = gr.Radio(
         choices=[(caption, row) for row, caption in enumerate(captions)],
-        value=0 if captions else None,
+        value=row if captions else None,
         visible=len(captions) > 1,
     )
-    # The upload is emptied, because its file was deleted.
     return (
-        None,
         session,
-        show_message(note, is_error=is_error),
+        show_message(error or note, is_error=error is not None),
         gr.Column(visible=bool(captions)),
         faces,
-        *_render(model, session, 0),
+        *_render(models, session, row),
     )
 
 
-def _render(model, session, row):
+def _render(models, session, row):
     """Returns the label for enrolment, the picture, expressions, nearest faces and slices."""
-    captions = session.captions
+    import gradio as gr
+
+    model, captions = models[session.chosen], session.captions
     chosen = row if len(captions) > 1 else None
     picture = ''
     if session.picture:
         marked = draw_boxes(session.picture, session.boxes, captions, chosen)
         picture = show_picture(marked, captions)
+    names = list(model.class_names)
     if not captions:
-        return None, picture, '', '', ''
+        return gr.Dropdown(names, value=None), picture, '', '', ''
     verdicts = slice_verdicts(model, session.gallery, session.predictions, row)
     return (
-        session.predictions.names[row],
+        gr.Dropdown(names, value=session.predictions.names[row]),
         picture,
         show_probabilities(session.predictions, row),
         show_nearest(nearest_faces(session, row)),
@@ -241,12 +282,12 @@ def _enroll(session, row, label, name):
 
 @contextlib.contextmanager
 def served(
-    model: Model, host: str = '127.0.0.1', port: int = 7860, detect: Detect | None = None
+    models: Models, host: str = '127.0.0.1', port: int = 7860, detect: Detect | None = None
 ) -> Iterator['Blocks']:
     """Serves the page until the context ends.
 
     Args:
-      model: see `make_page`.
+      models: see `make_page`.
       host: address to listen on; only this machine can reach 127.0.0.1.
       port: port to listen on.
       detect: see `make_page`.
@@ -260,7 +301,7 @@ def served(
     # Uploads have a folder of their own, which is deleted with the page.
     with tempfile.TemporaryDirectory(prefix='mtdml_jax_') as folder:
         os.environ['GRADIO_TEMP_DIR'] = folder
-        page = make_page(model, detect)
+        page = make_page(models, detect)
         try:
             page.launch(
                 server_name=host,
@@ -297,11 +338,11 @@ def _make_theme(gr):
 
 
 def serve(
-    model: Model, host: str = '127.0.0.1', port: int = 7860, detect: Detect | None = None
+    models: Models, host: str = '127.0.0.1', port: int = 7860, detect: Detect | None = None
 ) -> None:
     """Serves the page until the process is interrupted or terminated; see `served`."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    with served(model, host, port, detect) as page:
+    with served(models, host, port, detect) as page:
         print(f'http://{host}:{port} (Ctrl-C ends it)', flush=True)
         page.block_thread()
 

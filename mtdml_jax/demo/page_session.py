@@ -1,6 +1,6 @@
 """The state of one visitor of the demo page, and the actions on it; this module does not use Gradio."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,22 +18,34 @@ MOST_FACES, NUM_NEAREST, MAX_NAME = 24, 5, 60
 
 Box = tuple[float, float, float, float]
 Detect = Callable[[Image.Image], Sequence[Box]]
+# Name on the page -> model.
+Models = Mapping[str, Model]
 
 
 class Session(NamedTuple):
     """The state of one visitor.
 
     Attributes:
-      gallery: the model's enrolled faces, and those that the visitor has enrolled.
+      chosen: name of the model that the visitor has chosen.
+      galleries: name of a model -> its enrolled faces, and those that the visitor has enrolled while the
+        model was chosen: distances between embeddings of two models mean nothing.
       picture: the last picture, reduced in size.
       boxes: left, top, width and height of the N faces in pixels of `picture`, the largest face first.
-      predictions: predictions for the N faces; None without faces.
+      faces: name of a model -> the N faces as its network's input, float32 [N, side, side, channels].
+      predictions: the chosen model's predictions for the N faces; None without faces.
     """
 
-    gallery: Gallery
+    chosen: str
+    galleries: Mapping[str, Gallery]
     picture: Image.Image | None = None
     boxes: tuple[Box, ...] = ()
+    faces: Mapping[str, np.ndarray] = {}
     predictions: Predictions | None = None
+
+    @property
+    def gallery(self) -> Gallery:
+        """The enrolled faces of the chosen model."""
+        return self.galleries[self.chosen]
 
     @property
     def captions(self) -> list[str]:
@@ -48,14 +60,19 @@ class Session(NamedTuple):
         ]
 
 
-def read_faces(model: Model, detect: Detect | None, content: bytes, gallery: Gallery) -> Session:
-    """Reads a picture, and returns a session with its faces, at most 24, and with this gallery.
+def start_session(models: Models) -> Session:
+    """Returns the session of a visitor who has done nothing yet; the first model is chosen."""
+    return Session(next(iter(models)), {name: model.gallery for name, model in models.items()})
+
+
+def read_faces(models: Models, detect: Detect | None, content: bytes, session: Session) -> Session:
+    """Reads a picture, and returns the session with its faces, at most 24.
 
     Args:
-      model: the model.
+      models: the models.
       detect: finds faces in a picture; None takes the whole picture as the face.
       content: content of the picture's file.
-      gallery: gallery of the session.
+      session: the session.
 
     Raises:
       UserError: the content is not a picture, or it cannot be decoded.
@@ -63,22 +80,53 @@ def read_faces(model: Model, detect: Detect | None, content: bytes, gallery: Gal
     with opened(content) as picture:
         found = [(0, 0, *picture.size)] if detect is None else detect(picture)
         boxes = sorted(found, key=lambda box: -box[2] * box[3])[:MOST_FACES]
-        pixels = [
-            cut_pixels(picture, model.settings.preprocessing, detect and box) for box in boxes
-        ]
+        # Every model's, because only the reduced picture is kept.
+        faces = {
+            name: [cut_pixels(picture, model.settings.preprocessing, detect and x) for x in boxes]
+            for name, model in models.items()
+        }
         factor = min(1, SHOWN_SIDE / max(picture.size))
         size = [max(round(factor * x), 1) for x in picture.size]
         shown = picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=2)
+    session = session._replace(
+        picture=shown,
+        boxes=tuple((factor * x, factor * y, factor * w, factor * h) for x, y, w, h in boxes),
+        faces={name: np.array(pixels) for name, pixels in faces.items()},
+    )
+    return choose_model(models, session, session.chosen)
+
+
+def choose_model(models: Models, session: Session, name: str) -> Session:
+    """Returns the session with a model chosen, and with its predictions for the faces."""
     predictions = None
-    if pixels:
-        wait = model.forward(np.stack(pixels), batch_size=MOST_FACES)
-        predictions = model.make_classifier().classify(*wait())
-    shown_boxes = tuple((factor * x, factor * y, factor * w, factor * h) for x, y, w, h in boxes)
-    return Session(gallery, shown, shown_boxes, predictions)
+    if session.boxes:
+        model = models[name]
+        outputs = model.forward(session.faces[name], batch_size=MOST_FACES)()
+        predictions = model.make_classifier().classify(*outputs)
+    return session._replace(chosen=name, predictions=predictions)
+
+
+def describe_models(models: Models) -> list[tuple[str, str]]:
+    """Returns a label for each model, with its measured accuracy if it has one, and its name."""
+    return [(_label(name, model), name) for name, model in models.items()]
+
+
+def _label(name, model):
+    accuracy = measured_accuracy(model)
+    if accuracy is None:
+        return name
+    measured = model.settings.measured
+    return f'{name}: right for {100 * accuracy:.1f} % of {measured["num_examples"]:,} faces'
+
+
+def measured_accuracy(model: Model) -> float | None:
+    """Returns the share of faces for which the softmax was right when the model was measured."""
+    scores = model.settings.measured.get('classifiers', {}).get('softmax')
+    return scores and scores['accuracy']
 
 
 def enroll(session: Session, row: int, label: str, name: str) -> Session:
-    """Returns the session with a face added to its gallery.
+    """Returns the session with a face added to the gallery of the chosen model.
 
     Args:
       session: the session.
@@ -95,7 +143,7 @@ def enroll(session: Session, row: int, label: str, name: str) -> Session:
     if max(len(label), len(name)) > MAX_NAME:
         raise UserError(f'A name has at most {MAX_NAME} letters.')
     gallery = session.gallery.add(_embedding(session, row), [label], [name])
-    return session._replace(gallery=gallery)
+    return session._replace(galleries={**session.galleries, session.chosen: gallery})
 
 
 def nearest_faces(session: Session, row: int) -> list[tuple[str, str, float]]:

@@ -10,19 +10,18 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from mtdml_jax.host.errors import UserError, listed
+from mtdml_jax.host.errors import UserError
 from mtdml_jax.host.paths import user_path
 from mtdml_jax.images.pixels import ImageLike, load_pixels
 from mtdml_jax.inference.answers import Gallery, Neighbors, Predictions, join_predictions
 from mtdml_jax.inference.batches import as_list, run_batches
+from mtdml_jax.inference.find import find_model
 from mtdml_jax.models.classifiers import CLASSIFIERS, Facts, join_slices
 from mtdml_jax.models.forward import compile_forward
 from mtdml_jax.models.model_file import ModelData, read_model, write_model
 from mtdml_jax.models.neighbors import find_nearest
 from mtdml_jax.models.network import Network
 
-# The evaluation of a run writes the model under this name into the run's folder.
-MODEL_NAME = 'model.safetensors'
 # A batch is filled up to one of these sizes, or to the caller's batch size. Each size compiles once.
 SIZES = (1, 8)
 # One image or many; and left, top, width and height of the face in each image, in pixels, [N, 4].
@@ -41,39 +40,13 @@ def load(path: str | Path) -> 'Model':
     """Loads a model.
 
     Args:
-      path: a model file (.safetensors), or the folder of a run that was evaluated.
+      path: a model file (.safetensors), the folder of a run that was evaluated, or the name of a model
+        in the package, such as 'fer2013'.
 
     Raises:
       UserError: there is no model, or its file is damaged.
     """
     return Model(read_model(find_model(path)))
-
-
-def find_model(path: str | Path) -> Path:
-    """Returns the model file that a path names.
-
-    Args:
-      path: see `load`.
-
-    Raises:
-      UserError: the run's folder has no model file, or it is the folder of a cross-validation, which has
-        several.
-    """
-    path = user_path(path)
-    if path.is_dir():
-        folds = sorted(x.parent.name for x in path.glob(f'fold_*/{MODEL_NAME}'))
-        if folds:
-            raise UserError(
-                f'{path}: this folder of a cross-validation has one model per fold; name one of '
-                f'{listed(folds)} in it'
-            )
-        if not (path / MODEL_NAME).exists():
-            raise UserError(
-                f'{path}: there is no {MODEL_NAME} in this folder; the evaluation of a run writes it: '
-                f'python -m mtdml_jax evaluate --workdir={path}'
-            )
-        path /= MODEL_NAME
-    return path
 
 
 class Model:

@@ -18,7 +18,7 @@ from mtdml_jax.data.protocol import load_protocol_split
 from mtdml_jax.host.errors import UserError
 from mtdml_jax.host.files import write_whole
 from mtdml_jax.host.system import processor
-from mtdml_jax.inference.model import MODEL_NAME
+from mtdml_jax.inference.find import MODEL_NAME
 from mtdml_jax.models import Network, make_network
 from mtdml_jax.models.model_file import write_model
 from mtdml_jax.reports.export import model_of_run

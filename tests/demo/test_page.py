@@ -1,17 +1,30 @@
 import io
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 from small_model import NAMES, SLICES, model_data
 
+from mtdml_jax.__main__ import main
 from mtdml_jax.demo import page, page_html
-from mtdml_jax.demo.page_session import Session, enroll, nearest_faces, read_faces
+from mtdml_jax.demo.page_session import (
+    Session,
+    choose_model,
+    describe_models,
+    enroll,
+    nearest_faces,
+    read_faces,
+    start_session,
+)
 from mtdml_jax.host.errors import UserError
+from mtdml_jax.images.pixels import Preprocessing
+from mtdml_jax.inference import find
 from mtdml_jax.inference.answers import Gallery, Predictions
 from mtdml_jax.inference.model import Model
 from mtdml_jax.inference.verdicts import Verdict, slice_verdicts
+from mtdml_jax.models.model_file import write_model
 
 pytestmark = pytest.mark.usefixtures('resnet4')
 
@@ -34,9 +47,15 @@ def picture():
     return encode(np.random.default_rng(0).integers(0, 256, (100, 120, 3), np.uint8))
 
 
+def read(model, detect, content):
+    """Returns the session of a visitor who gives a picture to a page with one model."""
+    models = {'small': model}
+    return read_faces(models, detect, content, start_session(models))
+
+
 @pytest.fixture(scope='module')
 def session(model, picture):
-    return read_faces(model, lambda image: [SMALL, LARGE], picture, model.gallery)
+    return read(model, lambda image: [SMALL, LARGE], picture)
 
 
 def test_faces_come_largest_first_with_what_the_model_says_of_them(model, session, picture):
@@ -50,7 +69,7 @@ def test_large_picture_is_shown_small_with_boxes_to_scale_but_faces_are_cut_from
     pixels = np.random.default_rng(1).integers(0, 256, (4000, 5120), np.uint8)
     content = encode(pixels, compress_level=0)
     box = (1000, 2000, 64, 64)
-    found = read_faces(model, lambda image: [box], content, model.gallery)
+    found = read(model, lambda image: [box], content)
     assert found.picture.size == (1280, 1000)
     assert found.boxes == ((250, 500, 16, 16),)
     expected = model.predict(pixels[2000:2064, 1000:1064])
@@ -62,27 +81,27 @@ def test_picture_is_upright_for_the_detector_and_on_the_page(model):
     exif[274] = 6
     sizes = []
     content = encode(np.zeros((100, 120), np.uint8), exif=exif)
-    found = read_faces(model, lambda image: sizes.append(image.size) or [], content, model.gallery)
+    found = read(model, lambda image: sizes.append(image.size) or [], content)
     assert sizes == [(100, 120)]
     assert found.picture.size == (100, 120)
 
 
 def test_without_a_detector_the_picture_is_the_face(model, picture):
-    found = read_faces(model, None, picture, model.gallery)
+    found = read(model, None, picture)
     assert found.boxes == ((0, 0, 120, 100),)
     expected = model.predict(picture)
     np.testing.assert_allclose(found.predictions.probabilities, expected.probabilities, atol=1e-5)
 
 
 def test_picture_without_a_face_has_no_predictions(model, picture):
-    found = read_faces(model, lambda image: [], picture, model.gallery)
+    found = read(model, lambda image: [], picture)
     assert found.predictions is None
     assert found.picture.size == (120, 100)
 
 
 def test_of_many_faces_the_24_largest_are_kept(model, picture):
     boxes = [(0, 0, 20 + i, 20) for i in range(30)]
-    found = read_faces(model, lambda image: boxes, picture, model.gallery)
+    found = read(model, lambda image: boxes, picture)
     assert [box[2] for box in found.boxes] == list(range(49, 25, -1))
     assert len(found.predictions.labels) == 24
 
@@ -90,7 +109,7 @@ def test_of_many_faces_the_24_largest_are_kept(model, picture):
 def test_file_that_is_no_picture_is_refused(model, picture):
     for content in (b'', b'no picture', picture[:-1000]):
         with pytest.raises(UserError, match='^image: it'):
-            read_faces(model, None, content, model.gallery)
+            read(model, None, content)
 
 
 def test_enrolled_face_is_found_again_and_the_model_and_other_sessions_do_not_know_it(
@@ -108,6 +127,42 @@ def test_enrolled_face_is_found_again_and_the_model_and_other_sessions_do_not_kn
     assert nearest_faces(session, 1) == []
     assert len(first.gallery.labels) == 1
     assert model.gallery.labels == ()
+
+
+def test_another_model_reads_the_same_faces_and_knows_only_those_that_were_enrolled_with_it(
+    model, picture
+):
+    """The other model sees colours at another size, and has an enrolled face from the beginning."""
+    other = Model(model_data(preprocessing=Preprocessing(20, 3, False, 0.1, (0.5,), (0.25,))))
+    other.enroll(np.zeros((20, 20), np.uint8), 'happy')
+    models, boxes = {'small': model, 'other': other}, [LARGE, SMALL]
+    first = read_faces(models, lambda image: boxes, picture, start_session(models))
+    assert first.chosen == 'small'
+    first = enroll(first, 0, 'new', 'Ann')
+    second = choose_model(models, first, 'other')
+    expected = other.predict([picture] * 2, boxes=boxes)
+    np.testing.assert_allclose(second.predictions.probabilities, expected.probabilities, atol=1e-5)
+    assert [x[0] for x in nearest_faces(second, 0)] == ['happy']
+    back = choose_model(models, enroll(second, 1, 'sad', ''), 'small')
+    np.testing.assert_array_equal(back.predictions.embeddings, first.predictions.embeddings)
+    assert [x[:2] for x in nearest_faces(back, 0)] == [('new', 'Ann')]
+    # The next picture is read with the model that is chosen.
+    assert read_faces(models, None, picture, second).chosen == 'other'
+
+
+def test_model_may_be_chosen_before_there_is_a_picture(model):
+    models = {'small': model, 'other': model}
+    session = choose_model(models, start_session(models), 'other')
+    assert (session.chosen, session.picture, session.captions) == ('other', None, [])
+
+
+def test_choice_says_how_often_a_model_was_right(model):
+    measured = {'num_examples': 3589, 'classifiers': {'softmax': {'accuracy': 0.66815}}}
+    other = SimpleNamespace(settings=model.settings._replace(measured=measured))
+    assert describe_models({'a': model, 'b': other}) == [
+        ('a', 'a'),
+        ('b: right for 66.8 % of 3,589 faces', 'b'),
+    ]
 
 
 def test_five_nearest_faces_are_found(model, session):
@@ -239,11 +294,29 @@ def test_captions_number_faces_only_if_there_are_several(session):
     assert session.captions[0] == f'1 {name} {share} %'
     one = session._replace(boxes=session.boxes[:1])
     assert one.captions[0] == f'{name} {share} %'
-    assert Session(session.gallery).captions == []
+    assert Session(session.chosen, session.galleries).captions == []
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'offered'),
+    [([], ['better', 'good', 'unknown']), (['--model=good'], ['good'])],
+)
+def test_command_offers_the_models_of_the_package_the_best_first_or_those_that_are_named(
+    model, tmp_path, monkeypatch, arguments, offered
+):
+    scores = {'good': 0.5, 'better': 0.75, 'unknown': None}
+    for name, accuracy in scores.items():
+        measured = {'classifiers': {'softmax': {'accuracy': accuracy}}} if accuracy else {}
+        write_model(tmp_path / f'{name}.safetensors', model_data(measured=measured))
+    monkeypatch.setattr(find, 'SHIPPED', tmp_path)
+    seen = []
+    monkeypatch.setattr(page, 'serve', lambda models, *_: seen.extend(models))
+    assert main(['demo', *arguments]) == 0
+    assert seen == offered
 
 
 def test_missing_gradio_is_named_with_what_installs_it(model, monkeypatch):
     monkeypatch.setenv('GRADIO_ANALYTICS_ENABLED', '')
     monkeypatch.setitem(sys.modules, 'gradio', None)
     with pytest.raises(UserError, match=r"needs Gradio: pip install 'mtdml_jax\[demo\]'"):
-        page.make_page(model)
+        page.make_page({'small': model})

@@ -17,11 +17,11 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-MODEL = Path(__file__).absolute().parents[2] / 'models' / 'fer2013.safetensors'
+ROOT = Path(__file__).absolute().parents[2]
 NOT_LOADED = ('tensorflow', 'orbax', 'optax', 'sklearn', 'matplotlib')
 USE = f"""
 import sys, mtdml_jax
-found = mtdml_jax.load({str(MODEL)!r}).predict('face.png')
+found = mtdml_jax.load('fer2013').predict('face.png')
 assert found.probabilities.shape == (1, 7)
 print([name for name in {NOT_LOADED} if name in sys.modules])
 """
@@ -43,13 +43,18 @@ def main():
         assert use.stdout.strip() == '[]', f'loaded but not needed: {use.stdout}'
         assert find_spec('mtdml_jax.configs.quickstart'), 'no configs in the package'
         package = Path(find_spec('mtdml_jax').origin).parent
-        assert package.parent != MODEL.parents[2], f'this is the clone: {package}'
+        assert package.parent != ROOT, f'this is the clone: {package}'
         assert (package / 'py.typed').exists(), 'no py.typed in the package'
+        shipped, models = (
+            {file.name: file.stat().st_size for file in folder.glob(pattern)}
+            for folder, pattern in ((package / 'shipped', '*'), (ROOT / 'models', '*.safetensors'))
+        )
+        assert shipped == models, f'of models/ the package has {shipped}'
 
 
 def run_predict(start):
     """Runs the command once and checks what it prints."""
-    command = [Path(sys.executable).with_name('mtdml'), 'predict', f'--model={MODEL}', 'face.png']
+    command = [Path(sys.executable).with_name('mtdml'), 'predict', '--model=fer2013', 'face.png']
     began = time.perf_counter()
     found = subprocess.run(command, capture_output=True, text=True, check=True)
     seconds = time.perf_counter() - began

@@ -5,7 +5,7 @@
 installs an environment with Gradio and Playwright, which controls the system's Chromium, and runs the
 tests of this file. The file also takes the README's picture of the page:
 
-    .venv-page/bin/python tests/environments/page_in_browser.py --model=models/fer2013.safetensors
+    .venv-page/bin/python tests/environments/page_in_browser.py --model=fer2013
 
 The picture shows the photographs of models/pictures with the boxes that `--faces=detect` finds.
 """
@@ -105,7 +105,7 @@ def model():
 @pytest.fixture(scope='module')
 def page(model):
     """Serves the page, and checks after all tests that no upload is left."""
-    with served(model, port=free_port(), detect=detect) as page:
+    with served({'small': model}, port=free_port(), detect=detect) as page:
         folder = Path(os.environ['GRADIO_TEMP_DIR'])
         yield page
         assert files_in(folder) == []
@@ -339,12 +339,51 @@ def test_closed_tab_leaves_nothing_in_memory(tab, browser, page):
 
 def test_without_a_detector_the_page_says_that_the_picture_is_the_face(model, browser, same_folder):
     """This test serves a second page."""
-    with served(model, port=free_port()) as page:
+    with served({'small': model}, port=free_port()) as page:
         tab = browser.new_page(viewport=SIZE)
         tab.goto(page.local_url)
         give(tab, encode(320, 240))
         expect(tab.get_by_text(WHOLE_PICTURE)).to_be_visible()
         expect(tab.get_by_role('heading', name='Expression', exact=True)).to_be_visible()
+        tab.close()
+
+
+def test_another_model_reads_the_picture_again_and_does_not_know_the_faces_of_the_first(
+    model, browser, same_folder
+):
+    """This test serves a second page. The other model has another class, and a face of its own."""
+    from small_model import model_data
+
+    other = Model(model_data(class_names=('sad', 'other'), class_counts=(4, 4)))
+    other.enroll(np.zeros((20, 20), np.uint8), 'other', names=['Bea'])
+    models = {'small': model, 'second': other}
+    with served(models, port=free_port(), detect=detect) as page:
+        tab = browser.new_page(viewport=SIZE)
+        tab.goto(page.local_url)
+        first, second = (tab.get_by_role('radio', name=name) for name in models)
+        expect(first).to_be_checked()
+        expect(tab.get_by_text('The model tells sad, happy')).to_be_visible()
+        give(tab, encode(300, 240))
+        tab.get_by_role('radio', name=re.compile('^2 ')).click()
+        tab.get_by_label('Name').fill('Ann')
+        tab.get_by_label('Name').press('Enter')
+        row = tab.get_by_role('row').filter(has_text='Ann')
+        expect(row).to_contain_text('0.00')
+        slices = tab.locator('table').last
+        before = slices.inner_text()
+        second.press('Space')
+        expect(tab.get_by_text('The model tells sad, other')).to_be_visible()
+        expect(row).to_have_count(0)
+        expect(tab.get_by_role('row').filter(has_text='Bea')).to_be_visible()
+        expect(slices).not_to_have_text(before, use_inner_text=True)
+        expect(tab.get_by_role('radio', name=re.compile('^2 '))).to_be_checked()
+        # The next picture is read with the chosen model too.
+        give(tab, encode(340, 240))
+        expect(tab.get_by_role('radio', name=re.compile('^2 '))).to_have_count(0)
+        expect(tab.get_by_role('row').filter(has_text='Bea')).to_be_visible()
+        first.click()
+        expect(row).to_be_visible()
+        expect(tab.get_by_text('The model tells sad, happy')).to_be_visible()
         tab.close()
 
 
@@ -354,7 +393,7 @@ def test_page_listens_on_this_machine_alone_and_a_taken_port_is_refused(model, p
     with socket.create_connection(('127.0.0.1', port)), pytest.raises(ConnectionRefusedError):
         socket.create_connection(('127.0.0.2', port))
     with pytest.raises(UserError, match=f'--port {port}: it cannot be listened on'):
-        served(model, port=port).__enter__()
+        served({'small': model}, port=port).__enter__()
 
 
 @pytest.mark.parametrize('sent', [signal.SIGINT, signal.SIGTERM])
@@ -369,7 +408,7 @@ def test_page_that_is_ended_leaves_no_folder(tmp_path, sent):
         'from small_model import model_data\n'
         'from mtdml_jax.inference.model import Model\n'
         'from mtdml_jax.demo.page import serve\n'
-        f'serve(Model(model_data()), port={free_port()})\n'
+        f'serve({{"small": Model(model_data())}}, port={free_port()})\n'
     )
     environment = os.environ | {'TMPDIR': str(tmp_path)}
     command = [sys.executable, '-c', script]
@@ -396,7 +435,7 @@ def take_picture(model, output):
     shown.insert(-1, (image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), box, 'Collins, mirrored'))
     boxes = iter([box for _, box, _ in shown])
     with (
-        served(model, port=free_port(), detect=lambda image: [next(boxes)]) as page,
+        served({'': model}, port=free_port(), detect=lambda image: [next(boxes)]) as page,
         chromium() as browser,
     ):
         tab = browser.new_page(viewport=SIZE)
@@ -421,7 +460,7 @@ def take_picture(model, output):
 def main():
     """Takes the README's picture of the page."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument('--model', required=True, help='a model file')
+    parser.add_argument('--model', required=True, help='a model file or name')
     parser.add_argument('--output', type=Path, default=FIGURE)
     arguments = parser.parse_args()
     take_picture(mtdml_jax.load(arguments.model), arguments.output)
