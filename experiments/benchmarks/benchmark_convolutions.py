@@ -2,11 +2,10 @@
 
     python experiments/benchmarks/benchmark_convolutions.py [--networks ir50 'one face'] [--rounds 3]
 
-Traces networks for the shapes of their convolutions. For each shape it times the result and, unless the
-network only predicts, the gradients of input and kernel: as XLA computes them, and in the forms that
-mtdml_jax/models/convolution.py has. Forms take turns in one process, and forms that are the same program
-count as one. Prints a row for each product, with the ratio of our time and that of the fastest form.
-Adds rows to results/convolutions.csv.
+For each shape in the networks it times the result and, unless the network only predicts, the gradients
+of input and kernel: as XLA computes them, and in the forms that mtdml_jax/models/convolution.py has.
+Forms take turns; those that are the same program count as one. Prints a row for each product, with the
+ratio of our time and that of the fastest form. Adds rows to results/convolutions.csv.
 """
 
 from functools import partial
@@ -29,14 +28,17 @@ NETWORKS = {
     'resnet18, 64, cifar': (Network(stem='cifar'), 64),
     'resnet50': (Network('resnet50', side=112, channels=3), 8),
     'ir50': (Network('ir50', side=112, channels=3), 8),
+    'dlib, 72 px': (Network('dlib_resnet', side=72), 64),
+    'dlib, 104 px': (Network('dlib_resnet', side=104), 64),
     'one face': (Network(width=16), 1),
 }
 XLA, OURS, NEVER = 'XLA', 'ours', 2**40
 # Form -> constants of the module with which it takes this form.
 FORMS = {
     OURS: {},
-    'Eigen': {'_EIGEN_FORWARD': 0, '_EIGEN_GRADIENT': 0, '_SMALL_MAP': 0},
-    'one product': {'_SMALL_MAP': NEVER},
+    'Eigen': {'_EIGEN_FORWARD': 0, '_EIGEN_GRADIENT': 0, '_SMALL_MAP': 0, '_TINY_MAP': 0},
+    'XLA or Eigen': {'_SMALL_MAP': 0, '_TINY_MAP': 0},
+    'one product': {'_SMALL_MAP': NEVER, '_TINY_MAP': NEVER},
     'no blocks': {'_BLOCK_BYTES': NEVER},
     **{f'blocks of {k} MiB': {'_BLOCK_BYTES': k * 2**20, '_WHOLE_BLOCKS': 0} for k in (1, 4, 16)},
 }
@@ -67,16 +69,13 @@ def products_of(shape_of_x, shape_of_kernel, strides, padding):
     )
     both = x, kernel, draw(jax.eval_shape(plain, x, kernel).shape, np.float32)
 
-    def of_input(x, kernel, gradient):
-        return jax.vjp(lambda x: plain(x, kernel), x)[1](gradient)[0]
-
-    def of_kernel(x, kernel, gradient):
-        return jax.vjp(lambda kernel: plain(x, kernel), kernel)[1](gradient)[0]
+    def by_xla(which):
+        return lambda x, kernel, gradient: jax.vjp(plain, x, kernel)[1](gradient)[which]
 
     return {
         'result': (forward, plain, both[:2]),
-        'gradient of x': (for_input, of_input, both),
-        'gradient of kernel': (for_kernel, of_kernel, both),
+        'gradient of x': (for_input, by_xla(0), both),
+        'gradient of kernel': (for_kernel, by_xla(1), both),
     }
 
 
