@@ -30,6 +30,7 @@ TYPED = (
     'not_kept',
     'parity',
     'peer_heads',
+    'pretrained',
     'processors',
     'quickstart',
     'recipe',
@@ -38,10 +39,11 @@ TYPED = (
     'slices',
     'thresholds_before',
 )
-# File -> its script, which is gone because its question is answered: `git show 55b6d90:experiments/...`,
-# or for studies.py, which had these studies, `git show d47bfe0:experiments/studies.py`.
+# File -> its script, which is gone because its question is answered: `git show 55b6d90:experiments/...`.
+# Pages say at which commit studies.py had a study.
 CLOSED = {
     **dict.fromkeys(('convergence', 'memory_digits', 'memory_faces'), 'studies.py'),
+    **dict.fromkeys(('ablation', 'ingredients', 'precision'), 'studies.py'),
     'faces': 'studies/faces.py',
     'faces_ms': 'studies/faces.py',
     'fewer_slices': 'studies/fewer_slices.py',

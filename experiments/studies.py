@@ -1,6 +1,6 @@
 """The studies: what each compares, in one table. `python experiments/study.py NAME` runs one.
 
-All but gpu_posed train on FER2013 and need `--data FOLDER`. Most train the network of
+All but two (`..._posed`) train on FER2013 and need `--data FOLDER`. Most train the network of
 configs/fer2013_third.py on a third of Training, about 3 minutes a run on 2 cores. They measure accuracy
 on the faces of Training that they do not train on.
 """
@@ -87,31 +87,6 @@ def _thresholds():
     return cells_of(settings)
 
 
-# Parts of the loss, on all Training faces for 3,000 steps (7 epochs), measured on PublicTest.
-ALL_FACES = {
-    'data.train_split': 'train',
-    'train.num_steps': 3000,
-    'train.checkpoint_every': 3000,
-    'eval.split': 'validation',
-}
-PARTS = {
-    'cross-entropy': CROSS_ENTROPY,
-    'single-dual': {**HARD, **one_threshold(0.1)},
-    'slices-ordinary': {**HARD, 'loss.dual': False},
-    'slices-dual': HARD,
-}
-# The recipe made small, with one ingredient changed at a time.
-INGREDIENTS = {
-    'recipe': {},
-    **{f'weight-decay-{x}': {'optim.weight_decay': x} for x in (0.05, 0.5)},
-    **{f'rate-{x}': {'optim.learning_rate': x} for x in (1e-3, 4e-3, 8e-3)},
-    'twice-the-warp': {'augment.rotation': 10.0, 'augment.scale': 0.1, 'augment.shift': 0.08},
-    'no-light': {'augment.brightness': 0.0, 'augment.contrast': 0.0},
-    'erasing': {'augment.erasing': 0.3},
-    'no-mean-of-weights': {'train.ema_decay': 0.0},
-    'no-smoothing': {'loss.label_smoothing': 0.0},
-    'equal-classes': {'data.sampling': 'class'},
-}
 # Minings: softness of the hinge, weight of the metric term, and faces K of each class in a batch (the
 # other cells have classes as often as the data). All runs see equally many images, to 2 %.
 NUM_CLASSES, IMAGES, LINES = 7, 96_000, 15  # LINES: lines of metrics in a run.
@@ -185,6 +160,29 @@ def _gpu_posed():
     return cells_of({name: {**POSED, **x} for name, x in {'slices-8': {}, **single}.items()})
 
 
+# From dlib's weights: a third of FER2013 for six epochs; drawn faces by the metric term alone.
+KNOWS_FACES = {
+    'model.pretrained_family': 'dlib_grey',
+    'model.pretrained': 'dlib',
+    'data.image_size': 72,
+    'optim.learning_rate': 3e-4,
+    'train.num_steps': 900,
+    'train.checkpoint_every': 900,
+}
+POSED_KNOWN = {
+    **KNOWS_FACES,
+    'loss.softmax_weight': 0.0,
+    'model.embedding_norm': 'batch',
+    'train.best_metric': 'knn_accuracy',
+}
+
+
+def _knows_faces(settings):
+    single = {f'single-{t}': one_threshold(t) for t in (0.1, 0.5, 1.0)}
+    losses = {'cross-entropy': CROSS_ENTROPY, 'slices-8': {}, **single}
+    return cells_of({name: {**settings, **x} for name, x in losses.items()})
+
+
 def _gpu_faces():
     single = {f'single-{t}': one_threshold(t) for t in (0.1, 0.5, 1.0)}
     losses = {
@@ -209,14 +207,6 @@ STUDIES = {
             draw_thresholds,
         ),
         Study(
-            'ablation',
-            'what does each part of the loss bring?',
-            THIRD,
-            cells_of({name: {**ALL_FACES, **loss} for name, loss in PARTS.items()}),
-            range(3),
-            'cross-entropy',
-        ),
-        Study(
             'mining',
             'under which mining do thresholds act?',
             THIRD,
@@ -225,20 +215,20 @@ STUDIES = {
             'cross-entropy',
         ),
         Study(
-            'ingredients',
-            'which settings of the recipe matter?',
+            'knows_faces',
+            'do thresholds act when the network knows faces?',
             THIRD,
-            cells_of(INGREDIENTS),
-            (0, 1),
-            'recipe',
+            _knows_faces(KNOWS_FACES),
+            range(5),
+            'cross-entropy',
         ),
         Study(
-            'precision',
-            'does bfloat16 cost accuracy?',
-            THIRD,
-            cells_of({dtype: {'model.dtype': dtype} for dtype in ('float32', 'bfloat16')}),
+            'knows_faces_posed',
+            'do they act on clean labels when the network knows faces?',
+            'configs/quickstart.py',
+            _knows_faces(POSED_KNOWN)[1:],
             range(3),
-            'float32',
+            'slices-8',
         ),
         Study(
             'gpu_posed',
