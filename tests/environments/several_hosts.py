@@ -50,7 +50,17 @@ class Runs:
         """Starts no run yet."""
         self.folder = folder
 
-    def start(self, name, devices, processes=1, port=0, numbers=None, by_slurm=False, **settings):
+    def start(
+        self,
+        name,
+        devices,
+        processes=1,
+        port=0,
+        numbers=None,
+        by_slurm=False,
+        evaluates=False,
+        **settings,
+    ):
         """Starts and returns the processes of a run, or those with these numbers.
 
         Each has the given number of devices. The processes find each other by arguments, or by the
@@ -58,7 +68,7 @@ class Runs:
         """
         settings = SETTINGS | {'data.prepared_dir': self.folder / 'prepared'} | settings
         command = [sys.executable, '-m', 'mtdml_jax', 'train', '--config=configs/digits.py']
-        command += [f'--workdir={self.folder / name}']
+        command += [f'--workdir={self.folder / name}', *['--no-evaluate'] * (not evaluates)]
         command += [f'--config.{key}={value}' for key, value in settings.items()]
         environment = os.environ | {'JAX_NUM_CPU_DEVICES': str(devices), 'JAX_PLATFORMS': 'cpu'}
         environment['XLA_FLAGS'] = (
@@ -113,14 +123,15 @@ def slurm_variables(processes, number):
 def runs(tmp_path_factory):
     """Runs, with a finished run on one device."""
     found = Runs(tmp_path_factory.mktemp('runs'))
-    assert found.run('one', 1) == [0], found.log('one').read_text()
+    assert found.run('one', 1, evaluates=True) == [0], found.log('one').read_text()
     return found
 
 
 @pytest.fixture(scope='module')
 def two(runs):
     """Runs, with a finished run of two processes of four devices."""
-    assert runs.run('two', 4, processes=2) == [0, 0], runs.log('two').read_text()
+    codes = runs.run('two', 4, processes=2, evaluates=True)
+    assert codes == [0, 0], runs.log('two').read_text()
     return runs
 
 
