@@ -1,4 +1,4 @@
-"""Loads the weights of a backbone from a PyTorch checkpoint, an npz file or a pickled dict of arrays.
+"""Loads the weights of a backbone from a PyTorch checkpoint, npz, a pickled dict, or dlib's file.
 
 The arrays must have the names in the backbone's `torch_names`, all after the same prefix
 ('module.base_net.'). If dicts are nested, their keys are the first parts of the prefix
@@ -66,7 +66,7 @@ def load_backbone(variables: Any, model: 'ConfigDict') -> Any:
 
     Args:
       variables: {'params', 'batch_stats'} of a `Network`.
-      model: the section `model` of the config; its `pretrained` is the path of the file.
+      model: the section `model` of the config; its `pretrained` is what `find_file` takes.
 
     Raises:
       UserError: the file cannot be read, or it does not contain exactly this backbone.

@@ -18,6 +18,7 @@ from backbone_files import (
 )
 from dlib_cases import features_in_numpy, file_of_dlib, integer, random_parameters, text
 
+from mtdml_jax.configs._families import FAMILIES
 from mtdml_jax.host.errors import UserError
 from mtdml_jax.models.dlib_file import read_dlib
 from mtdml_jax.models.dlib_resnet import GREY_MEAN, MEANS, SCALE, DlibResNet
@@ -120,6 +121,14 @@ def test_grey_image_in_one_channel_has_the_features_of_the_image_in_three(tmp_pa
         apply = jax.jit(partial(DlibResNet(width_factor=4 / 64).apply, train=False))
         found.append(np.asarray(apply(inside, images)))
     np.testing.assert_allclose(*found, atol=1e-5 * np.max(np.abs(found[0])))
+
+
+@pytest.mark.parametrize(('family', 'means'), [('dlib', MEANS), ('dlib_grey', (GREY_MEAN,))])
+def test_family_prepares_pixels_as_the_network_expects(family, means):
+    data = {key: np.array(FAMILIES[family][f'data.{key}']) for key in ('mean', 'std')}
+    pixels = np.arange(256.0)[:, None]
+    expected = (pixels - np.array(means)) / SCALE
+    np.testing.assert_allclose((pixels / 255 - data['mean']) / data['std'], expected)
 
 
 def test_images_of_too_few_pixels_are_refused():
