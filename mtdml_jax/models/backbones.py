@@ -41,6 +41,7 @@ BACKBONES = {
     'dlib_resnet': Backbone(
         dlib_resnet.make_dlib_resnet,
         dlib_resnet.torch_names,
+        dlib_resnet.advise,
         family='dlib',
         to_grey=dlib_resnet.to_grey,
     ),

@@ -59,8 +59,8 @@ def convolve(
       strides: strides of both axes.
       padding: zeros below and above both axes.
       **options: other arguments of `jax.lax.conv_general_dilated`. With dilation, groups, a precision, a
-        name as padding, types other than float32, or arrays on a mesh with explicit axes, XLA's own
-        convolution computes the result.
+        name as padding, types other than float32, sides that are not known or leave no result, or arrays
+        on a mesh with explicit axes, XLA's own convolution computes the result.
 
     Returns:
       [B, H', W', features].
@@ -69,7 +69,7 @@ def convolve(
     is_ours = set(dilation) <= {1} and options.get('feature_group_count', 1) == 1
     is_ours &= options.get('precision') is None and not isinstance(padding, str)
     is_ours &= x.ndim == 4 and x.dtype == kernel.dtype == jnp.float32
-    if not is_ours or _is_spread(x, kernel):
+    if not is_ours or _is_spread(x, kernel) or not _has_result(x, kernel, strides, padding):
         return lax.conv_general_dilated(x, kernel, strides, padding, **options)
     return _convolve(x, kernel, tuple(strides), tuple(map(tuple, padding)))
 
@@ -124,6 +124,12 @@ def _is_spread(x, kernel):
     ]
     is_explicit = any(AxisType.Explicit in kind.sharding.mesh.axis_types for kind in types)
     return is_explicit or varying[0] != varying[1]
+
+
+def _has_result(x, kernel, strides, padding):
+    """Whether the sides of the result are known, and not zero."""
+    sides = _result_sides(x, kernel, strides, padding)
+    return all(isinstance(side, int) and side > 0 for side in sides)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))

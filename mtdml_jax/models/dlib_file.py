@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mtdml_jax.models.dlib_resnet import BLOCKS
+from mtdml_jax.models.dlib_resnet import BLOCKS, STEM_FEATURES
 
 EPSILON, DESCRIPTOR_SIZE = 1e-5, 128
 # Layers that only name the output of another one, and have nothing in the file but their version.
@@ -37,7 +37,7 @@ def _layers() -> Iterator[_Layer]:
         yield _Layer('con_4', (features, size, size, stride, stride, padding, padding))
         yield _Layer('affine_')
 
-    yield from conv(32, 7, 2, 0)
+    yield from conv(STEM_FEATURES, 7, 2, 0)
     yield _Layer('relu_')
     yield _Layer('max_pool_2', (3, 3, 2, 2, 0, 0))
     for features, halves in BLOCKS:

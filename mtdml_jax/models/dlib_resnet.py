@@ -12,6 +12,8 @@ from flax import linen as nn
 from mtdml_jax.host.errors import UserError
 from mtdml_jax.models.layers import conv, make_norm, max_pool
 
+# Channels of the first convolution.
+STEM_FEATURES = 32
 # Channels of each block, and whether it halves the side of the map.
 BLOCKS = (
     *[(32, False)] * 3,
@@ -60,7 +62,7 @@ class Block(nn.Module):
         y = self.norm()(y)
         if self.halves:
             pool = tuple(min(2, side) for side in x.shape[1:3])
-            x = nn.avg_pool(x, pool, strides=pool)
+            x = nn.avg_pool(x, window_shape=pool, strides=pool)
         shape = tuple(map(max, x.shape, y.shape))
         return nn.relu(_padded(y, shape) + _padded(x, shape))
 
@@ -100,7 +102,7 @@ class DlibResNet(nn.Module):
                 f'{images.shape[1]} x {images.shape[2]}'
             )
         norm = make_norm(train, self.dtype, self.axis_name)
-        width = _width(32, self.width_factor)
+        width = _width(STEM_FEATURES, self.width_factor)
         x = conv(width, (7, 7), strides=2, padding=0, dtype=self.dtype)(images.astype(self.dtype))
         x = nn.relu(max_pool(norm()(x)))  # dlib has the ReLU first, with the same result.
         for features, halves in BLOCKS:
@@ -132,6 +134,12 @@ def torch_names(model: Any) -> dict[str, tuple[str, ...]]:
             f'bn{number}.running_var': ('batch_stats', *norm, 'var'),
         }
     return names
+
+
+def advise(found: tuple[int, ...], expected: tuple[int, ...]) -> list[str]:
+    """See `Backbone`."""
+    same = found[0] == expected[0]
+    return [] if same else [f'config.model.width_factor={found[0] / STEM_FEATURES}']
 
 
 def to_grey(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -34,11 +34,15 @@ conv = partial(
 )
 
 
+_max_pool_by_xla = partial(nn.max_pool, window_shape=(3, 3), strides=(2, 2))
+
+
+@jax.custom_jvp
 def max_pool(x: jax.Array) -> jax.Array:
     """Takes the maximum of 3x3 places with stride 2, without padding.
 
-    XLA for CPUs is slow at the gradient of a max-pool. There, the maximum is taken of three rows, and
-    then of three columns. Where two places hold the maximum, each gets a part of the gradient.
+    XLA for CPUs is slow at the gradient of a max-pool. For a gradient, the maximum is taken there of
+    three rows, and then of three columns. Where two places hold the maximum, each gets a part of it.
 
     Args:
       x: [B, H, W, C], with H and W at least 3.
@@ -46,7 +50,12 @@ def max_pool(x: jax.Array) -> jax.Array:
     Returns:
       [B, (H - 1) // 2, (W - 1) // 2, C].
     """
+    # jax2onnx knows this form, but no choice by the device. It also needs the names of both arguments.
+    return _max_pool_by_xla(x)
 
+
+@max_pool.defjvp
+def _differentiate_max_pool(primals, tangents):
     def on_cpu(x):
         for axis in (1, 2):
             size = 2 * ((x.shape[axis] - 1) // 2)
@@ -54,10 +63,10 @@ def max_pool(x: jax.Array) -> jax.Array:
             x = functools.reduce(jnp.maximum, places)
         return x
 
-    def by_xla(x):
-        return nn.max_pool(x, (3, 3), strides=(2, 2))
+    def pool(x):
+        return jax.lax.platform_dependent(x, cpu=on_cpu, default=_max_pool_by_xla)
 
-    return jax.lax.platform_dependent(x, cpu=on_cpu, default=by_xla)
+    return jax.jvp(pool, primals, tangents)
 
 
 class DepthwiseConv(nn.Module):

@@ -1,4 +1,4 @@
-"""Loads the weights of a backbone from a PyTorch checkpoint, an npz file or a pickled dict of arrays.
+"""Loads the weights of a backbone from a PyTorch checkpoint, npz, a pickled dict, or dlib's file.
 
 The arrays must have the names in the backbone's `torch_names`, all after the same prefix
 ('module.base_net.'). If dicts are nested, their keys are the first parts of the prefix
@@ -66,7 +66,7 @@ def load_backbone(variables: Any, model: 'ConfigDict') -> Any:
 
     Args:
       variables: {'params', 'batch_stats'} of a `Network`.
-      model: the section `model` of the config; its `pretrained` is the path of the file.
+      model: the section `model` of the config; its `pretrained` is what `find_file` takes.
 
     Raises:
       UserError: the file cannot be read, or it does not contain exactly this backbone.
@@ -94,11 +94,16 @@ def load_backbone(variables: Any, model: 'ConfigDict') -> Any:
     shapes = {name: _in_torch(flat[place]).shape for name, place in places.items()}
     expected = {prefix + name for name in places}
     unexpected = [name for name in arrays if name not in expected]
-    _check_names(backbone, shapes, unexpected, arrays, model, where)
     first, to_grey = next(iter(shapes)), BACKBONES[model.backbone].to_grey
-    if to_grey and shapes[first][1] == 1 and backbone[first].shape[1:2] == (3,):
-        backbone = to_grey(backbone)
+    features, channels, *sides = shapes[first]
+    if channels != 1 or np.shape(backbone.get(first))[1:2] != (3,):
+        to_grey = None
+    if to_grey:
+        shapes[first] = features, 3, *sides
+    _check_names(backbone, shapes, unexpected, arrays, model, where)
     _check_arrays(backbone, shapes, arrays, model, where)
+    if to_grey:
+        backbone = to_grey(backbone)
     if jax.process_index() == 0:
         print(
             f'{KEY}: {len(places)} arrays of {model.backbone} read from {where}, 0 missing, '
@@ -372,9 +377,10 @@ def _advice(backbone, shapes, arrays, model):
                 SimpleNamespace(backbone=other, width_factor=model.width_factor)
             )
             found = [_under(prefix, arrays, names).keys() for prefix in _prefixes(arrays, names)]
+            if names.keys() in found and known.family:  # It sets everything.
+                return f'. Set config.model.pretrained_family={known.family}'
             if names.keys() in found:
-                family = f'config.model.pretrained_family={known.family}'
-                settings.append(family if known.family else f'config.model.backbone={other}')
+                settings.append(f'config.model.backbone={other}')
     first = next(iter(shapes))
     found, expected = backbone.get(first, np.zeros(())).shape, shapes[first]
     if len(found) == len(expected) == 4:

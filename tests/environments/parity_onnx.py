@@ -53,10 +53,12 @@ def run(data, images, path):
     return outputs, json.loads(found.stdout)
 
 
-@pytest.mark.parametrize('name', CASES)
-def test_onnx_runtime_answers_as_predict(name, tmp_path):
+@pytest.mark.parametrize(
+    ('name', 'backbone'), [*((name, BACKBONE) for name in CASES), ('grey', 'dlib_resnet')]
+)
+def test_onnx_runtime_answers_as_predict(name, backbone, tmp_path):
     """One file serves all numbers of images, and contains the settings."""
-    data, images, expected = make_case(name, backbone=BACKBONE)
+    data, images, expected = make_case(name, backbone=backbone)
     outputs, metadata = run(data, images, tmp_path / 'model.onnx')
     for count, found in outputs.items():
         assert found.keys() == expected.keys()

@@ -242,6 +242,22 @@ def test_the_device_that_runs_a_depthwise_convolution_decides_its_form(platform,
 
 
 @pytest.mark.parametrize('strides', [(1, 1), (2, 2)])
+def test_image_that_is_smaller_than_the_kernel_leaves_no_result(strides):
+    found = convolve(*random((2, 2, 9, 3), (5, 3, 3, 4)), strides, NONE, dimension_numbers=LAYOUT)
+    assert found.shape == (2, 0, -(-7 // strides[1]), 4)
+
+
+def test_sides_of_images_may_be_unknown_in_an_export():
+    x, kernel = random((2, 5, 4, 3), (3, 3, 3, 4))
+    shape = jax.ShapeDtypeStruct(jax.export.symbolic_shape('b, h, w, 3'), x.dtype)
+    function = partial(
+        convolve, kernel=kernel, strides=(1, 1), padding=ONE, dimension_numbers=LAYOUT
+    )
+    exported = jax.export.export(jax.jit(function))(shape)
+    np.testing.assert_allclose(exported.call(x), plain(x, kernel, (1, 1), ONE), atol=1e-5)
+
+
+@pytest.mark.parametrize('strides', [(1, 1), (2, 2)])
 def test_tiny_results_and_their_gradients_are_products_on_cpus(strides):
     arrays = random(
         (2, 3, 3, 32), (3, 3, 32, 64), (2, 3, 3, 64) if strides == (1, 1) else (2, 2, 2, 64)

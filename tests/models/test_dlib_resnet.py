@@ -8,9 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from backbone_files import blank_variables, features_of, file_of, model_section
+from backbone_files import (
+    blank_variables,
+    features_of,
+    file_of,
+    model_section,
+    random_arrays,
+    write,
+)
 from dlib_cases import features_in_numpy, file_of_dlib, integer, random_parameters, text
 
+from mtdml_jax.configs._families import FAMILIES
 from mtdml_jax.host.errors import UserError
 from mtdml_jax.models.dlib_file import read_dlib
 from mtdml_jax.models.dlib_resnet import GREY_MEAN, MEANS, SCALE, DlibResNet
@@ -115,6 +123,14 @@ def test_grey_image_in_one_channel_has_the_features_of_the_image_in_three(tmp_pa
     np.testing.assert_allclose(*found, atol=1e-5 * np.max(np.abs(found[0])))
 
 
+@pytest.mark.parametrize(('family', 'means'), [('dlib', MEANS), ('dlib_grey', (GREY_MEAN,))])
+def test_family_prepares_pixels_as_the_network_expects(family, means):
+    data = {key: np.array(FAMILIES[family][f'data.{key}']) for key in ('mean', 'std')}
+    pixels = np.arange(256.0)[:, None]
+    expected = (pixels - np.array(means)) / SCALE
+    np.testing.assert_allclose((pixels / 255 - data['mean']) / data['std'], expected)
+
+
 def test_images_of_too_few_pixels_are_refused():
     shapes = partial(jax.eval_shape, partial(DlibResNet().init, train=False), jax.random.key(0))
     shapes(jnp.zeros((1, 11, 11, 1)))
@@ -147,3 +163,24 @@ def test_weights_for_another_backbone_name_the_setting(tmp_path):
     model = model_section('resnet18', pretrained=file_of(tmp_path, **SMALL))
     with pytest.raises(UserError, match='Set config.model.pretrained_family=dlib$'):
         load_backbone(blank_variables(model), model)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'conv0.weight': (2, 3)}, r'expected shape \(2, 3, 7, 7\), found \(2, 3\)$'),
+        (
+            {'bn0.running_mean': (5,)},
+            r'bn0.running_mean of .*: expected shape \(2,\), found \(5,\)$',
+        ),
+        ({'conv0.weight': (4, 3, 7, 7)}, r'\. Set config.model.width_factor=0.125$'),
+        ({'conv7.weight': None}, r'1 \(conv7.weight\) missing; 0 unexpected$'),
+    ],
+)
+def test_file_for_three_channels_is_checked_before_it_turns_grey(changes, message, tmp_path):
+    arrays = random_arrays(model_section(**SMALL))
+    arrays |= {name: np.zeros(shape or (), np.float32) for name, shape in changes.items()}
+    arrays = {name: x for name, x in arrays.items() if x.ndim}
+    model = model_section(**SMALL, pretrained=write(tmp_path, arrays))
+    with pytest.raises(UserError, match=message):
+        load_backbone(blank_variables(model, 1), model)

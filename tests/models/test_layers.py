@@ -31,11 +31,22 @@ def test_max_pool_and_its_gradient_are_those_of_loops(height, width):
 
 
 @pytest.mark.parametrize('platform', ['cuda', 'tpu'])
-def test_other_devices_have_the_max_pool_of_xla(platform):
+def test_other_devices_have_the_gradient_of_xla(platform):
     x = np.zeros((2, 7, 7, 3), np.float32)
     ours, xla = (
-        jax.jit(pool).trace(x).lower(lowering_platforms=(platform,)).as_text()
+        jax.jit(jax.grad(lambda x, pool=pool: pool(x).sum()))
+        .trace(x)
+        .lower(lowering_platforms=(platform,))
+        .as_text()
         for pool in (max_pool, lambda x: nn.max_pool(x, (3, 3), strides=(2, 2)))
     )
-    assert ours.count('reduce_window') == xla.count('reduce_window') == 1
-    assert ours.count('stablehlo.slice') == 0
+    assert ours.count('stablehlo.select_and_scatter') == 1
+    for name in ('select_and_scatter', 'slice', 'maximum'):
+        assert ours.count(f'stablehlo.{name}') == xla.count(f'stablehlo.{name}')
+
+
+def test_max_pool_without_a_gradient_is_one_operation_for_exports():
+    """jax2onnx converts no choice by the device."""
+    text = str(jax.make_jaxpr(max_pool)(np.zeros((1, 5, 5, 2), np.float32)))
+    assert text.count('reduce_window_max') == 1
+    assert 'platform_index' not in text
