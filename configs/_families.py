@@ -41,5 +41,13 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 
 def use_family(config: ConfigDict, name: str) -> None:
-    """Sets `model.pretrained_family`, and each key of the family."""
+    """Sets `model.pretrained_family`, and each key of the family.
+
+    A backbone that belongs to another family becomes ResNet-18.
+    """
+    others = {
+        family['model.backbone'] for family in FAMILIES.values() if 'model.backbone' in family
+    }
+    if config.model.backbone in others:
+        config.model.update(backbone='resnet18', batch_norm='batch')
     config.update_from_flattened_dict({'model.pretrained_family': name, **FAMILIES[name]})

@@ -62,6 +62,7 @@ CHOICES = {
     'data.channels': (1, 3),
     'data.sampling': ('class', 'instance', 'sqrt'),
     'model.batch_norm': ('batch', 'device', 'running', 'recalibrated'),
+    'model.pretrained_family': ('', *FAMILIES),
     'loss.mining': MININGS,
     'loss.reduction': ('mean', 'active_mean'),
     'train.mapping': ('pmap', 'shard_map'),

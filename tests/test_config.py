@@ -49,6 +49,14 @@ def test_family_of_weights_sets_what_no_other_argument_sets(order):
     assert config.data.batch_size == load_config(CONFIG).data.batch_size
 
 
+def test_family_takes_the_place_of_another_one():
+    family = '--config.model.pretrained_family=torchvision'
+    config = load_config('fer2013_pretrained', [family])
+    assert (config.model.backbone, config.model.batch_norm) == ('resnet18', 'batch')
+    chosen = load_config(CONFIG, [family, '--config.model.backbone=resnet50'])
+    assert (chosen.model.backbone, chosen.data.image_size) == ('resnet50', 224)
+
+
 @pytest.mark.parametrize(
     ('override', 'message'),
     [

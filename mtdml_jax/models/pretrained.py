@@ -147,6 +147,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         return _read_dat(path)
     if path.suffix == '.pkl':
         return _read_pickle(path)
+    if path.suffix == '.bz2':
+        raise UserError(f'{KEY}: {path} is packed; unpack it: bunzip2 {shlex.quote(str(path))}')
     if path.suffix != '.npz':
         raise UserError(f'{KEY}: expected one of {", ".join(ENDINGS)}, found {path}')
     try:

@@ -8,6 +8,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+# Number of images that are measured at a time.
+PART = 64
+
 
 def recalibrate(network: nn.Module, variables: Mapping[str, Any], images: Any) -> Any:
     """Returns the variables with each BatchNorm's statistics measured on these images.
@@ -17,12 +20,12 @@ def recalibrate(network: nn.Module, variables: Mapping[str, Any], images: Any) -
     them starts from the pretrained function. Otherwise, each layer of a network that was trained on
     images of another kind, or whose BatchNorm became a scale and shift, gets inputs of another scale.
 
-    A BatchNorm without scale or without bias keeps its statistics.
+    A BatchNorm without scale or without bias keeps its statistics. Memory is that of `PART` images.
 
     Args:
       network: the network; `network.apply(variables, images, train=False)` uses running statistics.
       variables: {'params', 'batch_stats'} of the network.
-      images: [B, H, W, channels].
+      images: [B, H, W, channels]; of more than `PART` images, a whole number of parts is measured.
     """
     measured, epsilons = _measure(network, variables, images)
     leaves = flatten_dict(variables, keep_empty_nodes=True)
@@ -62,4 +65,14 @@ def _measure(network, variables, images):
             network.apply(variables, images, train=False)
         return measured
 
-    return jax.jit(forward)(variables, images), epsilons
+    @jax.jit
+    def measure_parts(variables, images):
+        size = min(PART, len(images))
+        parts = images[: len(images) // size * size].reshape(-1, size, *images.shape[1:])
+        found = jax.lax.map(lambda part: forward(variables, part), parts)
+        return {
+            path: (jnp.mean(means, 0), jnp.mean(variances, 0) + jnp.var(means, 0))
+            for path, (means, variances) in found.items()
+        }
+
+    return measure_parts(variables, images), epsilons

@@ -246,10 +246,11 @@ def test_other_array_that_no_setting_gives_is_refused(array, message, tmp_path):
         ('none.npz', 'no file'),
         ('weights.h5', 'expected one of .npz, .pkl, .dat, .pth, .pth.tar, .pt, found'),
         ('weights.npz', 'is not an npz file of arrays'),
+        ('net.dat.bz2', 'is packed; unpack it: bunzip2 .*net.dat.bz2$'),
     ],
 )
 def test_file_that_cannot_be_read_is_named(name, message, tmp_path):
-    for name_of_text in ('weights.h5', 'weights.npz'):
+    for name_of_text in ('weights.h5', 'weights.npz', 'net.dat.bz2'):
         (tmp_path / name_of_text).write_text('some text')
     model = model_section(pretrained=tmp_path / name)
     with pytest.raises(UserError, match=rf'config.model.pretrained: .*{message}'):

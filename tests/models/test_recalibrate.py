@@ -45,6 +45,14 @@ def test_outputs_stay_and_statistics_are_those_of_the_inputs():
     assert np.abs(stats['var'] / variables['batch_stats']['first']['var'] - 1).min() > 0.1
 
 
+def test_parts_have_the_statistics_of_all_images(monkeypatch):
+    variables, _ = random_variables(Net())
+    images = np.random.default_rng(1).normal(size=(7, 6, 6, 3)).astype(np.float32)
+    whole = recalibrate(Net(), variables, images[:6])
+    monkeypatch.setattr('mtdml_jax.models.recalibrate.PART', 2)
+    chex.assert_trees_all_close(recalibrate(Net(), variables, images), whole, rtol=1e-4, atol=1e-5)
+
+
 def test_training_on_these_images_starts_from_the_same_outputs():
     """Except for the BatchNorm without scale and bias, which cannot be rewritten."""
     variables, images = random_variables(Net())
