@@ -134,7 +134,7 @@ CLASSIFIERS = 'softmax | kNN: {knn} | centroid | linear'
 # Table of a page -> its columns, or file, columns and values that rows need.
 PLAIN = {
     'recipe': f'The recipe: {{recipe}} | seed | {CLASSIFIERS}',
-    'pretrained': f'Start: {{start}} | px: {{side}} | images | rate | seed | {CLASSIFIERS}',
+    'pretrained': 'Start: {start} | px: {side} | images | rate | softmax | kNN: {knn}',
     'early_steps': (
         'early_steps',
         'Changed: {changed} | steps | training | PublicTest: {publictest}',
