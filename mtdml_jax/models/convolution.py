@@ -89,16 +89,13 @@ def convolve_depthwise(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Arra
     Returns:
       [B, ceil(H / stride), ceil(W / stride), C].
     """
-    size, half = kernel.shape[0], kernel.shape[0] // 2
+    half = kernel.shape[0] // 2
 
     def on_cpu(x, kernel):
-        height, width = (-(-side // stride) for side in x.shape[1:3])
         sides = ((0, 0), (half, half), (half, half), (0, 0))
         padded = jnp.pad(lax.optimization_barrier(x), sides)
-        products = (
-            _cut(_cut(padded, 1, i, height, stride), 2, j, width, stride) * kernel[i, j, 0]
-            for i, j in itertools.product(range(size), repeat=2)
-        )
+        patches = _patches(padded, kernel, (stride, stride), ((0, 0), (0, 0)))
+        products = map(jnp.multiply, patches, kernel.reshape(-1, x.shape[3]))
         return reduce(jnp.add, products)
 
     def by_xla(x, kernel):
@@ -201,14 +198,9 @@ def _result_sides(x, kernel, strides, padding):
 def _forward_on_cpu(x, kernel, strides, padding):
     if _is_pointwise(kernel, padding):
         return _contract(x[:, :: strides[0], :: strides[1]], kernel[0, 0], 3, 0)
-    height, width = _result_sides(x, kernel, strides, padding)
-    if height * width <= _TINY_MAP:
-        (top, _), (left, _) = padding
-        cut = [
-            _cut(_cut(x, 1, i - top, height, strides[0]), 2, j - left, width, strides[1])
-            for i, j in itertools.product(*map(range, kernel.shape[:2]))
-        ]
-        patches = lax.optimization_barrier(jnp.concatenate(cut, axis=-1))
+    if math.prod(_result_sides(x, kernel, strides, padding)) <= _TINY_MAP:
+        patches = jnp.concatenate([*_patches(x, kernel, strides, padding)], axis=-1)
+        patches = lax.optimization_barrier(patches)
         return _contract(patches, kernel.reshape(-1, kernel.shape[3]), 3, 0)
     is_cached = isinstance(x.shape[0], int) and x.nbytes <= _CACHE_BYTES
     if max(kernel.shape[2:]) <= _FEW_CHANNELS and (kernel.shape[2] == 1 or is_cached):
@@ -305,6 +297,14 @@ def _cut(x, axis, start, size, stride=1):
     return lax.slice_in_dim(
         lax.pad(x, x.dtype.type(0), sides), start + low, stop + low, stride, axis
     )
+
+
+def _patches(x, kernel, strides, padding):
+    """Yields for each place of a kernel what it is multiplied by, [B, H', W', C]; zeros are outside."""
+    (top, _), (left, _) = padding
+    height, width = _result_sides(x, kernel, strides, padding)
+    for i, j in itertools.product(*map(range, kernel.shape[:2])):
+        yield _cut(_cut(x, 1, i - top, height, strides[0]), 2, j - left, width, strides[1])
 
 
 def _place(x, axis, start, size, stride):
