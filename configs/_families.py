@@ -13,7 +13,7 @@ _DLIB = {
     'model.width_factor': 1.0,
     'model.batch_norm': 'recalibrated',
 }
-# Family -> key -> value. A family of several backbones leaves the backbone as it is.
+# Family -> key -> value. A family of several backbones does not choose one.
 FAMILIES: dict[str, dict[str, Any]] = {
     # ResNets and MobileNetV3-small with torchvision's names.
     'torchvision': {

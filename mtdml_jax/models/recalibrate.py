@@ -1,6 +1,7 @@
 """Puts BatchNorm back into a pretrained network: new statistics, with which outputs stay the same."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -27,52 +28,51 @@ def recalibrate(network: nn.Module, variables: Mapping[str, Any], images: Any) -
       variables: {'params', 'batch_stats'} of the network.
       images: [B, H, W, channels]; of more than `PART` images, a whole number of parts is measured.
     """
-    measured, epsilons = _measure(network, variables, images)
+    # One program: without `jit` each operation on an array of another shape would be one.
+    return jax.jit(partial(_recalibrate, network))(variables, images)
+
+
+def _recalibrate(network, variables, images):
     leaves = flatten_dict(variables, keep_empty_nodes=True)
-    for path, (mean, var) in measured.items():
+    for path, (mean, var, epsilon) in _measure(network, variables, images).items():
         places = [('params', *path, x) for x in ('scale', 'bias')]
         if not all(place in leaves for place in places):
             continue
         old_mean, old_var = (leaves['batch_stats', *path, x] for x in ('mean', 'var'))
         scale, bias = (leaves[place] for place in places)
-        factor = scale * jax.lax.rsqrt(old_var + epsilons[path])
+        factor = scale * jax.lax.rsqrt(old_var + epsilon)
         leaves |= {
             ('batch_stats', *path, 'mean'): mean,
             ('batch_stats', *path, 'var'): var,
-            places[0]: factor * jnp.sqrt(var + epsilons[path]),
+            places[0]: factor * jnp.sqrt(var + epsilon),
             places[1]: bias + (mean - old_mean) * factor,
         }
     return unflatten_dict(leaves)
 
 
 def _measure(network, variables, images):
-    """Returns {path of a BatchNorm: (mean, variance) of its input, float32 [C]} and {path: epsilon}."""
+    """Returns {path of a BatchNorm: (mean and variance of its input, float32 [C], its epsilon)}."""
     epsilons = {}
 
-    def forward(variables, images):
-        measured = {}
+    def moments_of_part(images):
+        found = {}
 
         def measure(call, args, options, context):
             module = context.module
             if isinstance(module, nn.BatchNorm) and context.method_name == '__call__':
                 x = args[0].astype(jnp.float32)
                 axes = tuple(range(x.ndim - 1))
-                measured[module.path] = jnp.mean(x, axes), jnp.var(x, axes)
+                found[module.path] = jnp.mean(x, axes), jnp.var(x, axes)
                 epsilons[module.path] = module.epsilon
             return call(*args, **options)
 
         with nn.intercept_methods(measure):
             network.apply(variables, images, train=False)
-        return measured
+        return found
 
-    @jax.jit
-    def measure_parts(variables, images):
-        size = min(PART, len(images))
-        parts = images[: len(images) // size * size].reshape(-1, size, *images.shape[1:])
-        found = jax.lax.map(lambda part: forward(variables, part), parts)
-        return {
-            path: (jnp.mean(means, 0), jnp.mean(variances, 0) + jnp.var(means, 0))
-            for path, (means, variances) in found.items()
-        }
-
-    return measure_parts(variables, images), epsilons
+    size = min(PART, len(images))
+    parts = images[: len(images) // size * size].reshape(-1, size, *images.shape[1:])
+    return {
+        path: (jnp.mean(means, 0), jnp.mean(variances, 0) + jnp.var(means, 0), epsilons[path])
+        for path, (means, variances) in jax.lax.map(moments_of_part, parts).items()
+    }
