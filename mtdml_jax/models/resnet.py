@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mtdml_jax.host.errors import check_choice
-from mtdml_jax.models.layers import conv, make_norm
+from mtdml_jax.models.layers import conv, make_norm, max_pool
 
 # Stem -> stride of the first convolution.
 STEMS = {'imagenet': 2, 'small': 2, 'cifar': 1}
@@ -112,7 +112,7 @@ class ResNet(nn.Module):
             # Zeros never win a max-pool after a ReLU, so they pad it correctly. The padding is a step of
             # its own because jax2onnx drops the padding of a max-pool.
             x = jnp.pad(nn.relu(norm()(x)), ((0, 0), (1, 1), (1, 1), (0, 0)))
-            x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
+            x = max_pool(x)
         else:
             strides = STEMS[self.stem]
             x = nn.relu(norm()(conv(width, (3, 3), strides=strides, dtype=self.dtype)(x)))
