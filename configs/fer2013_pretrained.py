@@ -14,7 +14,7 @@ from mtdml_jax.configs._families import use_family
 
 
 def get_config() -> ConfigDict:
-    """dlib's network on grey faces of 104 px, batch-hard, 15 epochs."""
+    """dlib's network on grey faces of 104 px, batch-hard, 22 epochs."""
     config = fer2013.get_config()
     use_family(config, 'dlib_grey')
     config.model.pretrained = 'dlib'
@@ -26,8 +26,11 @@ def get_config() -> ConfigDict:
     config.augment.rotation = 10.0
     config.augment.scale = 0.1
     config.augment.erasing = 0.25
+    # The first layers of dlib's network serve any face. A step takes two thirds of the time without their
+    # gradients.
+    config.optim.frozen = '^backbone/(Conv_0|BatchNorm_0|Block_[0-2])/'
     config.optim.learning_rate = 3e-4
     config.optim.weight_decay = 0.2
-    config.train.num_steps = 6600
-    config.train.checkpoint_every = 1100
+    config.train.num_steps = 9600
+    config.train.checkpoint_every = 1200
     return config

@@ -82,6 +82,7 @@ def _make_step(config, *, num_classes, thresholds, class_weights, devices):
         None if class_weights is None else jnp.array(class_weights),
         micro_batch=config.data.micro_batch,
         batch_norm=model.batch_norm,
+        frozen=config.optim.frozen,
     )
     step = make_train_step(
         joint_loss, optimizer, schedule, config.train.ema_decay, AXIS, loss.memory_start

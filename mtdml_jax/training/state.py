@@ -1,5 +1,7 @@
 """The state that a training run carries from step to step, its optimizer and its learning rate."""
 
+import re
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import flax
@@ -119,7 +121,7 @@ def make_optimizer(optim: 'ConfigDict', schedule: optax.Schedule) -> optax.Gradi
     """Returns the optimizer that the section `optim` of the config describes.
 
     Raises:
-      UserError: the optimizer is unknown.
+      UserError: the optimizer is unknown. Its `init` raises the errors of `find_frozen`.
     """
 
     def is_kernel(params):
@@ -135,6 +137,36 @@ def make_optimizer(optim: 'ConfigDict', schedule: optax.Schedule) -> optax.Gradi
             )
         case _:
             raise UserError(f'config.optim.name: expected adamw or sgd, found {optim.name!r}')
+    if optim.frozen:
+        mask = partial(find_frozen, pattern=optim.frozen)
+        update = optax.chain(update, optax.masked(optax.set_to_zero(), mask))
     if not optim.clip_norm:
         return update
     return optax.chain(optax.clip_by_global_norm(optim.clip_norm), update)
+
+
+def find_frozen(params: Any, pattern: str) -> Any:
+    """Returns for each parameter whether it is frozen, in the shape of `params`.
+
+    Args:
+      params: the parameters of a network.
+      pattern: regular expression that finds the frozen ones by their paths, 'backbone/Conv_0/kernel';
+        '' for none.
+
+    Raises:
+      UserError: the pattern is no regular expression, or finds no parameter.
+    """
+    if not pattern:
+        return jax.tree.map(lambda _: False, params)
+    try:
+        find = re.compile(pattern).search
+    except re.error as error:
+        raise UserError(f'config.optim.frozen: {pattern!r}: {error}') from error
+    path_of = partial(jax.tree_util.keystr, simple=True, separator='/')
+    frozen = jax.tree_util.tree_map_with_path(lambda path, _: bool(find(path_of(path))), params)
+    if not any(jax.tree.leaves(frozen)):
+        paths = [path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+        raise UserError(
+            f'config.optim.frozen: {pattern!r} finds no parameter, such as {", ".join(paths[:3])}'
+        )
+    return frozen

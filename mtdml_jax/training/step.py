@@ -11,7 +11,7 @@ from mtdml_jax.loss.memory import remember
 from mtdml_jax.loss.microbatch import embed_in_parts
 from mtdml_jax.loss.multi_threshold import global_mean, multi_threshold_loss
 from mtdml_jax.models import Network
-from mtdml_jax.training.state import TrainState
+from mtdml_jax.training.state import TrainState, find_frozen
 
 # Options of the multi-threshold loss that have the same name in the section `loss` of a config.
 _OPTIONS = ('distance', 'dual', 'mining', 'quantile', 'softness', 'reduction')
@@ -26,6 +26,7 @@ def make_loss(
     *,
     micro_batch: int = 0,
     batch_norm: str = 'batch',
+    frozen: str = '',
 ) -> Callable:
     """Returns the joint loss of a batch, a function of (params, batch_stats, batch, memory=None).
 
@@ -45,9 +46,14 @@ def make_loss(
       micro_batch: number of images that a device embeds at a time, see `embed_in_parts`; 0 for all.
       batch_norm: 'running' if BatchNorm uses and keeps its running statistics. Otherwise it takes the
         statistics of the images that are embedded together, over all devices if the network says so.
+      frozen: pattern of the parameters that get no gradient, see `find_frozen`.
     """
 
     def joint_loss(params, batch_stats, batch, memory=None):
+        params = jax.tree.map(
+            lambda x, stops: jax.lax.stop_gradient(x) if stops else x,
+            *(params, find_frozen(params, frozen)),
+        )
         outputs, batch_stats = _forward(
             network,
             {'params': params, 'batch_stats': batch_stats},

@@ -14,6 +14,7 @@ OPTIM = {
     'weight_decay': 0.0,
     'momentum': 0.0,
     'clip_norm': 0.0,
+    'frozen': '',
 }
 
 
@@ -42,6 +43,25 @@ def test_weight_decay_applies_to_kernels_and_not_to_biases():
         updates = update(params, grads, name=name, weight_decay=0.1)
         np.testing.assert_allclose(updates['kernel'], -0.5 * 0.1 * 4.0)
         np.testing.assert_allclose(updates['bias'], 0.0)
+
+
+def test_frozen_parameters_stay_in_spite_of_gradient_and_weight_decay():
+    params = {'head': {'kernel': jnp.ones((2, 2))}, 'stem': {'kernel': jnp.ones((2, 2))}}
+    for name in ('sgd', 'adamw'):
+        updates = update(params, params, name=name, weight_decay=0.1, frozen='^stem/')
+        np.testing.assert_array_equal(updates['stem']['kernel'], 0.0)
+        assert np.all(updates['head']['kernel'] < 0)
+
+
+@pytest.mark.parametrize(
+    ('frozen', 'message'),
+    [('^Stem/', "'^Stem/' finds no parameter, such as stem/kernel"), ('(', r'unterminated')],
+)
+def test_pattern_that_freezes_nothing_is_refused(frozen, message):
+    params = {'stem': {'kernel': jnp.ones((2, 2))}}
+    with pytest.raises(UserError, match='config.optim.frozen: ') as error:
+        update(params, params, frozen=frozen)
+    assert message in str(error.value)
 
 
 def test_gradient_is_clipped_to_the_norm():

@@ -250,6 +250,16 @@ def test_memory_is_filled_and_used_from_its_first_step_on():
     assert changes == [False, False, True]
 
 
+def test_frozen_parameters_get_no_gradient_and_the_others_the_same(one_device):
+    step, state = make_step(None, frozen='backbone/Conv_0/')
+    found, _ = jax.device_get(jax.jit(step)(state, make_batch()))
+    start, found, free = (s.variables['params'] for s in (state, found, one_device[0]))
+    chex.assert_trees_all_equal(found['backbone']['Conv_0'], start['backbone']['Conv_0'])
+    assert np.any(free['backbone'].pop('Conv_0')['kernel'] != start['backbone']['Conv_0']['kernel'])
+    found['backbone'].pop('Conv_0')
+    chex.assert_trees_all_close(found, free, rtol=1e-5, atol=1e-6)
+
+
 def test_step_is_traced_once_for_changing_values():
     step, state = make_step(None)
     traced = jax.jit(chex.assert_max_traces(step, n=1))
