@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
     config.augment.rotation = 10.0
     config.augment.scale = 0.1
     config.augment.erasing = 0.25
-    # A step takes two thirds of the time without the gradients of the first layers, which serve any face.
+    # A step takes two thirds of the time without gradients of the first layers, which serve any face.
     config.optim.frozen = '^backbone/(Conv_0|BatchNorm_0|Block_[0-2])/'
     config.optim.learning_rate = 3e-4
     config.optim.weight_decay = 0.2

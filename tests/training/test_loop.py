@@ -128,10 +128,13 @@ def test_resumed_run_after_a_crash_ends_with_the_same_bits(
 
 
 @pytest.mark.slow
-def test_run_from_recalibrated_weights_resumes_with_the_same_bits(folder, tmp_path, monkeypatch):
+def test_run_from_recalibrated_and_frozen_weights_resumes_with_the_same_bits(
+    folder, tmp_path, monkeypatch
+):
     weights = file_of(tmp_path, channels=1, backbone='resnet4', stem='small')
     settings = f'--config.model.pretrained={weights}', '--config.eval.checkpoint=latest'
-    recalibrated = small_config(folder, *settings, '--config.model.batch_norm=recalibrated')
+    changes = '--config.model.batch_norm=recalibrated', '--config.optim.frozen=^backbone/Conv_0/'
+    recalibrated = small_config(folder, *settings, *changes)
     assert loop.train(recalibrated, tmp_path / 'whole')
     with monkeypatch.context() as patch:
         interrupt_before(patch, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
