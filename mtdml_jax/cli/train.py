@@ -4,7 +4,13 @@ import argparse
 import re
 import sys
 
-from mtdml_jax.cli.command import Command, add_config, add_workdir, add_workdir_and_config
+from mtdml_jax.cli.command import (
+    Command,
+    add_config,
+    add_workdir,
+    add_workdir_and_config,
+    path_argument,
+)
 from mtdml_jax.host.compile_cache import use_compile_cache
 from mtdml_jax.host.errors import STOPPED
 from mtdml_jax.host.process import (
@@ -42,6 +48,12 @@ def _add_train(parser):
 def _add_evaluate(parser):
     add_workdir(parser)
     parser.add_argument('--split', help='train, validation, test, ...; default: config.eval.split')
+    parser.add_argument(
+        '--out',
+        type=path_argument,
+        metavar='FOLDER',
+        help='folder of the results; default: --workdir',
+    )
 
 
 def _steps(text):
@@ -102,20 +114,22 @@ def _evaluate(arguments, overrides, command) -> int:
     config = apply_overrides(read_config(arguments.workdir), overrides)
     _start()
     split = arguments.split or config.eval.split
-    return _evaluate_and_print(config, arguments.workdir, split, command)
+    return _evaluate_and_print(config, arguments.workdir, split, command, arguments.out)
 
 
-def _evaluate_and_print(config, workdir, split, command) -> int:
+def _evaluate_and_print(config, workdir, split, command, out=None) -> int:
     from mtdml_jax.reports.evaluate import evaluate
 
-    evaluation = evaluate(config, workdir, split, command)
-    if not is_first_process():
-        return 0
-    print(f'{evaluation["num_examples"]} faces of the split {split}:')
-    if not evaluation['classifiers']:
-        for name, score in evaluation['retrieval'].items():
-            print(f'  {name:14s} {score:6.2%}')
-    _print_accuracies(evaluation['classifiers'], workdir)
+    def show(evaluation):
+        print(f'{evaluation["num_examples"]} faces of the split {split}:')
+        if not evaluation['classifiers']:
+            for name, score in evaluation['retrieval'].items():
+                print(f'  {name:14s} {score:6.2%}')
+        _print_accuracies(evaluation['classifiers'])
+
+    evaluate(config, workdir, split, command, out=out, show=show)
+    if is_first_process():
+        _print_report(out or workdir)
     return 0
 
 
@@ -130,15 +144,19 @@ def _crossval(arguments, overrides, command) -> int:
     if pooled is None:
         return _report_stopped()
     print(f'{pooled["num_examples"]} images of {pooled["num_folds"]} folds, mean of the folds:')
-    _print_accuracies(pooled['classifiers'], arguments.workdir, 'accuracy_mean')
+    _print_accuracies(pooled['classifiers'], 'accuracy_mean')
+    _print_report(arguments.workdir)
     return 0
 
 
-def _print_accuracies(classifiers, workdir, score='accuracy') -> None:
+def _print_accuracies(classifiers, score='accuracy') -> None:
     for name, scores in classifiers.items():
         low, high = scores['accuracy_ci95']
         print(f'  {name:9s} {scores[score]:6.2%}  (95 % interval {low:.2%} to {high:.2%})')
-    print(f'report: {(workdir / "report.html").absolute()}')
+
+
+def _print_report(folder) -> None:
+    print(f'report: {(folder / "report.html").absolute()}')
 
 
 def _report_stopped() -> int:

@@ -4,6 +4,7 @@ import json
 import platform
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,11 +56,19 @@ class _Measured(NamedTuple):
     gallery: EmbeddedSplit
 
 
-def evaluate(config: ConfigDict, workdir: Path, split: str, command: str = '') -> dict:
+def evaluate(
+    config: ConfigDict,
+    workdir: Path,
+    split: str,
+    command: str = '',
+    *,
+    out: Path | None = None,
+    show: Callable[[dict], object] | None = None,
+) -> dict:
     """Evaluates the run in `workdir` on a split, with the train split as the gallery.
 
     Faces of classes that the gallery does not have are only retrieved, not classified. Writes
-    evaluation.json, report.html and model.safetensors into the run's folder. If a run has several
+    evaluation.json, report.html and model.safetensors into a folder. If a run has several
     processes, all of them must call this function, because they read the checkpoint together. The first
     process writes the files.
 
@@ -68,6 +77,9 @@ def evaluate(config: ConfigDict, workdir: Path, split: str, command: str = '') -
       workdir: the run's folder.
       split: name of the split.
       command: how the run was started, for the report.
+      out: folder of the files; None for the run's own.
+      show: called by the first process with the content of evaluation.json before a file is written, so
+        that a folder or disk that cannot be written costs no results.
 
     Returns:
       The content of evaluation.json.
@@ -75,11 +87,14 @@ def evaluate(config: ConfigDict, workdir: Path, split: str, command: str = '') -
     Raises:
       UserError: there is no checkpoint, the settings cannot work, the data lack the split, or the data
         have other classes.
+      OSError: the files cannot be written.
     """
     check_config(config)
     measured = _measure(config, workdir, split, command)
     if jax.process_index() == 0:
-        _publish(config, workdir, measured)
+        if show:
+            show(measured.evaluation)
+        _publish(config, workdir, out or workdir, measured)
     return measured.evaluation
 
 
@@ -148,11 +163,12 @@ def _score(config, query_split, queries, gallery, thresholds):
     }
 
 
-def _publish(config, workdir, measured):
+def _publish(config, workdir, out, measured):
     """Writes the report, the model file, and last the evaluation."""
+    out.mkdir(parents=True, exist_ok=True)
     evaluation, gallery = measured.evaluation, measured.gallery
     write_report(
-        workdir / 'report.html',
+        out / 'report.html',
         config=config.to_dict(),
         history=read_metrics(workdir / 'metrics.jsonl'),
         evaluation=evaluation,
@@ -165,9 +181,9 @@ def _publish(config, workdir, measured):
         seed=config.seed,
     )
     model = model_of_run(config, measured.variables, measured.thresholds, gallery, evaluation)
-    write_model(workdir / MODEL_NAME, model)
+    write_model(out / MODEL_NAME, model)
     # The evaluation is written last. If there is an evaluation.json, the other two files are complete.
-    write_whole(workdir / 'evaluation.json', json.dumps(evaluation, indent=2) + '\n')
+    write_whole(out / 'evaluation.json', json.dumps(evaluation, indent=2) + '\n')
 
 
 def load_checkpoint(network: Network, config: ConfigDict, workdir: Path) -> tuple[TrainState, dict]:

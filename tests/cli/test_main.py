@@ -81,12 +81,27 @@ def test_study_reads_its_row_from_the_files_of_a_run(run):
     assert row['device']
 
 
-def test_evaluate_reads_the_config_of_the_run_and_accepts_another_split(run, capsys):
-    assert main(['evaluate', f'--workdir={run}', '--split=train']) == 0
+def test_evaluate_reads_the_config_of_the_run_and_writes_another_split_elsewhere(
+    run, tmp_path, capsys
+):
+    before, out = (run / 'evaluation.json').read_bytes(), tmp_path / 'other' / 'place'
+    assert main(['evaluate', f'--workdir={run}', '--split=train', f'--out={out}']) == 0
     printed = capsys.readouterr().out
     assert '42 faces of the split train' in printed
-    assert f'report: {run / "report.html"}' in printed
-    assert json.loads((run / 'evaluation.json').read_text())['split'] == 'train'
+    assert f'report: {out / "report.html"}' in printed
+    assert {x.name for x in out.iterdir()} == {
+        'evaluation.json',
+        'report.html',
+        'model.safetensors',
+    }
+    assert json.loads((out / 'evaluation.json').read_text())['split'] == 'train'
+    assert (run / 'evaluation.json').read_bytes() == before
+
+
+def test_evaluate_prints_its_numbers_before_it_fails_to_write(run, tmp_path, capsys):
+    (tmp_path / 'file').touch()
+    assert main(['evaluate', f'--workdir={run}', f'--out={tmp_path / "file"}']) == 74
+    assert '21 faces of the split validation:\n  softmax' in capsys.readouterr().out
 
 
 def test_run_without_the_softmax_term_has_no_softmax_classifier(run):
