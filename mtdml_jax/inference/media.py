@@ -9,8 +9,11 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from mtdml_jax.host.errors import UserError
+from mtdml_jax.host.paths import user_path
 from mtdml_jax.images.folders import files_below, is_image, natural_order, warn_left_out
 from mtdml_jax.images.pixels import MAX_PIXELS
+from mtdml_jax.images.videos import open_video
 
 # Files with these endings are decoded as videos. An animated image counts as its first frame.
 VIDEO_SUFFIXES = {
@@ -75,7 +78,11 @@ def read_pictures(arguments: Iterable[str], every: int = 1) -> Iterator[Picture]
 
 
 def _read_argument(argument, every):
-    path = Path(argument).expanduser()
+    try:
+        path = user_path(argument)
+    except UserError as error:
+        yield Picture(argument, error=str(error).replace(argument, 'it', 1))
+        return
     try:
         if path.is_dir():
             files, root = _files_of_folder(path), path
@@ -138,7 +145,7 @@ def _read_video(path, name, every):
         return
     number = 0
     try:
-        with av.open(path) as container:
+        with open_video(path) as container:
             if not container.streams.video:
                 raise ValueError('it has no video stream')
             stream = container.streams.video[0]

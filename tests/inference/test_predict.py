@@ -2,6 +2,7 @@ import csv
 import io
 import json
 import os
+import socket
 import struct
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 from small_model import NAMES, faces, model_data
 
 from mtdml_jax.__main__ import main
+from mtdml_jax.host.errors import UserError
 from mtdml_jax.images.pixels import open_image
 from mtdml_jax.inference.faces import find_faces
 from mtdml_jax.inference.media import Picture, read_pictures
@@ -198,6 +200,47 @@ def test_place_without_a_picture_is_a_row_that_says_so(file, tmp_path, capsys, m
     assert predict(file, path) == 2
     (row,) = read_rows(capsys.readouterr().out)
     assert (row['path'], row['error']) == (str(path), error)
+
+
+def test_names_with_a_colon_are_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / 'v.mp4', coarse_frames(2))
+    names = ['a:b.mp4', '2024-05-01T12:30:00.mp4', 'file:x.mp4']
+    for name in names:
+        (tmp_path / name).write_bytes((tmp_path / 'v.mp4').read_bytes())
+    found = [(picture.path, picture.frame, picture.error) for picture in read_pictures(names)]
+    assert found == [(name, frame, '') for name in names for frame in (0, 1)]
+
+
+@pytest.fixture
+def server():
+    """A port that takes connections."""
+    with socket.create_server(('127.0.0.1', 0)) as found:
+        found.settimeout(0.05)
+        yield found
+
+
+@pytest.mark.parametrize('name', ['v.mp4', 'i.jpg', 'none'])
+def test_address_is_refused_and_nothing_is_sent(file, server, capsys, name):
+    address = f'http://127.0.0.1:{server.getsockname()[1]}/{name}'
+    assert predict(file, address) == 2
+    (row,) = read_rows(capsys.readouterr().out)
+    assert row['error'].startswith(
+        'it is an address, but files and folders must be on this machine'
+    )
+    with pytest.raises(UserError, match='is an address'):
+        open_image(address)
+    with pytest.raises(TimeoutError):
+        server.accept()
+
+
+def test_list_of_addresses_under_the_name_of_a_video_is_not_followed(server, tmp_path):
+    address, path = f'http://127.0.0.1:{server.getsockname()[1]}/a.ts', tmp_path / 'v.mp4'
+    path.write_text(f'#EXTM3U\n#EXTINF:10,\n{address}\n#EXT-X-ENDLIST\n')
+    (picture,) = read_pictures([str(path)])
+    assert picture.error.startswith('it cannot be decoded')
+    with pytest.raises(TimeoutError):
+        server.accept()
 
 
 def test_video_without_pyav_says_what_to_install(tmp_path, monkeypatch):
