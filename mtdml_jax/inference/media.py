@@ -13,7 +13,7 @@ from mtdml_jax.host.errors import UserError
 from mtdml_jax.host.paths import user_path
 from mtdml_jax.images.folders import files_below, is_image, natural_order, warn_left_out
 from mtdml_jax.images.pixels import MAX_PIXELS
-from mtdml_jax.images.videos import open_video
+from mtdml_jax.images.videos import open_video, timed_frames
 
 # Files with these endings are decoded as videos. An animated image counts as its first frame.
 VIDEO_SUFFIXES = {
@@ -46,7 +46,7 @@ class Picture(NamedTuple):
       path: path of the file, as text.
       image: what `pixels.open_image` takes: the file, or the frame; None if there is an error.
       frame: number of the frame, from 0; None for an image.
-      time: time of the frame in seconds; None for an image, or if the video does not give a time.
+      time: seconds since the first frame; None for an image, or if the video does not give times.
       error: the reason why there is no image; '' if there is an image.
       name: relative path of the picture below the folder or pattern that the user named.
     """
@@ -148,11 +148,9 @@ def _read_video(path, name, every):
         with open_video(path) as container:
             if not container.streams.video:
                 raise ValueError('it has no video stream')
-            stream = container.streams.video[0]
-            stream.thread_type = 'AUTO'
-            for frame in container.decode(stream):
+            for frame, time in timed_frames(container):
                 if number % every == 0:
-                    yield Picture(str(path), _upright(frame), number, frame.time, name=name)
+                    yield Picture(str(path), _upright(frame), number, time, name=name)
                 number += 1
             if number == 0:
                 raise ValueError('it has no frames')

@@ -5,6 +5,7 @@ import os
 import socket
 import struct
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -17,6 +18,7 @@ from small_model import NAMES, faces, model_data
 from mtdml_jax.__main__ import main
 from mtdml_jax.host.errors import UserError
 from mtdml_jax.images.pixels import open_image
+from mtdml_jax.images.videos import open_video, timed_frames
 from mtdml_jax.inference.faces import find_faces
 from mtdml_jax.inference.media import Picture, read_pictures
 from mtdml_jax.inference.model import Model
@@ -50,10 +52,16 @@ def pictures(tmp_path):
     return folder
 
 
-def write_video(path, frames, rate=25):
+# Options of x264 under which a frame is stored before three that are shown before it.
+B_FRAMES = {'x264-params': 'bframes=3:b-adapt=0:scenecut=0'}
+
+
+def write_video(path, frames, rate=25, codec='mpeg4', options=None):
     """A video of frames [H, W, 3]."""
-    with av.open(str(path), 'w') as container:
-        stream = container.add_stream('mpeg4', rate=rate)
+    with av.open(str(path), 'w', container_options=options or {}) as container:
+        stream = container.add_stream(
+            codec, rate=rate, options=B_FRAMES if codec != 'mpeg4' else {}
+        )
         stream.height, stream.width = frames[0].shape[:2]
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
@@ -135,6 +143,37 @@ def test_every_third_frame_of_a_video_with_its_time(file, tmp_path, capsys):
         difference = np.asarray(picture.image, int) - frames[number]
         assert np.abs(difference).mean() < 5
         assert picture.frame == number
+
+
+@pytest.mark.parametrize('suffix', ['.mp4', '.mkv', '.avi', '.ts', '.flv'])
+def test_seconds_count_from_the_first_frame_though_others_are_decoded_first(tmp_path, suffix):
+    path = tmp_path / f'v{suffix}'
+    # The grey of a frame tells its number.
+    frames = [np.full((32, 32, 3), 12 * number, np.uint8) for number in range(20)]
+    write_video(path, frames, codec='libx264')
+    with av.open(str(path)) as container:
+        kinds = {frame.pict_type for frame in container.decode(video=0)}
+    assert av.video.frame.PictureType.B in kinds
+    with open_video(path) as container:
+        found = [(frame.to_ndarray(format='gray')[9, 9], t) for frame, t in timed_frames(container)]
+    greys, times = zip(*found, strict=True)
+    np.testing.assert_allclose(greys, 12 * np.arange(20), atol=6)
+    np.testing.assert_allclose(times, np.arange(20) / 25, atol=0.002)
+
+
+@pytest.mark.parametrize('suffix', ['.mp4', '.mkv'])
+def test_frames_of_varying_length_have_their_own_times(tmp_path, suffix):
+    path, ticks = tmp_path / f'v{suffix}', np.cumsum([3, 1, 7, 2, 2, 30, 1])
+    with av.open(str(path), 'w') as container:
+        stream = container.add_stream('libx264', rate=25, options=B_FRAMES)
+        stream.height = stream.width = 32
+        for tick in ticks:
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 4 * tick, np.uint8))
+            frame.pts, frame.time_base = int(tick), Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    found = [picture.time for picture in read_pictures([str(path)])]
+    np.testing.assert_allclose(found, (ticks - 3) / 25, atol=0.002)
 
 
 def test_video_is_turned_as_its_telephone_was_held(tmp_path):
