@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from mtdml_jax.host.errors import UserError
+from mtdml_jax.host.paths import user_path
 
 # Pillow's names of the formats that are read. Other plugins start programs (EPS) or read files that are
 # not photographs.
@@ -168,7 +169,7 @@ def _find(image):
     name = 'image'
     if isinstance(image, (str, Path)):
         name = str(image)
-        image = _read(Path(image).expanduser())
+        image = _read(user_path(image))
     if not isinstance(image, (bytes, bytearray, memoryview)):
         return _check_array(image), name
     found = _guard(lambda: _open(image), name)

@@ -9,8 +9,11 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from mtdml_jax.host.errors import UserError
+from mtdml_jax.host.paths import user_path
 from mtdml_jax.images.folders import files_below, is_image, natural_order, warn_left_out
 from mtdml_jax.images.pixels import MAX_PIXELS
+from mtdml_jax.images.videos import announced_frames, open_video, timed_frames
 
 # Files with these endings are decoded as videos. An animated image counts as its first frame.
 VIDEO_SUFFIXES = {
@@ -43,7 +46,7 @@ class Picture(NamedTuple):
       path: path of the file, as text.
       image: what `pixels.open_image` takes: the file, or the frame; None if there is an error.
       frame: number of the frame, from 0; None for an image.
-      time: time of the frame in seconds; None for an image, or if the video does not give a time.
+      time: seconds since the first frame; None for an image, or if the video does not give times.
       error: the reason why there is no image; '' if there is an image.
       name: relative path of the picture below the folder or pattern that the user named.
     """
@@ -75,7 +78,11 @@ def read_pictures(arguments: Iterable[str], every: int = 1) -> Iterator[Picture]
 
 
 def _read_argument(argument, every):
-    path = Path(argument).expanduser()
+    try:
+        path = user_path(argument)
+    except UserError as error:
+        yield Picture(argument, error=str(error).replace(argument, 'it', 1))
+        return
     try:
         if path.is_dir():
             files, root = _files_of_folder(path), path
@@ -136,21 +143,27 @@ def _read_video(path, name, every):
     except ImportError:
         yield Picture(str(path), error="reading videos needs PyAV: pip install 'mtdml_jax[video]'")
         return
-    number = 0
+    number = announced = 0
     try:
-        with av.open(path) as container:
+        with open_video(path) as container:
             if not container.streams.video:
                 raise ValueError('it has no video stream')
-            stream = container.streams.video[0]
-            stream.thread_type = 'AUTO'
-            for frame in container.decode(stream):
+            announced, unsure = announced_frames(container)
+            for frame, time in timed_frames(container):
                 if number % every == 0:
-                    yield Picture(str(path), _upright(frame), number, frame.time, name=name)
+                    yield Picture(str(path), _upright(frame), number, time, name=name)
                 number += 1
             if number == 0:
                 raise ValueError('it has no frames')
+            if number < announced - unsure:
+                about = 'about ' * (unsure > 1)
+                yield Picture(
+                    str(path),
+                    error=f'only {number} of {about}{announced} frames can be decoded (the others are '
+                    f'missing or damaged)',
+                )
     except (OSError, ValueError, MemoryError, av.FFmpegError) as error:
-        place = f' after {number} frames' if number else ''
+        place = f' after {number} of {announced or "unknown"} frames' if number else ''
         yield Picture(str(path), error=f'it cannot be decoded{place} ({_reason(error)})')
 
 

@@ -2,8 +2,11 @@ import csv
 import io
 import json
 import os
+import re
+import socket
 import struct
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -14,7 +17,9 @@ from PIL import Image
 from small_model import NAMES, faces, model_data
 
 from mtdml_jax.__main__ import main
+from mtdml_jax.host.errors import UserError
 from mtdml_jax.images.pixels import open_image
+from mtdml_jax.images.videos import open_video, timed_frames
 from mtdml_jax.inference.faces import find_faces
 from mtdml_jax.inference.media import Picture, read_pictures
 from mtdml_jax.inference.model import Model
@@ -48,10 +53,16 @@ def pictures(tmp_path):
     return folder
 
 
-def write_video(path, frames, rate=25):
+# Options of x264 under which a frame is stored before three that are shown before it.
+B_FRAMES = {'x264-params': 'bframes=3:b-adapt=0:scenecut=0'}
+
+
+def write_video(path, frames, rate=25, codec='mpeg4', options=None):
     """A video of frames [H, W, 3]."""
-    with av.open(str(path), 'w') as container:
-        stream = container.add_stream('mpeg4', rate=rate)
+    with av.open(str(path), 'w', container_options=options or {}) as container:
+        stream = container.add_stream(
+            codec, rate=rate, options=B_FRAMES if codec != 'mpeg4' else {}
+        )
         stream.height, stream.width = frames[0].shape[:2]
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
@@ -135,6 +146,37 @@ def test_every_third_frame_of_a_video_with_its_time(file, tmp_path, capsys):
         assert picture.frame == number
 
 
+@pytest.mark.parametrize('suffix', ['.mp4', '.mkv', '.avi', '.ts', '.flv'])
+def test_seconds_count_from_the_first_frame_though_others_are_decoded_first(tmp_path, suffix):
+    path = tmp_path / f'v{suffix}'
+    # The grey of a frame tells its number.
+    frames = [np.full((32, 32, 3), 12 * number, np.uint8) for number in range(20)]
+    write_video(path, frames, codec='libx264')
+    with av.open(str(path)) as container:
+        kinds = {frame.pict_type for frame in container.decode(video=0)}
+    assert av.video.frame.PictureType.B in kinds
+    with open_video(path) as container:
+        found = [(frame.to_ndarray(format='gray')[9, 9], t) for frame, t in timed_frames(container)]
+    greys, times = zip(*found, strict=True)
+    np.testing.assert_allclose(greys, 12 * np.arange(20), atol=6)
+    np.testing.assert_allclose(times, np.arange(20) / 25, atol=0.002)
+
+
+@pytest.mark.parametrize('suffix', ['.mp4', '.mkv'])
+def test_frames_of_varying_length_have_their_own_times(tmp_path, suffix):
+    path, ticks = tmp_path / f'v{suffix}', np.cumsum([3, 1, 7, 2, 2, 30, 1])
+    with av.open(str(path), 'w') as container:
+        stream = container.add_stream('libx264', rate=25, options=B_FRAMES)
+        stream.height = stream.width = 32
+        for tick in ticks:
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 4 * tick, np.uint8))
+            frame.pts, frame.time_base = int(tick), Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    found = [picture.time for picture in read_pictures([str(path)])]
+    np.testing.assert_allclose(found, (ticks - 3) / 25, atol=0.002)
+
+
 def test_video_is_turned_as_its_telephone_was_held(tmp_path):
     frame, path = np.zeros((32, 48, 3), np.uint8), tmp_path / 'v.mp4'
     frame[:16, :16] = 255  # Bright in the upper left corner.
@@ -169,6 +211,42 @@ def test_video_that_breaks_off_keeps_its_frames_and_says_where(file, tmp_path, c
     assert rows[-1]['error'].startswith('it cannot be decoded (')
 
 
+def spoil(content, start, end):
+    """Replaces a part of a file, from and to a share of its length, by zeros."""
+    start, end = int(start * len(content)), int(end * len(content))
+    return content[:start] + bytes(end - start) + content[end:]
+
+
+@pytest.mark.parametrize('suffix', ['.mp4', '.mov', '.mkv', '.avi'])
+def test_missing_frames_of_a_video_are_a_last_row(tmp_path, suffix):
+    path, faststart = tmp_path / f'v{suffix}', {'movflags': 'faststart'}
+    noise = np.random.default_rng(0).integers(0, 256, (60, 32, 32, 3), np.uint8)
+    write_video(path, noise, codec='libx264', options=faststart if suffix[1] == 'm' else {})
+    whole = path.read_bytes()
+    assert [picture.error for picture in read_pictures([str(path)])] == [''] * 60
+    # An MPEG-TS that is cut does not say so.
+    for damaged in (spoil(whole, 0.4, 0.8), whole[: int(0.6 * len(whole))])[
+        : 1 + (suffix != '.ts')
+    ]:
+        path.write_bytes(damaged)
+        *frames, last = read_pictures([str(path)])
+        assert not any(picture.error for picture in frames)
+        found = re.search(r'(\d+) of (?:about )?(\d+) frames', last.error)
+        assert int(found[1]) == len(frames) < 50
+        # FLV counts from the time of its first frame.
+        assert 60 <= int(found[2]) <= 60 + 2 * (suffix == '.flv')
+
+
+def test_frames_that_an_edit_list_cuts_off_are_not_missed(tmp_path):
+    path = tmp_path / 'v.mp4'
+    write_video(path, coarse_frames(20), codec='libx264')
+    content = path.read_bytes()
+    place = content.index(b'elst') + 12  # Behind the version and the number of edits.
+    assert struct.unpack_from('>i', content, place) == (800,)
+    path.write_bytes(content[:place] + struct.pack('>i', 400) + content[place + 4 :])
+    assert [picture.error for picture in read_pictures([str(path)])] == [''] * 10
+
+
 def test_list_on_standard_input_patterns_and_folders_name_pictures(pictures, monkeypatch):
     below = pictures / 'below'
     lines = f'{below / "face9.png"}\r\n\n{below}/face1*.png\n'.encode()
@@ -198,6 +276,47 @@ def test_place_without_a_picture_is_a_row_that_says_so(file, tmp_path, capsys, m
     assert predict(file, path) == 2
     (row,) = read_rows(capsys.readouterr().out)
     assert (row['path'], row['error']) == (str(path), error)
+
+
+def test_names_with_a_colon_are_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / 'v.mp4', coarse_frames(2))
+    names = ['a:b.mp4', '2024-05-01T12:30:00.mp4', 'file:x.mp4']
+    for name in names:
+        (tmp_path / name).write_bytes((tmp_path / 'v.mp4').read_bytes())
+    found = [(picture.path, picture.frame, picture.error) for picture in read_pictures(names)]
+    assert found == [(name, frame, '') for name in names for frame in (0, 1)]
+
+
+@pytest.fixture
+def server():
+    """A port that takes connections."""
+    with socket.create_server(('127.0.0.1', 0)) as found:
+        found.settimeout(0.05)
+        yield found
+
+
+@pytest.mark.parametrize('name', ['v.mp4', 'i.jpg', 'none'])
+def test_address_is_refused_and_nothing_is_sent(file, server, capsys, name):
+    address = f'http://127.0.0.1:{server.getsockname()[1]}/{name}'
+    assert predict(file, address) == 2
+    (row,) = read_rows(capsys.readouterr().out)
+    assert row['error'].startswith(
+        'it is an address, but files and folders must be on this machine'
+    )
+    with pytest.raises(UserError, match='is an address'):
+        open_image(address)
+    with pytest.raises(TimeoutError):
+        server.accept()
+
+
+def test_list_of_addresses_under_the_name_of_a_video_is_not_followed(server, tmp_path):
+    address, path = f'http://127.0.0.1:{server.getsockname()[1]}/a.ts', tmp_path / 'v.mp4'
+    path.write_text(f'#EXTM3U\n#EXTINF:10,\n{address}\n#EXT-X-ENDLIST\n')
+    (picture,) = read_pictures([str(path)])
+    assert picture.error.startswith('it cannot be decoded')
+    with pytest.raises(TimeoutError):
+        server.accept()
 
 
 def test_video_without_pyav_says_what_to_install(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 from mtdml_jax.data.image_files import FaceBuilder
 from mtdml_jax.host.errors import UserError
 from mtdml_jax.images.folders import Face, find_patterns, image_files, visible_folders
+from mtdml_jax.images.videos import open_video
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +146,7 @@ def _decode_middle(video, config):
             f'({_describe_extraction(video)})'
         ) from error
     try:
-        with av.open(video) as container:
+        with open_video(video) as container:
             frames = list(enumerate(container.decode(video=0)))
     except (OSError, av.FFmpegError):
         return [(video, video)]
