@@ -1,9 +1,7 @@
 """Opens videos with PyAV, which is imported only when it is needed."""
 
-import math
 import os
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -47,24 +45,3 @@ def timed_frames(container: Any) -> Iterator[tuple[Any, float | None]]:
         elif last is not None:  # No packet is left that could complete the frame.
             last += step
         yield frame, last
-
-
-def announced_frames(container: Any) -> tuple[int, int]:
-    """Returns how many frames a video announces, 0 if it does not, and how many of them may be missing.
-
-    MP4 has an index, without the frames that an edit list cuts off, and AVI a count, of which encoders
-    drop frames and DivX one more. Elsewhere it is the length times the frame rate, if that is steady,
-    give or take half a second, since the sound may be longer.
-    """
-    stream, kind = container.streams.video[0], container.format.name
-    entries = stream.index_entries
-    unseen = sum(entry.is_discard or not entry.size for entry in entries)
-    if 'mp4' in kind and len(entries):
-        return len(entries) - unseen, 0
-    if kind == 'avi':
-        return max(stream.frames - unseen, 0), 1
-    rate, length = stream.average_rate, container.duration or 0
-    if not rate or rate != stream.base_rate:
-        return 0, 0
-    seconds = stream.duration * stream.time_base if stream.duration else Fraction(length, 10**6)
-    return round(seconds * rate), math.ceil(rate / 2)

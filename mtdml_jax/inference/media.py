@@ -13,7 +13,7 @@ from mtdml_jax.host.errors import UserError
 from mtdml_jax.host.paths import user_path
 from mtdml_jax.images.folders import files_below, is_image, natural_order, warn_left_out
 from mtdml_jax.images.pixels import MAX_PIXELS
-from mtdml_jax.images.videos import announced_frames, open_video, timed_frames
+from mtdml_jax.images.videos import open_video, timed_frames
 
 # Files with these endings are decoded as videos. An animated image counts as its first frame.
 VIDEO_SUFFIXES = {
@@ -143,27 +143,19 @@ def _read_video(path, name, every):
     except ImportError:
         yield Picture(str(path), error="reading videos needs PyAV: pip install 'mtdml_jax[video]'")
         return
-    number = announced = 0
+    number = 0
     try:
         with open_video(path) as container:
             if not container.streams.video:
                 raise ValueError('it has no video stream')
-            announced, unsure = announced_frames(container)
             for frame, time in timed_frames(container):
                 if number % every == 0:
                     yield Picture(str(path), _upright(frame), number, time, name=name)
                 number += 1
             if number == 0:
                 raise ValueError('it has no frames')
-            if number < announced - unsure:
-                about = 'about ' * (unsure > 1)
-                yield Picture(
-                    str(path),
-                    error=f'only {number} of {about}{announced} frames can be decoded (the others are '
-                    f'missing or damaged)',
-                )
     except (OSError, ValueError, MemoryError, av.FFmpegError) as error:
-        place = f' after {number} of {announced or "unknown"} frames' if number else ''
+        place = f' after {number} frames' if number else ''
         yield Picture(str(path), error=f'it cannot be decoded{place} ({_reason(error)})')
 
 

@@ -2,7 +2,6 @@ import csv
 import io
 import json
 import os
-import re
 import socket
 import struct
 import sys
@@ -209,42 +208,6 @@ def test_video_that_breaks_off_keeps_its_frames_and_says_where(file, tmp_path, c
     assert 1 <= sum(bool(row['class']) for row in rows) < 20
     assert rows[-1]['path'] == str(tmp_path / 'none.mp4')
     assert rows[-1]['error'].startswith('it cannot be decoded (')
-
-
-def spoil(content, start, end):
-    """Replaces a part of a file, from and to a share of its length, by zeros."""
-    start, end = int(start * len(content)), int(end * len(content))
-    return content[:start] + bytes(end - start) + content[end:]
-
-
-@pytest.mark.parametrize('suffix', ['.mp4', '.mov', '.mkv', '.avi'])
-def test_missing_frames_of_a_video_are_a_last_row(tmp_path, suffix):
-    path, faststart = tmp_path / f'v{suffix}', {'movflags': 'faststart'}
-    noise = np.random.default_rng(0).integers(0, 256, (60, 32, 32, 3), np.uint8)
-    write_video(path, noise, codec='libx264', options=faststart if suffix[1] == 'm' else {})
-    whole = path.read_bytes()
-    assert [picture.error for picture in read_pictures([str(path)])] == [''] * 60
-    # An MPEG-TS that is cut does not say so.
-    for damaged in (spoil(whole, 0.4, 0.8), whole[: int(0.6 * len(whole))])[
-        : 1 + (suffix != '.ts')
-    ]:
-        path.write_bytes(damaged)
-        *frames, last = read_pictures([str(path)])
-        assert not any(picture.error for picture in frames)
-        found = re.search(r'(\d+) of (?:about )?(\d+) frames', last.error)
-        assert int(found[1]) == len(frames) < 50
-        # FLV counts from the time of its first frame.
-        assert 60 <= int(found[2]) <= 60 + 2 * (suffix == '.flv')
-
-
-def test_frames_that_an_edit_list_cuts_off_are_not_missed(tmp_path):
-    path = tmp_path / 'v.mp4'
-    write_video(path, coarse_frames(20), codec='libx264')
-    content = path.read_bytes()
-    place = content.index(b'elst') + 12  # Behind the version and the number of edits.
-    assert struct.unpack_from('>i', content, place) == (800,)
-    path.write_bytes(content[:place] + struct.pack('>i', 400) + content[place + 4 :])
-    assert [picture.error for picture in read_pictures([str(path)])] == [''] * 10
 
 
 def test_list_on_standard_input_patterns_and_folders_name_pictures(pictures, monkeypatch):
