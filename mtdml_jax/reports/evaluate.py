@@ -92,9 +92,11 @@ def evaluate(
     check_config(config)
     measured = _measure(config, workdir, split, command)
     if jax.process_index() == 0:
-        if show:
-            show(measured.evaluation)
-        _publish(config, workdir, out or workdir, measured)
+        try:
+            if show:
+                show(measured.evaluation)
+        finally:  # Nobody may read what is shown: `| head -1` closes the pipe.
+            _publish(config, workdir, out or workdir, measured)
     return measured.evaluation
 
 
