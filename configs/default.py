@@ -200,7 +200,7 @@ def get_config() -> ConfigDict:
     optim.momentum = 0.9
     # Largest global norm of the gradient; 0 for no limit.
     optim.clip_norm = 5.0
-    # Regular expression that finds the parameters that do not change by their paths, such as
+    # Regular expression that finds, by their paths, the parameters that do not change, such as
     # '^backbone/(Conv_0|BatchNorm_0|Block_[0-2])/'; '' for none. No gradient is computed for them, so a
     # step takes less time if they are the first layers. Statistics of BatchNorm are not parameters.
     optim.frozen = ''

@@ -56,9 +56,9 @@ def pictures(tmp_path):
 B_FRAMES = {'x264-params': 'bframes=3:b-adapt=0:scenecut=0'}
 
 
-def write_video(path, frames, rate=25, codec='mpeg4', options=None):
+def write_video(path, frames, rate=25, codec='mpeg4'):
     """A video of frames [H, W, 3]."""
-    with av.open(str(path), 'w', container_options=options or {}) as container:
+    with av.open(str(path), 'w') as container:
         stream = container.add_stream(
             codec, rate=rate, options=B_FRAMES if codec != 'mpeg4' else {}
         )
